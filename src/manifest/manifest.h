@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * Manifests: YAML 1.2 or JSON text to messages of the API.
+ *
+ * manifest_parse() reads every document of a text and reports every mistake, each with file, line, column and the path
+ * of the field. manifest_check_*() hold the rules that do not depend on the form of the input; the daemon calls them on
+ * every request, because it trusts no client.
+ *
+ * Pure functions over memory: thread-safe, no I/O. Limits: MANIFEST_SIZE_MAX bytes, MANIFEST_DOCUMENTS_MAX documents,
+ * nesting of 32, MANIFEST_MISTAKES_MAX mistakes (one more says that there are others).
+ */
+#ifndef CAPSULE_MANIFEST_MANIFEST_H
+#define CAPSULE_MANIFEST_MANIFEST_H
+
+#include "base/buf.h"
+#include "base/error.h"
+
+#include "volume.pb-c.h"
+#include "workload.pb-c.h"
+
+#define MANIFEST_SIZE_MAX (1u << 20)
+#define MANIFEST_DOCUMENTS_MAX 1000
+#define MANIFEST_MISTAKES_MAX 100
+#define MANIFEST_NAME_MAX 63
+
+/* ---- mistakes ---- */
+
+struct manifest_mistake {
+	unsigned line, column; /* from 1; 0: not tied to a place in a text */
+	char *path;            /* "container.ports[0].hostPort"; "" for the document */
+	char *message;         /* "unknown field \"hostport\"; did you mean \"hostPort\"?" */
+};
+
+struct manifest_mistakes {
+	struct manifest_mistake *items;
+	size_t n;
+};
+
+void manifest_mistakes_release(struct manifest_mistakes *m);
+
+/* "file:line:column: path: message", one a line; file may be NULL. */
+void manifest_mistakes_print(const struct manifest_mistakes *m, const char *file, struct buf *out);
+
+/* All mistakes in one sentence, as INVALID_ARGUMENT: "container.image: is missing; name: ...". Returns -1. */
+int manifest_mistakes_error(const struct manifest_mistakes *m, struct error *err);
+
+/* ---- objects ---- */
+
+enum manifest_kind { MANIFEST_WORKLOAD, MANIFEST_VOLUME };
+
+struct manifest_object {
+	enum manifest_kind kind;
+	unsigned line; /* where its document begins */
+	Capsule__V1__Workload *workload;           /* MANIFEST_WORKLOAD */
+	Capsule__V1__VolumeCreateRequest *volume;  /* MANIFEST_VOLUME */
+};
+
+struct manifest {
+	struct manifest_object *objects; /* in the order of the text */
+	size_t n;
+};
+
+void manifest_release(struct manifest *m);
+
+/* Returns 0 with the objects, normalized and checked, or -1 with at least one mistake. Empty documents are skipped; a
+ * text without any object is a mistake. */
+int manifest_parse(const char *text, size_t len, struct manifest *ret, struct manifest_mistakes *ret_mistakes);
+
+/* ---- rules ---- */
+
+/* RFC 1123 label: a-z, 0-9, '-'; 1 to 63 characters; no '-' at either end. INVALID_ARGUMENT says what is wrong. `what`
+ * names the thing in the message ("workload name"). */
+int manifest_check_name(const char *what, const char *name, struct error *err);
+
+/* Fills defaults in place, so that two equal workloads have equal bytes: network mode, protocol, restart policy,
+ * vcpus, memory; env sorted by name; an empty desired_state stays. Status is dropped. */
+void manifest_normalize_workload(Capsule__V1__Workload *workload);
+
+/* Adds a mistake for every rule that the workload breaks. 0 if there is none, else -1. */
+int manifest_check_workload(const Capsule__V1__Workload *workload, struct manifest_mistakes *ret_mistakes);
+int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct manifest_mistakes *ret_mistakes);
+
+/* Whether two normalized workloads ask for the same thing (kind, spec, restart policy, grace); name, status, desired
+ * state and times do not count. */
+bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
+
+/* The part of a change that needs the running workload to be recreated: false when only restart policy or grace differ. */
+bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
+
+/* Field by field; either may be NULL. Both normalized. The caller frees through manifest_changes_free(). 0, or -1
+ * without memory. */
+int manifest_diff(const Capsule__V1__Workload *from, const Capsule__V1__Workload *to,
+		  Capsule__V1__FieldChange ***ret_changes, size_t *ret_n);
+void manifest_changes_free(Capsule__V1__FieldChange **changes, size_t n);
+
+/* ---- sizes ---- */
+
+/* "10", "500M", "1.5GiB", "2 TB": K, M, G and T with or without i and B are powers of 1024, a plain number is bytes.
+ * 0, or -1 with INVALID_ARGUMENT. */
+int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err);
+
+/* "1.5GiB"; exact when the value allows it. out holds MANIFEST_SIZE_TEXT bytes. Returns out. */
+#define MANIFEST_SIZE_TEXT 32
+char *manifest_format_size(uint64_t bytes, char out[MANIFEST_SIZE_TEXT]);
+
+/* ---- output: one walker over protobuf-c descriptors ---- */
+
+/* proto3 JSON mapping: lowerCamelCase names, 64-bit integers as strings, bytes as base64, enums by name, maps as
+ * objects, fields at their default left out. indent 0: one line. 0, or -1 (buffer limit). */
+int message_to_json(const ProtobufCMessage *message, unsigned indent, struct buf *out);
+
+/* The same data as YAML block style. */
+int message_to_yaml(const ProtobufCMessage *message, struct buf *out);
+
+/* The workload in the form of a manifest: parsing it gives the same workload. */
+int manifest_print_workload(const Capsule__V1__Workload *workload, struct buf *out);
+
+#endif

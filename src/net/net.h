@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * The bridge network: links, addresses, published ports, names.
+ *
+ * One `struct net` owns one bridge, one nftables table and one dnsmasq. A workload on the bridge has a network namespace
+ * that only its own processes pin, and a veth pair whose host end is named after it.
+ *
+ * Threads: every function may be called from any task thread; a lock inside serializes the short parts that need it.
+ * They may block for milliseconds: not on the event loop.
+ */
+#ifndef CAPSULE_NET_NET_H
+#define CAPSULE_NET_NET_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct net;
+
+struct net_options {
+	const char *bridge;   /* "br0" */
+	const char *table;    /* "capsule": the nftables table, family ip */
+	uint32_t address;     /* of the bridge, host byte order */
+	unsigned prefix;      /* of the subnet */
+	const char *run_dir;  /* <run>/dns: dnsmasq's files; made if missing */
+	const char *dnsmasq;  /* program; "dnsmasq" */
+};
+
+struct net_port {
+	bool udp;
+	uint16_t host_port, container_port;
+};
+
+/* One workload on the bridge. */
+struct net_endpoint {
+	const char *name;
+	uint32_t address; /* host byte order */
+	const struct net_port *ports;
+	size_t n_ports;
+};
+
+/* Only remembers the options; the bridge, the table and dnsmasq appear with the first endpoint. */
+int net_new(const struct net_options *options, struct net **ret, struct error *err);
+/* Forgets; what is on the host stays. */
+void net_free(struct net *net);
+
+/* "172.20.254.1/24" to address and prefix; INVALID_ARGUMENT unless it is an IPv4 host address with prefix 8 to 30. */
+int net_parse_subnet(const char *text, uint32_t *ret_address, unsigned *ret_prefix, struct error *err);
+
+/* Makes a network namespace with `lo` up, a veth pair (eth0 inside, with address and default route; the host's end in
+ * the bridge), its name, and, last and in one transaction, its published ports. *ret_netns_fd is owned by the caller.
+ * Whatever an earlier attempt left under the same name is replaced. On failure nothing is left. */
+int net_attach(struct net *net, const struct net_endpoint *endpoint, int *ret_netns_fd, struct error *err);
+
+/* Takes away ports, name and link. Missing parts: success. */
+int net_detach(struct net *net, const char *name, struct error *err);
+
+/* Takes up what an earlier daemon left: keeps bridge, rules and names of exactly these endpoints (their links exist),
+ * removes everything else that carries this net's name, (re)starts dnsmasq if there is an endpoint, and reports in
+ * ret_present (an array of n bools given by the caller) which endpoints still have their link. With n = 0 nothing of
+ * this net remains on the host. */
+int net_recover(struct net *net, const struct net_endpoint *endpoints, size_t n, bool *ret_present, struct error *err);
+
+/* Whether a process of the host listens on the port (any address): *ret_holder is "nginx (pid 123)" or NULL; caller
+ * frees. Listeners inside workloads do not count. */
+int net_host_port_holder(bool udp, uint16_t port, char **ret_holder, struct error *err);
+
+/* What a container's /etc/resolv.conf says: on the bridge its resolver is the bridge's address (search and options are
+ * taken from the host's file); on the host's network the host's own file. Caller frees. */
+int net_resolv_conf(const struct net *net, bool bridge, char **ret_text, struct error *err);
+
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * Desired state, on disk before a call returns (SQLite, WAL, synchronous=FULL).
+ *
+ * The store also decides everything that workloads compete for, in the same transaction that records the wish:
+ * addresses (leases), published ports and volume claims. A refused call changes nothing.
+ *
+ * Threads: every function may be called from any thread; a lock inside makes them one after another. They may block on
+ * the disk: never call them from the event loop once the daemon serves.
+ */
+#ifndef CAPSULE_STORE_STORE_H
+#define CAPSULE_STORE_STORE_H
+
+#include "base/error.h"
+
+#include "workload.pb-c.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct store;
+
+/* Opens or creates the database and brings its schema up to date. A database written by a newer version is refused
+ * (FAILED_PRECONDITION), a damaged one too (DATA_LOSS). */
+int store_open(const char *path, struct store **ret, struct error *err);
+void store_close(struct store *store); /* NULL is fine */
+
+/* ---- workloads ---- */
+
+struct store_workload {
+	Capsule__V1__Workload *spec; /* normalized; desired_state is set (never UNSPECIFIED); status is NULL */
+	uint64_t revision;           /* grows with every change of any workload: later is newer */
+	uint64_t generation;         /* the revision at which the spec needed a new process; equal: same process */
+	uint32_t address;            /* IPv4 lease in host byte order; 0: none (host network) */
+	int64_t created_at_ns;
+};
+
+void store_workload_release(struct store_workload *w);
+#define _cleanup_store_workload_ _cleanup_(store_workload_release)
+
+/* The addresses that may be leased, both ends included, in host byte order. */
+struct store_subnet {
+	uint32_t first, last;
+};
+
+/* Creates or updates, in one transaction: takes over desired_state if set (UNSPECIFIED keeps the stored one; RUNNING
+ * for a new workload), leases an address if the spec needs one, replaces the ports and, when the result is desired
+ * RUNNING, claims the volumes. Claims of a former spec stay until store_release_claims().
+ * Errors: FAILED_PRECONDITION "host port 8080/tcp is taken by workload web; ..." or "volume data is in use by ..." or
+ * "... is being deleted"; NOT_FOUND for a volume that does not exist; RESOURCE_EXHAUSTED when no address is left.
+ * With dry_run everything is checked and nothing changes.
+ * ret_before (may be NULL): spec is NULL if the workload is new. */
+int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet, bool dry_run,
+		struct store_workload *ret, struct store_workload *ret_before, struct error *err);
+
+/* RUNNING claims the volumes (errors as above), STOPPED and DELETING only record. NOT_FOUND if there is no such
+ * workload; FAILED_PRECONDITION when it is being deleted and the state is not DELETING. */
+int store_set_desired(struct store *store, const char *name, Capsule__V1__DesiredState state, struct store_workload *ret,
+		      struct error *err);
+
+int store_get(struct store *store, const char *name, struct store_workload *ret, struct error *err);
+
+/* All, by name. The caller releases each and frees the array. */
+int store_list(struct store *store, struct store_workload **ret, size_t *ret_n, struct error *err);
+
+/* Forgets the workload with its lease, ports and claims. Missing: success. */
+int store_remove(struct store *store, const char *name, struct error *err);
+
+/* Takes the claims again for a workload that is desired RUNNING: for a start after store_release_claims(). */
+int store_claim(struct store *store, const char *name, struct error *err);
+
+/* Gives up the claims of a workload whose process is gone: all of them, or with keep_spec those that its present spec
+ * does not name. */
+int store_release_claims(struct store *store, const char *name, bool keep_spec, struct error *err);
+
+/* Who has published this host port: *ret_name is NULL if nobody; caller frees. */
+int store_port_holder(struct store *store, const char *protocol, uint16_t host_port, char **ret_name, struct error *err);
+
+/* ---- volumes ---- */
+
+struct store_volume {
+	char *name;
+	char *backend;      /* "file" */
+	uint64_t size_bytes;
+	bool ready;         /* false: its file system is being made or removed; finished or undone at the next start */
+	int64_t created_at_ns;
+	char *claimed_by;   /* NULL: nobody */
+};
+
+void store_volume_release(struct store_volume *v);
+#define _cleanup_store_volume_ _cleanup_(store_volume_release)
+
+/* Records a volume that is not ready yet. ALREADY_EXISTS. */
+int store_volume_create(struct store *store, const char *name, const char *backend, uint64_t size_bytes, struct error *err);
+int store_volume_set_ready(struct store *store, const char *name, bool ready, struct error *err);
+
+/* Records the new size before the backend grows it. FAILED_PRECONDITION if it would shrink or is claimed. */
+int store_volume_set_size(struct store *store, const char *name, uint64_t size_bytes, struct error *err);
+int store_volume_get(struct store *store, const char *name, struct store_volume *ret, struct error *err);
+int store_volume_list(struct store *store, struct store_volume **ret, size_t *ret_n, struct error *err);
+
+/* Names of the workloads whose spec names the volume; the caller frees each and the array. */
+int store_volume_users(struct store *store, const char *name, char ***ret_names, size_t *ret_n, struct error *err);
+
+/* Marks the volume as going away (ready = false) unless a spec names it (FAILED_PRECONDITION, with who) or, with
+ * force, unless it is claimed. After that no workload can claim it. */
+int store_volume_begin_delete(struct store *store, const char *name, bool force, struct error *err);
+int store_volume_remove(struct store *store, const char *name, struct error *err);
+
+/* ---- the machine ---- */
+
+/* A small value that belongs to this state root, such as its id. Missing: *ret is NULL. Caller frees. */
+int store_meta_get(struct store *store, const char *key, char **ret, struct error *err);
+int store_meta_set(struct store *store, const char *key, const char *value, struct error *err);
+
+#endif
