@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * A driver runs workloads of one kind. It gets everything that it needs in a plan; it never reads the store, never asks
+ * the network for anything and never decides whether something should run.
+ *
+ * start(), cleanup(), remove() and recover() block and are called on task threads, at most one at a time for a workload,
+ * several at a time for different ones. A running workload is held by a shim; the daemon talks to it through a
+ * `struct shim_client` (runtime/shim_client.h), which belongs to the loop's thread.
+ */
+#ifndef CAPSULE_RUNTIME_DRIVER_H
+#define CAPSULE_RUNTIME_DRIVER_H
+
+#include "base/error.h"
+#include "image/store.h"
+
+#include "workload.pb-c.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct driver;
+
+struct driver_volume {
+	const char *name;       /* as in the spec's mounts; the order is that of the spec */
+	const char *device;     /* block device with ext4 */
+	bool read_only;
+	const char *mount_path; /* in the workload */
+};
+
+/* Everything a start needs. Borrowed for the time of the call. */
+struct driver_plan {
+	const Capsule__V1__Workload *spec;
+	uint64_t generation;          /* recorded with the instance, see driver_instance */
+	bool fresh;                   /* throw away the writable layer of the last run: the spec has changed */
+	const struct image *image;    /* resolved */
+	int netns_fd;                 /* -1: the host's network */
+	const char *address;          /* "172.20.254.2"; NULL on the host's network */
+	const char *resolv_conf;      /* content */
+	const struct driver_volume *volumes;
+	size_t n_volumes;
+};
+
+/* One run of a workload, found or started. */
+struct driver_instance {
+	pid_t pid;                    /* first process of the workload; 0 when it has ended */
+	uint64_t generation;          /* of the plan it was started from */
+	int64_t started_at_ns;        /* realtime */
+	int shim_fd;                  /* connected to the shim; owned; -1 if there is no shim any more */
+	bool ended;                   /* the run is over and the fields below say how */
+	int exit_code;                /* 128 + signal for a kill; 255 unknown */
+	bool oom_killed;
+	bool stopped;                 /* it ended because of a stop request */
+	int64_t finished_at_ns;
+};
+
+struct driver_ops {
+	const char *name;
+
+	/* Prepares the run and starts it; returns when the payload's process has been executed. On failure everything is
+	 * undone. What the payload prints goes to the workload's log from the first byte. */
+	int (*start)(struct driver *d, const struct driver_plan *plan, struct driver_instance *ret, struct error *err);
+
+	/* After a run has ended, however: kills what is left of it, removes its cgroup, runtime state and run directory.
+	 * Idempotent; also for a name that never ran. */
+	int (*cleanup)(struct driver *d, const char *name, struct error *err);
+
+	/* cleanup(), and the workload's directory in the state root (writable layer, logs) goes too. */
+	int (*remove)(struct driver *d, const char *name, struct error *err);
+
+	/* At start-up: what there is of this workload now. A live shim: a connected instance. A run that ended while
+	 * nobody looked, or whose shim was killed: ended = true. Nothing at all: returns 0 with pid 0 and ended false. */
+	int (*recover)(struct driver *d, const char *name, struct driver_instance *ret, struct error *err);
+
+	void (*free)(struct driver *d);
+};
+
+struct driver {
+	const struct driver_ops *ops;
+};
+
+/* Options that all drivers share. Strings are copied. */
+struct driver_options {
+	const char *root, *run;        /* the two roots */
+	const char *shim;              /* program capsule-shim */
+	const char *oci_runtime;       /* "auto", "crun", "runc" or a path */
+	const char *cgroup_parent;     /* "/capsule" */
+	uint64_t log_max_bytes;        /* of one log file */
+	unsigned log_max_files;        /* with the one being written */
+};
+
+int container_driver_new(const struct driver_options *options, struct driver **ret, struct error *err);
+
+/* Calls fn for every workload name that has a directory or a cgroup in either root: at start, those that the store does
+ * not know are removed. */
+int driver_enumerate(const struct driver_options *options, void (*fn)(const char *name, void *arg), void *arg,
+		     struct error *err);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * The daemon's end of a shim's socket, on the loop's thread. Never blocks.
+ */
+#ifndef CAPSULE_RUNTIME_SHIM_CLIENT_H
+#define CAPSULE_RUNTIME_SHIM_CLIENT_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+struct shim_client;
+
+struct shim_exit {
+	bool known;           /* false: the shim vanished without a word; the workload is to be treated as killed */
+	int exit_code;        /* 128 + signal for a kill */
+	bool oom_killed;
+	bool stopped;         /* because of shim_client_stop() */
+	int64_t finished_at_ns;
+};
+
+/* Takes over the connected fd (driver_instance.shim_fd). on_exit is called once, when the run has ended or the shim is
+ * gone; the client may be freed in it. */
+struct shim_client *shim_client_new(uv_loop_t *loop, int fd, void (*on_exit)(const struct shim_exit *exit, void *arg),
+				    void *arg);
+
+/* Forgets the shim, which goes on. NULL is fine. No callback runs any more. */
+void shim_client_free(struct shim_client *c);
+
+/* Asks the shim to send the signal and, after grace_ms, to kill everything in the workload. The shim sees to it even if
+ * the daemon is gone. Again with a smaller grace: shortens it. */
+int shim_client_stop(struct shim_client *c, int signal, int64_t grace_ms, struct error *err);
+
+#endif
