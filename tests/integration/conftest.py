@@ -46,8 +46,13 @@ def make_capsule(archives):
             errors.append(e)
     if errors:
         raise errors[0]
-    capsule_module.wait_for(lambda: capsule_module.host_state() == before or None, "the host to be as before") \
-        if capsule_module.host_state() != before else None
+    # Namespaces and links go asynchronously in the kernel.
+    try:
+        capsule_module.wait_for(lambda: capsule_module.host_state() == before, "the host to be as before", timeout=20)
+    except capsule_module.Failed:
+        after = capsule_module.host_state()
+        left = {k: (before[k], after[k]) for k in before if before[k] != after[k]}
+        raise capsule_module.Failed(f"something was left behind (before, after): {left}") from None
 
 
 @pytest.fixture
