@@ -35,6 +35,9 @@ struct store_workload {
 	uint64_t generation;         /* the revision at which the spec needed a new process; equal: same process */
 	uint32_t address;            /* IPv4 lease in host byte order; 0: none (host network) */
 	int64_t created_at_ns;
+	bool completed;              /* this generation has ended and is not to be started again; see store_set_completed() */
+	int exit_code;               /* of that end */
+	int64_t finished_at_ns;
 };
 
 void store_workload_release(struct store_workload *w);
@@ -67,6 +70,12 @@ int store_list(struct store *store, struct store_workload **ret, size_t *ret_n, 
 
 /* Forgets the workload with its lease, ports and claims. Missing: success. */
 int store_remove(struct store *store, const char *name, struct error *err);
+
+/* Records that the run of this generation has ended for good, by the workload's restart policy, so that no restart of the
+ * daemon or of the machine runs it again. Ignored if the spec has a newer generation or the workload is gone. An apply
+ * with a new generation, or store_set_desired() to RUNNING, clears it. */
+int store_set_completed(struct store *store, const char *name, uint64_t generation, int exit_code, int64_t finished_at_ns,
+			struct error *err);
 
 /* Takes the claims again for a workload that is desired RUNNING: for a start after store_release_claims(). */
 int store_claim(struct store *store, const char *name, struct error *err);
