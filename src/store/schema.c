@@ -25,7 +25,10 @@ const char *const schema_migrations[] = {
 	"  desired INTEGER NOT NULL,"
 	"  revision INTEGER NOT NULL,"
 	"  generation INTEGER NOT NULL,"
-	"  created_at_ns INTEGER NOT NULL"
+	"  created_at_ns INTEGER NOT NULL,"
+	"  completed INTEGER NOT NULL DEFAULT 0,"
+	"  exit_code INTEGER NOT NULL DEFAULT 0,"
+	"  finished_at_ns INTEGER NOT NULL DEFAULT 0"
 	") STRICT, WITHOUT ROWID;"
 
 	"CREATE TABLE lease ("

@@ -10,7 +10,8 @@
 #define DELETING CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING
 #define UNSPECIFIED CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_UNSPECIFIED
 
-#define WORKLOAD_COLUMNS "workload.name, spec, desired, revision, generation, created_at_ns, address"
+#define WORKLOAD_COLUMNS                                                                                              \
+	"workload.name, spec, desired, revision, generation, created_at_ns, address, completed, exit_code, finished_at_ns"
 #define WORKLOAD_TABLES "workload LEFT JOIN lease ON lease.workload = workload.name"
 
 /* ---- rows and messages ---- */
@@ -103,6 +104,9 @@ static int row_read(struct store *store, sqlite3_stmt *stmt, struct store_worklo
 	ret->generation = (uint64_t)sqlite3_column_int64(stmt, 4);
 	ret->created_at_ns = sqlite3_column_int64(stmt, 5);
 	ret->address = (uint32_t)sqlite3_column_int64(stmt, 6);
+	ret->completed = sqlite3_column_int(stmt, 7) != 0;
+	ret->exit_code = sqlite3_column_int(stmt, 8);
+	ret->finished_at_ns = sqlite3_column_int64(stmt, 9);
 	spec->created_at_unix = ret->created_at_ns / NSEC_PER_SEC;
 	return 0;
 }
@@ -153,6 +157,7 @@ struct change {
 	Capsule__V1__DesiredState desired;
 	bool any;     /* something that is recorded differs */
 	bool process; /* something that a process is made from differs */
+	bool start;   /* it was not to run, and now is */
 };
 
 static int change_find(const Capsule__V1__Workload *wish, const struct store_workload *before, struct change *ret,
@@ -165,9 +170,10 @@ static int change_find(const Capsule__V1__Workload *wish, const struct store_wor
 	if (ret->desired == UNSPECIFIED)
 		ret->desired = before->spec ? before->spec->desired_state : RUNNING;
 	if (!before->spec) {
-		ret->any = ret->process = true;
+		ret->any = ret->process = ret->start = true;
 		return 0;
 	}
+	ret->start = ret->desired == RUNNING && before->spec->desired_state != RUNNING;
 	had = stored_part(before->spec);
 	if (part_changed(&wished, &had, &spec_changed, err) < 0)
 		return -1;
@@ -193,13 +199,20 @@ static int row_write(struct store *store, const struct change *change, uint64_t 
 		      (int64_t)revision, (int64_t)generation, time_realtime_ns());
 }
 
+/* A run that ended for good was one of the former process, or of the former wish to run. */
+static int forget_completion(struct store *store, const char *name, struct error *err)
+{
+	return db_run(store, err, "UPDATE workload SET completed = 0, exit_code = 0, finished_at_ns = 0 WHERE name = ?", "t",
+		      name);
+}
+
 static int record(struct store *store, const struct change *change, struct error *err)
 {
 	uint64_t revision;
 
-	if (next_revision(store, &revision, err) < 0)
+	if (next_revision(store, &revision, err) < 0 || row_write(store, change, revision, err) < 0)
 		return -1;
-	return row_write(store, change, revision, err);
+	return change->process || change->start ? forget_completion(store, change->wish->name, err) : 0;
 }
 
 /* Resources refer to the workload's row: it comes first. */
@@ -287,6 +300,7 @@ static int set_desired(struct store *store, const char *name, Capsule__V1__Desir
 		       struct error *err)
 {
 	uint64_t revision;
+	bool again; /* what ended for good shall run once more */
 
 	if (row_get(store, name, ret, err) < 0)
 		return -1;
@@ -294,15 +308,16 @@ static int set_desired(struct store *store, const char *name, Capsule__V1__Desir
 		return being_deleted(name, err);
 	if (state == RUNNING && resource_claim(store, name, err) < 0)
 		return -1;
-	if (ret->spec->desired_state == state)
+	again = state == RUNNING && ret->completed;
+	if (ret->spec->desired_state == state && !again)
 		return 0;
 	if (next_revision(store, &revision, err) < 0 ||
 	    db_run(store, err, "UPDATE workload SET desired = ?, revision = ? WHERE name = ?", "iit", (int64_t)state,
-		   (int64_t)revision, name) < 0)
+		   (int64_t)revision, name) < 0 ||
+	    (again && forget_completion(store, name, err) < 0))
 		return -1;
-	ret->spec->desired_state = state;
-	ret->revision = revision;
-	return 0;
+	store_workload_release(ret);
+	return row_get(store, name, ret, err);
 }
 
 int store_set_desired(struct store *store, const char *name, Capsule__V1__DesiredState state, struct store_workload *ret,
@@ -318,6 +333,19 @@ int store_set_desired(struct store *store, const char *name, Capsule__V1__Desire
 		return -1;
 	workload_move(ret, &w);
 	return 0;
+}
+
+int store_set_completed(struct store *store, const char *name, uint64_t generation, int exit_code, int64_t finished_at_ns,
+			struct error *err)
+{
+	int r;
+
+	if (db_begin(store, err) < 0)
+		return -1;
+	r = db_run(store, err,
+		   "UPDATE workload SET completed = 1, exit_code = ?, finished_at_ns = ? WHERE name = ? AND generation = ?", "iiti",
+		   (int64_t)exit_code, finished_at_ns, name, (int64_t)generation);
+	return db_end(store, r, err);
 }
 
 static int claim_running(struct store *store, const char *name, struct error *err)
