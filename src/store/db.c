@@ -57,6 +57,20 @@ static int fail_io(const char *path, sqlite3 *db, struct error *err)
 			 errnum ? strerror_r(errnum, reason, sizeof reason) : sqlite3_errmsg(db));
 }
 
+static int fail_damaged(const char *path, const char *reason, struct error *err)
+{
+	return error_set(err, ERR_DATA_LOSS,
+			 "%s is damaged (%s); stop capsuled and put back a copy, or move the file away to begin empty", path,
+			 reason);
+}
+
+static int fail_not_writable(const char *path, const char *reason, struct error *err)
+{
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "cannot write %s (%s); make the file, its directory and its file system writable for capsuled", path,
+			 reason);
+}
+
 static int fail(const char *path, sqlite3 *db, struct error *err)
 {
 	switch (sqlite3_errcode(db) & 0xff) {
@@ -67,15 +81,11 @@ static int fail(const char *path, sqlite3 *db, struct error *err)
 		return fail_io(path, db, err);
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:
-		return error_set(err, ERR_DATA_LOSS,
-				 "%s is damaged (%s); stop capsuled and put back a copy, or move the file away to begin empty",
-				 path, sqlite3_errmsg(db));
+		return fail_damaged(path, sqlite3_errmsg(db), err);
 	case SQLITE_READONLY:
 	case SQLITE_PERM:
 	case SQLITE_CANTOPEN:
-		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "cannot write %s (%s); make the file, its directory and its file system writable for capsuled",
-				 path, sqlite3_errmsg(db));
+		return fail_not_writable(path, sqlite3_errmsg(db), err);
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:
 		return error_set(err, ERR_UNAVAILABLE, "%s is locked by another program; end that program or try again later",
@@ -294,9 +304,7 @@ static int check_content(struct store *store, struct error *err)
 		return -1;
 	if (verdict && !strcmp(verdict, "ok"))
 		return 0;
-	return error_set(err, ERR_DATA_LOSS,
-			 "%s is damaged (%s); stop capsuled and put back a copy, or move the file away to begin empty",
-			 store->path, verdict ? verdict : "no verdict");
+	return fail_damaged(store->path, verdict ? verdict : "no verdict", err);
 }
 
 /* One transaction a step: a crash between two leaves a schema that is one of the known ones. */
@@ -361,7 +369,10 @@ static int configure(struct store *store, struct error *err)
 static int create_private(const char *path, struct error *err)
 {
 	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	char reason[128];
 
+	if (fd < 0 && (errno == EROFS || errno == EACCES || errno == EPERM))
+		return fail_not_writable(path, strerror_r(errno, reason, sizeof reason), err);
 	if (fd < 0)
 		return error_errno(err, errno, "cannot open the database %s", path);
 	if (fchmod(fd, 0600) < 0)
