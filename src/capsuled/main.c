@@ -12,6 +12,8 @@
 #include "rpc/reflection.h"
 #include "service/service.h"
 
+#include "descriptors.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -23,9 +25,6 @@
 #include <sys/stat.h>
 
 #define DRAIN_MS 1000 /* what a call may take to end once the daemon is told to stop */
-
-extern const unsigned char capsule_descriptors[];
-extern const size_t capsule_descriptors_len;
 
 struct daemon {
 	struct options options;
@@ -211,7 +210,7 @@ static int serve(struct daemon *d, struct error *err)
 		return error_errno(err, ENOMEM, "cannot serve");
 	if (services_register(d->server, &d->host, err) < 0)
 		return -1;
-	d->reflection = rpc_reflection_new(rpc_server_services(d->server), capsule_descriptors, capsule_descriptors_len);
+	d->reflection = rpc_reflection_new(rpc_server_services(d->server), proto_descriptors, proto_descriptors_len);
 	if (!d->reflection)
 		return error_errno(err, ENOMEM, "cannot serve");
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
