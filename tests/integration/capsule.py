@@ -96,7 +96,7 @@ class Capsule:
         self.bridge = f"ct{os.getpid() % 10000}-{n}"
         self.net = f"10.{100 + os.getpid() % 100}.{n % 250}"
         self.table = f"capsule-test-{os.getpid()}-{n}"
-        self.options = list(options)
+        self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
         self.process = None
         self.log = self.dir / "stderr.log"
 
