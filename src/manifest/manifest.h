@@ -25,6 +25,23 @@
 #define MANIFEST_MISTAKES_MAX 100
 #define MANIFEST_NAME_MAX 63
 
+/* Limits of one workload, in elements and bytes. */
+#define MANIFEST_ENV_MAX 1024
+#define MANIFEST_WORDS_MAX 1024        /* command and args, each */
+#define MANIFEST_STRING_MAX 131071     /* one word, or one NAME=value: MAX_ARG_STRLEN of execve(2) less the NUL */
+#define MANIFEST_STRINGS_MAX (1u << 20) /* all words and variables */
+#define MANIFEST_PORTS_MAX 1024
+#define MANIFEST_MOUNTS_MAX 64
+#define MANIFEST_BINDS_MAX 64
+#define MANIFEST_IMAGE_MAX 512
+#define MANIFEST_PATH_MAX 4095
+#define MANIFEST_CMDLINE_MAX 1024
+#define MANIFEST_VCPUS_MAX 256
+#define MANIFEST_MEMORY_MIB_MIN 32
+#define MANIFEST_MEMORY_MIB_MAX (1u << 24)
+#define MANIFEST_VOLUME_MIB_MIN 16
+#define MANIFEST_VOLUME_MIB_MAX (64u << 20)
+
 /* ---- mistakes ---- */
 
 struct manifest_mistake {
@@ -36,6 +53,7 @@ struct manifest_mistake {
 struct manifest_mistakes {
 	struct manifest_mistake *items;
 	size_t n;
+	bool out_of_memory; /* the list may be incomplete; there may be none */
 };
 
 void manifest_mistakes_release(struct manifest_mistakes *m);
