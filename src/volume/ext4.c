@@ -93,23 +93,27 @@ static int run_tool(const char *const *argv, int64_t timeout_ms, struct process_
 	return -1;
 }
 
-/* The last line of a tool's output that says something; edits the text. */
-static const char *verdict(struct process_result *result)
+/* What a tool met: its first line, before the advice that follows. e2fsck may put one before it that only says that it
+ * will look closely. Edits the text. */
+static const char *finding(struct process_result *result)
 {
-	char *text = result->output, *line;
-	size_t len = strlen(text);
+	char *line = result->output, *end = line + strcspn(line, "\r\n");
 
-	while (len && strchr(" \r\n", text[len - 1]))
-		text[--len] = '\0';
-	line = strrchr(text, '\n');
-	return line ? line + 1 : text;
+	if (*end && memmem(line, (size_t)(end - line), "check forced", strlen("check forced"))) {
+		line = end + strspn(end, "\r\n");
+		end = line + strcspn(line, "\r\n");
+	}
+	while (end > line && end[-1] == ' ')
+		end--;
+	*end = '\0';
+	return line;
 }
 
 static int tool_failed(const char *tool, struct process_result *result, struct error *err)
 {
 	if (strstr(result->output, strerrordesc_np(ENOSPC)))
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "%s found the disk full; free some space and try again", tool);
-	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d: %s", tool, result->exit_code, verdict(result));
+	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d: %s", tool, result->exit_code, finding(result));
 }
 
 int ext4_make(const char *what, const char *path, struct error *err)
@@ -141,9 +145,9 @@ int ext4_check(const char *what, const char *path, bool thorough, struct error *
 	if ((result.exit_code & ~(E2FSCK_REPAIRED | E2FSCK_REPAIRED_REBOOT)) == 0)
 		return 0;
 	return error_set(err, ERR_DATA_LOSS,
-			 "the file system of %s is damaged and needs your decisions (e2fsck: %s); copy %s to a safe place, then run "
+			 "the file system of %s is damaged and needs your decisions (%s); copy %s to a safe place, then run "
 			 "e2fsck %s",
-			 what, verdict(&result), path, path);
+			 what, finding(&result), path, path);
 }
 
 int ext4_grow(const char *what, const char *path, struct error *err)

@@ -260,22 +260,12 @@ static int file_create(struct volume_backend *b, const char *name, uint64_t size
 
 /* ---- what is attached ---- */
 
-/* loop->fd is -1 if the volume is detached. */
-static int find_device(const struct image *image, struct loop *ret, struct error *err)
-{
-	struct stat st;
-
-	if (stat(image->path, &st) < 0)
-		return error_errno(err, errno, "cannot find %s at %s", image->what, image->path);
-	return loop_find(st.st_dev, st.st_ino, ret, err);
-}
-
 static int refuse_attached(const struct image *image, struct error *err)
 {
 	_cleanup_loop_ struct loop loop = LOOP_INIT;
 
-	if (find_device(image, &loop, err) < 0)
-		return -1;
+	if (loop_find(image->path, &loop, err) < 0)
+		return error_wrap(err, "cannot use %s", image->what);
 	if (loop.fd < 0)
 		return 0;
 	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that mounts it first", image->what,
@@ -377,8 +367,8 @@ static int make_device(const struct image *image, bool read_only, struct loop *r
 
 static int attach_locked(const struct image *image, bool read_only, struct loop *ret, struct error *err)
 {
-	if (find_device(image, ret, err) < 0)
-		return -1;
+	if (loop_find(image->path, ret, err) < 0)
+		return error_wrap(err, "cannot use %s", image->what);
 	if (ret->fd >= 0)
 		return reuse(image, read_only, ret, err);
 	return make_device(image, read_only, ret, err);

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/loop.h>
 #include <pthread.h>
 #include <string.h>
@@ -72,8 +73,26 @@ static int open_node(const char *name, const char *node, bool read_only, struct 
 
 /* ---- finding ---- */
 
+/* Whether the device has a file of that name, by what sysfs tells without an open. A path through another mount namespace
+ * may lead nowhere here; its last component tells all the same. Idle devices have no directory loop/. */
+static bool may_match(int sysfs, const char *name, const char *file)
+{
+	_cleanup_free_ char *attribute = fs_path("%s/loop/backing_file", name);
+	_cleanup_free_ char *path = NULL;
+	const char *base;
+	size_t len;
+
+	if (!attribute || fs_read(sysfs, attribute, PATH_MAX + 64, &path, NULL, NULL) < 0)
+		return false;
+	path[strcspn(path, "\n")] = '\0';
+	base = strrchr(path, '/');
+	base = base ? base + 1 : path;
+	len = strlen(file);
+	return !strncmp(base, file, len) && (!base[len] || !strcmp(base + len, " (deleted)"));
+}
+
 /* 1 and *ret if `name` is a device over the file; 0 if not. A device that is just going away counts as none. */
-static int match(const char *name, dev_t device, ino_t inode, struct loop *ret, struct error *err)
+static int match(const char *name, const struct stat *file, struct loop *ret, struct error *err)
 {
 	_cleanup_loop_ struct loop loop = LOOP_INIT;
 	struct loop_info64 info;
@@ -89,33 +108,30 @@ static int match(const char *name, dev_t device, ino_t inode, struct loop *ret, 
 	}
 	if (ioctl(loop.fd, LOOP_GET_STATUS64, &info) < 0)
 		return errno == ENXIO ? 0 : error_errno(err, errno, "cannot look at %s", loop.device);
-	if (info.lo_device != device || info.lo_inode != inode)
+	if (info.lo_device != file->st_dev || info.lo_inode != file->st_ino)
 		return 0;
 	loop.read_only = (info.lo_flags & LO_FLAGS_READ_ONLY) != 0;
 	loop_move(ret, &loop);
 	return 1;
 }
 
-/* Whether the device has a file: only such a one has the directory loop/ in sysfs. Spares opening the idle ones. */
-static bool is_bound(int sysfs, const char *name)
-{
-	_cleanup_free_ char *path = fs_path("%s/loop/backing_file", name);
-
-	return !path || faccessat(sysfs, path, F_OK, 0) == 0;
-}
-
-int loop_find(dev_t device, ino_t inode, struct loop *ret, struct error *err)
+int loop_find(const char *path, struct loop *ret, struct error *err)
 {
 	_cleanup_closedir_ DIR *dir = opendir(SYS_BLOCK);
 	_cleanup_loop_ struct loop found = LOOP_INIT;
+	const char *base = strrchr(path, '/');
 	struct dirent *entry;
+	struct stat file;
 	int r = 0;
 
 	if (!dir)
 		return error_errno(err, errno, "cannot open %s", SYS_BLOCK);
+	if (stat(path, &file) < 0)
+		return error_errno(err, errno, "cannot find %s", path);
+	base = base ? base + 1 : path;
 	while (r == 0 && (entry = readdir(dir)))
-		if (!strncmp(entry->d_name, "loop", 4) && is_bound(dirfd(dir), entry->d_name))
-			r = match(entry->d_name, device, inode, &found, err);
+		if (!strncmp(entry->d_name, "loop", 4) && may_match(dirfd(dir), entry->d_name, base))
+			r = match(entry->d_name, &file, &found, err);
 	if (r < 0)
 		return -1;
 	loop_move(ret, &found);
