@@ -9,12 +9,17 @@
  * rpc_conn_receive() fails or rpc_conn_finished() is true it closes the stream and frees the connection.
  *
  * Threads: as rpc.h. No function here may be called from a callback of a call, except where it says so.
- * Memory: an idle connection holds no buffer; a call holds what is queued in it.
+ * Memory: an idle connection holds no buffer; a call holds what is queued in it. All that a connection has received
+ * and not delivered is at most RPC_UNREAD_MAX bytes: the call that would exceed it ends with RESOURCE_EXHAUSTED.
  */
 #ifndef CAPSULE_RPC_CONN_H
 #define CAPSULE_RPC_CONN_H
 
 #include "rpc/rpc.h"
+
+#define RPC_WINDOW (1u << 20)     /* what a peer may send to a call that does not read */
+#define RPC_UNREAD_MAX (64u << 20)
+#define RPC_HEADERS_MAX (16u << 10)
 
 /* The methods of a server, shared by its connections, which must not outlive it. The tables are the caller's and must
  * live as long. */
@@ -36,7 +41,8 @@ void rpc_services_each(const struct rpc_services *services, void (*fn)(const str
 
 struct rpc_conn_options {
 	/* There is something to write or the deadline has changed, and not because of a call of the driver. May be
-	 * called from anywhere inside; it only takes a note. NULL: the driver looks by itself. */
+	 * called from anywhere inside; it only takes a note (to call rpc_conn_pending() soon). NULL: the driver looks
+	 * by itself. */
 	void (*wake)(struct rpc_conn *conn, void *arg);
 	void *arg;
 	struct rpc_peer peer;       /* .fd = -1 where there is none */
@@ -54,8 +60,8 @@ DEFINE_CLEANUP(struct rpc_conn *, rpc_conn_free)
  * written, then the stream is to be closed. */
 int rpc_conn_receive(struct rpc_conn *conn, const void *data, size_t len, struct error *err);
 
-/* The next bytes for the peer, about 64 KiB at most; 0 if there are none. They stay where they are until
- * rpc_conn_sent(), with the number of bytes that went out. */
+/* Runs the callbacks that are due, then gives the next bytes for the peer, about 64 KiB at most; 0 if there are none.
+ * They stay where they are until rpc_conn_sent(), with the number of bytes that went out. */
 size_t rpc_conn_pending(struct rpc_conn *conn, const uint8_t **ret_data);
 void rpc_conn_sent(struct rpc_conn *conn, size_t len);
 
@@ -75,7 +81,8 @@ void rpc_conn_drain(struct rpc_conn *conn);
 void rpc_conn_fail(struct rpc_conn *conn, enum error_code code, const char *message);
 
 /* Client: starts a call. timeout_ms: 0 is none. The call belongs to the connection and is gone after `close`, which
- * always comes and never inside this function. NULL without memory only. May be called from a callback. */
+ * always comes and never inside this function. NULL without memory, or while the connection is being freed. May be
+ * called from a callback. */
 struct rpc_call *rpc_conn_call(struct rpc_conn *conn, const struct rpc_method *method, int64_t timeout_ms, void *data);
 
 /* Calls that have not been closed. */

@@ -52,7 +52,7 @@ int rpc_server_listen_fd(struct rpc_server *server, int fd, struct error *err);
 void rpc_server_drain(struct rpc_server *server, void (*drained)(void *arg), void *arg);
 
 /* Breaks every connection and frees the server; `closed` (may be NULL) is called from the loop when it let go of
- * everything. After the call no method callback but `close` runs, and that within it. */
+ * everything. Between the two no method callback but `close` runs. May be called from any callback. */
 void rpc_server_close(struct rpc_server *server, void (*closed)(void *arg), void *arg);
 
 size_t rpc_server_connections(const struct rpc_server *server);
@@ -71,7 +71,8 @@ struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_clien
 				  struct error *err);
 
 /* Ends every call with CANCELLED, closes and frees; `closed` (may be NULL) is called from the loop when it let go of
- * everything. May be called from a callback of a call or from `connected`. NULL is fine (closed is then not called). */
+ * everything; the calls' `close` comes before it. May be called from any callback. NULL is fine (closed is then not
+ * called). */
 void rpc_client_close(struct rpc_client *client, void (*closed)(void *arg), void *arg);
 
 /* Why there is no connection: the errno of a connect that failed or of a connection that broke; 0 while there is none

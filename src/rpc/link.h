@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * A connection bound to a connected socket and a libuv loop: what rpc/server.c and rpc/client.c have in common.
+ *
+ * A link is part of its owner's object. It ends by itself (the peer left, the protocol was broken, a drain is complete), which
+ * `ended` tells, or by the owner. Either way the owner calls link_close(), and when `closed` is called the calls are closed,
+ * the connection is freed and the memory is the owner's again.
+ */
+#ifndef CAPSULE_RPC_LINK_H
+#define CAPSULE_RPC_LINK_H
+
+#include "rpc/conn.h"
+
+#include <uv.h>
+
+#define LINK_READ_SIZE (32u << 10)
+
+struct link {
+	uv_pipe_t stream;      /* any kind of socket */
+	uv_timer_t timer;      /* the next deadline */
+	uv_idle_t flush;       /* active while there is something to do; unlike a prepare handle it keeps the loop from
+				* waiting also when it was started by another one */
+	uv_write_t write;
+	struct rpc_conn *conn;
+	uint8_t *read_buffer;  /* LINK_READ_SIZE bytes, the owner's, shared by its links */
+	bool open;             /* the stream is connected */
+	bool writing;
+	bool closing;
+	unsigned handles;      /* to be closed yet */
+	bool idle_unref;       /* without calls it does not keep the loop alive */
+	enum error_code end_code; /* of the calls that are left at the end */
+	const char *end_message;
+
+	void (*ended)(struct link *link, int errnum); /* 0: in good order */
+	void (*closed)(struct link *link);
+};
+
+/* Initializes the handles. The caller sets the fields above, and conn from link_conn_options(). */
+void link_init(struct link *link, uv_loop_t *loop);
+struct rpc_conn_options link_conn_options(struct link *link);
+
+/* Takes over a connected socket, in any case. 0, or a negative errno. */
+int link_open(struct link *link, int fd);
+
+/* Soon, before the loop waits, runs what is due and writes what there is. */
+void link_schedule(struct link *link);
+
+void link_close(struct link *link);
+
+#endif
