@@ -286,7 +286,9 @@ static const struct {
 	{ "h:1", TARGET_OPTION, ECONNREFUSED, ERR_UNAVAILABLE,
 	  "nothing listens on h:1; check the address, and that the daemon there runs and listens on it" },
 	{ "h:1", TARGET_OPTION, ETIMEDOUT, ERR_UNAVAILABLE, "h:1 does not answer; check the address and the network" },
-	{ "h:1", TARGET_OPTION, EHOSTUNREACH, ERR_UNAVAILABLE, "cannot connect to h:1: No route to host" },
+	{ "h:1", TARGET_OPTION, EHOSTUNREACH, ERR_UNAVAILABLE,
+	  "cannot reach h:1; check the host's name and the network" },
+	{ "h:1", TARGET_OPTION, EMFILE, ERR_UNAVAILABLE, "cannot connect to h:1: Too many open files" },
 };
 
 START_TEST(target_absent)
@@ -392,7 +394,7 @@ START_TEST(enums_without_prefix)
 }
 END_TEST
 
-START_TEST(words)
+START_TEST(nearest_words)
 {
 	static const char *const words[] = { "workload", "volume", "version", NULL };
 
@@ -422,7 +424,7 @@ int main(void)
 	tcase_add_test(line, since_is_a_moment);
 	tcase_add_test(line, commands_are_consistent);
 	tcase_add_test(line, help_shows_what_there_is);
-	tcase_add_test(line, words);
+	tcase_add_test(line, nearest_words);
 	suite_add_tcase(suite, line);
 	tcase_add_test(target, target_order);
 	tcase_add_test(target, target_refused);
