@@ -43,7 +43,7 @@ static int listen_on(struct rpc_server *server, const char *text, struct error *
 	if (a.is_unix)
 		printf("unix:%s\n", a.path);
 	else
-		printf("%s:%u\n", a.host, a.port);
+		printf(strchr(a.host, ':') ? "[%s]:%u\n" : "%s:%u\n", a.host, a.port);
 	return 0;
 }
 
