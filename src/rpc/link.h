@@ -18,15 +18,14 @@
 #define LINK_READ_SIZE (32u << 10)
 
 struct link {
-	uv_pipe_t stream;      /* any kind of socket */
+	uv_poll_t poll;        /* the socket, once it is there */
 	uv_timer_t timer;      /* the next deadline */
 	uv_idle_t flush;       /* active while there is something to do; unlike a prepare handle it keeps the loop from
 				* waiting also when it was started by another one */
-	uv_write_t write;
 	struct rpc_conn *conn;
 	uint8_t *read_buffer;  /* LINK_READ_SIZE bytes, the owner's, shared by its links */
-	bool open;             /* the stream is connected */
-	bool writing;
+	int fd;                /* -1: not connected */
+	bool blocked;          /* the socket takes no more for now */
 	bool closing;
 	unsigned handles;      /* to be closed yet */
 	bool idle_unref;       /* without calls it does not keep the loop alive */
@@ -41,8 +40,11 @@ struct link {
 void link_init(struct link *link, uv_loop_t *loop);
 struct rpc_conn_options link_conn_options(struct link *link);
 
-/* Takes over a connected socket, in any case. 0, or a negative errno. */
+/* Takes over a connected, non-blocking socket, in any case. 0, or a negative errno. */
 int link_open(struct link *link, int fd);
+
+/* Closes the socket; the calls and the connection stay. */
+void link_disconnect(struct link *link);
 
 /* Soon, before the loop waits, runs what is due and writes what there is. */
 void link_schedule(struct link *link);
