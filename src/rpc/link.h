@@ -4,9 +4,9 @@
 /*
  * A connection bound to a connected socket and a libuv loop: what rpc/server.c and rpc/client.c have in common.
  *
- * A link is part of its owner's object. It ends by itself (the peer left, the protocol was broken, a drain is complete), which
- * `ended` tells, or by the owner. Either way the owner calls link_close(), and when `closed` is called the calls are closed,
- * the connection is freed and the memory is the owner's again.
+ * A link is the first member of its owner's object. It ends by itself (the peer left, the protocol was broken, a drain
+ * is complete), which `ended` tells, or by the owner. Either way the owner calls link_close(), and when `closed` is
+ * called the calls are closed, the connection is freed and the memory is the owner's again.
  */
 #ifndef CAPSULE_RPC_LINK_H
 #define CAPSULE_RPC_LINK_H

@@ -21,7 +21,8 @@ static void reply_failure(struct rpc_call *call, const Echo__V1__EchoMessage *re
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	error_set(&err, (enum error_code)request->seq, "%.*s", (int)request->blob.len, (const char *)request->blob.data);
+	error_set(&err, (enum error_code)request->seq, "%.*s", (int)request->blob.len,
+		  (const char *)request->blob.data);
 	rpc_call_fail(call, &err);
 }
 

@@ -2,9 +2,9 @@
 /* Copyright The Capsule authors */
 
 /*
- * A peer that says anything. The first byte chooses who is tested, how the bytes arrive and whether the preface and the first
- * SETTINGS, which no mutation should have to find, are said for it. A server has the echo service, health and reflection;
- * a client has a call of each kind under way.
+ * A peer that says anything. The first byte chooses who is tested, how the bytes arrive and whether the preface and the
+ * first SETTINGS, which no mutation should have to find, are said for it. A server has the echo service, health and
+ * reflection; a client has calls under way, one of them paused after each message.
  */
 #include "echo_service.h"
 #include "rpc/health.h"

@@ -136,8 +136,8 @@ def test_unknown_method(channel):
                                          Code.UNIMPLEMENTED)
 
 
-@pytest.mark.parametrize("bad", [b"\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xc3\x28", b"\x0a\x01\x00", b"\x08", b"\x0b\x0c"],
-                         ids=["tag", "short", "utf8", "nul", "varint", "group"])
+@pytest.mark.parametrize("bad", [b"\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xc3\x28", b"\x0a\x01\x00", b"\x08",
+                                 b"\x0b\x0c"], ids=["tag", "short", "utf8", "nul", "varint", "group"])
 def test_malformed_request(channel, bad):
     fails(lambda: channel.unary_unary("/echo.v1.Echo/Unary")(bad, timeout=10), Code.INVALID_ARGUMENT)
 

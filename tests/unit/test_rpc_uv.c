@@ -147,7 +147,12 @@ START_TEST(call_over_tcp)
 {
 	static const struct {
 		const char *listen, *connect;
-	} hosts[] = { { "127.0.0.1", "127.0.0.1" }, { "localhost", "localhost" }, { "::1", "[::1]" }, { "::1", "localhost" } };
+	} hosts[] = {
+		{ "127.0.0.1", "127.0.0.1" },
+		{ "localhost", "localhost" },
+		{ "::1", "[::1]" },
+		{ "::1", "localhost" },
+	};
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct rpc_client *client;
 	struct result r = { 0 };

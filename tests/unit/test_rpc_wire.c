@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* Peers that do not keep to the rules, played with a bare HTTP/2 session; and the text forms of headers and addresses. */
+/* Peers that do not keep to the rules, played with a bare HTTP/2 session; the text forms of headers and addresses. */
 #include "base/timeutil.h"
 #include "echo_service.h"
 #include "rpc/address.h"
@@ -187,7 +187,8 @@ static const struct {
 	{ "one byte too large", UNARY, "\0\0\x40\0\1", 5, ERR_RESOURCE_EXHAUSTED },
 	{ "4 GiB", UNARY, "\0\xff\xff\xff\xff", 5, ERR_RESOURCE_EXHAUSTED },
 	{ "bad varint", UNARY, "\0\0\0\0\2\x10\x80", 7, ERR_INVALID_ARGUMENT },
-	{ "endless varint", UNARY, "\0\0\0\0\14\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\1", 17, ERR_INVALID_ARGUMENT },
+	{ "endless varint", UNARY, "\0\0\0\0\14\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\1", 17,
+	  ERR_INVALID_ARGUMENT },
 	{ "field 0", UNARY, "\0\0\0\0\2\0\0", 7, ERR_INVALID_ARGUMENT },
 	{ "group", UNARY, "\0\0\0\0\1\x0b", 6, ERR_INVALID_ARGUMENT },
 	{ "length beyond the end", UNARY, "\0\0\0\0\2\x0a\x7f", 7, ERR_INVALID_ARGUMENT },
