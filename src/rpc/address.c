@@ -43,8 +43,8 @@ int rpc_address_parse(const char *text, struct rpc_address *ret, struct error *e
 
 		if (!*path || strlen(path) >= sizeof(a.path))
 			return error_set(err, ERR_INVALID_ARGUMENT,
-					 "\"%s\" is not an address: the path of a Unix socket has 1 to %zu characters", text,
-					 sizeof(a.path) - 1);
+					 "\"%s\" is not an address: the path of a Unix socket has 1 to %zu characters",
+					 text, sizeof(a.path) - 1);
 		memcpy(a.path, path, strlen(path) + 1);
 		*ret = a;
 		return 0;

@@ -144,7 +144,8 @@ void call_close(struct rpc_call *call)
 	if (!on_server(call))
 		close_client(call);
 	else if (call->method->close)
-		call->method->close(call, call->status_sent ? ERR_OK : ERR_CANCELLED, call->message ? call->message : "");
+		call->method->close(call, call->status_sent ? ERR_OK : ERR_CANCELLED,
+				    call->message ? call->message : "");
 }
 
 /* Resets the stream; the method hears of it soon, the peer when it reads. */
@@ -202,12 +203,12 @@ static void call_deliver(struct rpc_call *call);
 
 void call_stream_closed(struct rpc_call *call, uint32_t h2_error)
 {
-	struct rpc_conn *conn = call->conn;
+	bool told = call->has_status;
 
 	call->stream = 0;
 	call->withheld = 0;
 	call->local_done = call->remote_done = true;
-	if (conn_is_server(conn)) {
+	if (on_server(call)) {
 		call_close(call);
 		call_free(call);
 		return;
@@ -222,7 +223,7 @@ void call_stream_closed(struct rpc_call *call, uint32_t h2_error)
 		call_set_status(call, rpc_status_of_reset(h2_error), nghttp2_http2_strerror(h2_error));
 	/* A resume may be on the list of work. */
 	call_deliver(call);
-	if (is_reading(call) && call->paused && call->in.len > 0) {
+	if (told && is_reading(call) && call->paused && call->in.len > 0) {
 		call->lingering = true;
 		return;
 	}
@@ -303,9 +304,16 @@ static void deliver_message(struct rpc_call *call, const uint8_t *data, size_t l
 	}
 }
 
-static int check_prefix(struct rpc_call *call, const uint8_t *prefix, size_t *ret_len)
+static void reject_size(struct rpc_call *call, size_t len)
 {
 	char text[96];
+
+	snprintf(text, sizeof(text), "a message of %zu bytes is larger than the limit of %u", len, RPC_MESSAGE_MAX);
+	call_reject(call, ERR_RESOURCE_EXHAUSTED, text);
+}
+
+static int check_prefix(struct rpc_call *call, const uint8_t *prefix, size_t *ret_len)
+{
 	size_t len = (size_t)prefix[1] << 24 | (size_t)prefix[2] << 16 | (size_t)prefix[3] << 8 | prefix[4];
 
 	if (prefix[0] > 1) {
@@ -317,8 +325,7 @@ static int check_prefix(struct rpc_call *call, const uint8_t *prefix, size_t *re
 		return -1;
 	}
 	if (len > RPC_MESSAGE_MAX) {
-		snprintf(text, sizeof(text), "a message of %zu bytes is larger than the limit of %u", len, RPC_MESSAGE_MAX);
-		call_reject(call, ERR_RESOURCE_EXHAUSTED, text);
+		reject_size(call, len);
 		return -1;
 	}
 	*ret_len = len;
@@ -331,7 +338,8 @@ static void deliver_end(struct rpc_call *call)
 
 	call->half_close_told = true;
 	if (call->in.len > 0) {
-		call_reject(call, on_server(call) ? ERR_INVALID_ARGUMENT : ERR_INTERNAL, "the last message is cut short");
+		call_reject(call, on_server(call) ? ERR_INVALID_ARGUMENT : ERR_INTERNAL,
+			    "the last message is cut short");
 		return;
 	}
 	if (!on_server(call))
@@ -519,7 +527,8 @@ static void submit_headers(struct rpc_call *call)
 	};
 
 	call->headers_sent = true;
-	nghttp2_submit_response(call->conn->session, call->stream, fields, sizeof(fields) / sizeof(fields[0]), &provider);
+	nghttp2_submit_response(call->conn->session, call->stream, fields, sizeof(fields) / sizeof(fields[0]),
+				&provider);
 }
 
 /* A whole response in one block of headers: a status without messages, or a plain HTTP error. */
@@ -594,13 +603,11 @@ int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	size_t len = protobuf_c_message_get_packed_size(message);
 	struct rpc_frame *frame;
-	char text[96];
 
 	if (call->closed || call->local_done || !call->stream)
 		return -1;
 	if (len > RPC_MESSAGE_MAX) {
-		snprintf(text, sizeof(text), "a message of %zu bytes is larger than the limit of %u", len, RPC_MESSAGE_MAX);
-		call_reject(call, ERR_RESOURCE_EXHAUSTED, text);
+		reject_size(call, len);
 		return -1;
 	}
 	frame = malloc(sizeof(*frame) + PREFIX + len);

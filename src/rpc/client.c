@@ -65,8 +65,7 @@ static void on_link_ended(struct link *link, int errnum)
 
 	if (client->errnum)
 		return;
-	uv_read_stop((uv_stream_t *)&link->stream);
-	link->open = false;
+	link_disconnect(link);
 	client->errnum = errnum ? errnum : ECONNRESET;
 	client_fail(client, "lost the connection to", client->errnum);
 }
@@ -120,10 +119,11 @@ static void on_connectable(uv_poll_t *poll, int status, int events)
 	int errnum = 0;
 	socklen_t len = sizeof(errnum);
 
-	if (status < 0)
-		errnum = -status;
-	else if (getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) < 0)
+	/* libuv tells only that there is an error; the socket knows which. */
+	if (getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) < 0)
 		errnum = errno;
+	if (errnum == 0 && status < 0)
+		errnum = -status;
 	connect_done(client, errnum);
 }
 

@@ -440,8 +440,8 @@ void rpc_conn_drain(struct rpc_conn *conn)
 	if (conn->draining || conn->dead)
 		return;
 	conn->draining = true;
-	/* RFC 9113, 6.8: a first GOAWAY that refuses nothing, and the real one a round trip later, when every request that
-	 * the client sent before it knew is here. */
+	/* RFC 9113, 6.8: a first GOAWAY that refuses nothing, and the real one a round trip later, when every request
+	 * that the client sent before it knew is here. */
 	if (conn_is_server(conn)) {
 		nghttp2_submit_shutdown_notice(conn->session);
 		nghttp2_submit_ping(conn->session, NGHTTP2_FLAG_NONE, drain_ping);

@@ -4,8 +4,8 @@
 /*
  * grpc.health.v1.Health: Check and Watch (grpc/doc/health-checking.md).
  *
- * The service "" is the server as a whole and is there from the start, NOT_SERVING. A Check of a service that was never set is
- * NOT_FOUND; a Watch of it says SERVICE_UNKNOWN until it is set.
+ * The service "" is the server as a whole and is there from the start, NOT_SERVING. A Check of a service that was
+ * never set is NOT_FOUND; a Watch of it says SERVICE_UNKNOWN until it is set.
  */
 #ifndef CAPSULE_RPC_HEALTH_H
 #define CAPSULE_RPC_HEALTH_H

@@ -10,7 +10,8 @@
  * call is dead. A client's call may also outlive its stream (`lingering`), while it is paused with messages to deliver.
  *
  * Callbacks that are not the direct consequence of received bytes (after a resume, a cancel, a drained queue) are not
- * made on the spot, inside the user's own call, but put on the connection's list of work, which rpc_conn_pending() runs.
+ * made on the spot, inside the user's own call, but put on the connection's list of work, which rpc_conn_pending()
+ * runs.
  */
 #ifndef CAPSULE_RPC_INTERNAL_H
 #define CAPSULE_RPC_INTERNAL_H

@@ -8,6 +8,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <unistd.h>
+
+/* What is read before other connections have their turn. */
+#define READS_AT_ONCE 8
 
 static void link_end(struct link *link, int errnum)
 {
@@ -16,8 +20,6 @@ static void link_end(struct link *link, int errnum)
 }
 
 /* --- time --- */
-
-static void link_arm(struct link *link);
 
 static void on_timer(uv_timer_t *timer)
 {
@@ -43,52 +45,32 @@ static void link_arm(struct link *link)
 
 /* --- writing --- */
 
-static void link_write(struct link *link);
+static void on_socket(uv_poll_t *poll, int status, int events);
 
-static void on_written(uv_write_t *req, int status)
+static void link_watch(struct link *link)
 {
-	struct link *link = req->data;
-	const uint8_t *data;
-
-	link->writing = false;
-	if (link->closing)
-		return;
-	if (status < 0) {
-		link_end(link, -status);
-		return;
-	}
-	rpc_conn_sent(link->conn, rpc_conn_pending(link->conn, &data));
-	link_schedule(link);
+	uv_poll_start(&link->poll, UV_READABLE | (link->blocked ? UV_WRITABLE : 0), on_socket);
 }
 
-/* Writes until the socket is full; then libuv waits for room and writes the rest of what was begun. */
+/* Runs what is due and writes until there is nothing more or the socket is full. */
 static void link_write(struct link *link)
 {
 	const uint8_t *data;
-	uv_buf_t buf;
 	size_t len;
-	int r;
+	ssize_t n;
 
-	while ((len = rpc_conn_pending(link->conn, &data)) > 0 && link->open && !link->writing && !link->closing) {
-		buf = uv_buf_init((char *)data, (unsigned)len);
-		r = uv_try_write((uv_stream_t *)&link->stream, &buf, 1);
-		if (r < 0 && r != UV_EAGAIN) {
-			link_end(link, -r);
+	while ((len = rpc_conn_pending(link->conn, &data)) > 0 && link->fd >= 0 && !link->blocked && !link->closing) {
+		/* A program need not ignore SIGPIPE for us. */
+		n = send(link->fd, data, len, MSG_NOSIGNAL);
+		if (n >= 0) {
+			rpc_conn_sent(link->conn, (size_t)n);
+		} else if (errno == EAGAIN) {
+			link->blocked = true;
+			link_watch(link);
+		} else if (errno != EINTR) {
+			link_end(link, errno);
 			return;
 		}
-		if (r > 0)
-			rpc_conn_sent(link->conn, (size_t)r);
-		if (r == (int)len)
-			continue;
-		len = rpc_conn_pending(link->conn, &data);
-		buf = uv_buf_init((char *)data, (unsigned)len);
-		link->write.data = link;
-		r = uv_write(&link->write, (uv_stream_t *)&link->stream, &buf, 1, on_written);
-		if (r < 0) {
-			link_end(link, -r);
-			return;
-		}
-		link->writing = true;
 	}
 }
 
@@ -105,10 +87,12 @@ static void on_flush(uv_idle_t *idle)
 		return;
 	}
 	link_arm(link);
-	if (link->idle_unref && link->open && rpc_conn_calls(link->conn) == 0)
-		uv_unref((uv_handle_t *)&link->stream);
+	if (link->fd < 0)
+		return;
+	if (link->idle_unref && rpc_conn_calls(link->conn) == 0)
+		uv_unref((uv_handle_t *)&link->poll);
 	else
-		uv_ref((uv_handle_t *)&link->stream);
+		uv_ref((uv_handle_t *)&link->poll);
 }
 
 void link_schedule(struct link *link)
@@ -124,42 +108,56 @@ static void on_wake(struct rpc_conn *conn, void *arg)
 
 /* --- reading --- */
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static void link_read(struct link *link)
 {
-	struct link *link = handle->data;
+	ssize_t n;
 
-	*buf = uv_buf_init((char *)link->read_buffer, LINK_READ_SIZE);
+	for (unsigned i = 0; i < READS_AT_ONCE; i++) {
+		n = recv(link->fd, link->read_buffer, LINK_READ_SIZE, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n <= 0) {
+			link_end(link, n < 0 ? errno : ECONNRESET);
+			return;
+		}
+		link_schedule(link);
+		if (rpc_conn_receive(link->conn, link->read_buffer, (size_t)n, NULL) < 0) {
+			/* The GOAWAY that says why goes out if the socket takes it. */
+			link_write(link);
+			link_end(link, EPROTO);
+			return;
+		}
+		if ((size_t)n < LINK_READ_SIZE || link->closing || link->fd < 0)
+			return;
+	}
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+static void on_socket(uv_poll_t *poll, int status, int events)
 {
-	struct link *link = stream->data;
+	struct link *link = poll->data;
 
-	if (link->closing || n == 0)
-		return;
-	if (n < 0) {
-		link_end(link, n == UV_EOF ? ECONNRESET : (int)-n);
-		return;
+	if (events & UV_WRITABLE) {
+		link->blocked = false;
+		link_watch(link);
+		link_schedule(link);
 	}
-	if (rpc_conn_receive(link->conn, buf->base, (size_t)n, NULL) < 0) {
-		/* The GOAWAY that says why goes out if the socket takes it. */
-		link_write(link);
-		link_end(link, EPROTO);
-		return;
-	}
-	link_schedule(link);
+	/* An error of the socket has its name from recv(). */
+	if ((events & UV_READABLE) || status < 0)
+		link_read(link);
 }
 
 /* --- life --- */
 
 void link_init(struct link *link, uv_loop_t *loop)
 {
-	uv_pipe_init(loop, &link->stream, 0);
 	uv_timer_init(loop, &link->timer);
 	uv_idle_init(loop, &link->flush);
 	uv_unref((uv_handle_t *)&link->timer);
-	link->stream.data = link->timer.data = link->flush.data = link;
-	link->handles = 3;
+	link->timer.data = link->flush.data = link;
+	link->handles = 2;
+	link->fd = -1;
 	link->end_code = ERR_UNAVAILABLE;
 	link->end_message = "connection lost";
 }
@@ -192,20 +190,20 @@ int link_open(struct link *link, int fd)
 
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain != AF_UNIX)
 		tune_tcp(fd);
-	r = uv_pipe_open(&link->stream, fd);
+	r = uv_poll_init(link->timer.loop, &link->poll, fd);
 	if (r < 0) {
 		close(fd);
 		return r;
 	}
-	r = uv_read_start((uv_stream_t *)&link->stream, on_alloc, on_read);
-	if (r < 0)
-		return r;
-	link->open = true;
+	link->poll.data = link;
+	link->handles++;
+	link->fd = fd;
+	link_watch(link);
 	link_schedule(link);
 	return 0;
 }
 
-static void on_handle_closed(uv_handle_t *handle)
+static void link_closed(uv_handle_t *handle)
 {
 	struct link *link = handle->data;
 
@@ -219,12 +217,22 @@ static void on_handle_closed(uv_handle_t *handle)
 	link->closed(link);
 }
 
+void link_disconnect(struct link *link)
+{
+	if (link->fd < 0)
+		return;
+	/* Out of epoll first, then closed. */
+	uv_close((uv_handle_t *)&link->poll, link_closed);
+	close(link->fd);
+	link->fd = -1;
+}
+
 void link_close(struct link *link)
 {
 	if (link->closing)
 		return;
 	link->closing = true;
-	uv_close((uv_handle_t *)&link->stream, on_handle_closed);
-	uv_close((uv_handle_t *)&link->timer, on_handle_closed);
-	uv_close((uv_handle_t *)&link->flush, on_handle_closed);
+	link_disconnect(link);
+	uv_close((uv_handle_t *)&link->timer, link_closed);
+	uv_close((uv_handle_t *)&link->flush, link_closed);
 }

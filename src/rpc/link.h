@@ -4,9 +4,9 @@
 /*
  * A connection bound to a connected socket and a libuv loop: what rpc/server.c and rpc/client.c have in common.
  *
- * A link is part of its owner's object. It ends by itself (the peer left, the protocol was broken, a drain is complete), which
- * `ended` tells, or by the owner. Either way the owner calls link_close(), and when `closed` is called the calls are closed,
- * the connection is freed and the memory is the owner's again.
+ * A link is the first member of its owner's object. It ends by itself (the peer left, the protocol was broken, a drain
+ * is complete), which `ended` tells, or by the owner. Either way the owner calls link_close(), and when `closed` is
+ * called the calls are closed, the connection is freed and the memory is the owner's again.
  */
 #ifndef CAPSULE_RPC_LINK_H
 #define CAPSULE_RPC_LINK_H
@@ -18,15 +18,14 @@
 #define LINK_READ_SIZE (32u << 10)
 
 struct link {
-	uv_pipe_t stream;      /* any kind of socket */
+	uv_poll_t poll;        /* the socket, once it is there */
 	uv_timer_t timer;      /* the next deadline */
 	uv_idle_t flush;       /* active while there is something to do; unlike a prepare handle it keeps the loop from
 				* waiting also when it was started by another one */
-	uv_write_t write;
 	struct rpc_conn *conn;
 	uint8_t *read_buffer;  /* LINK_READ_SIZE bytes, the owner's, shared by its links */
-	bool open;             /* the stream is connected */
-	bool writing;
+	int fd;                /* -1: not connected */
+	bool blocked;          /* the socket takes no more for now */
 	bool closing;
 	unsigned handles;      /* to be closed yet */
 	bool idle_unref;       /* without calls it does not keep the loop alive */
@@ -41,8 +40,11 @@ struct link {
 void link_init(struct link *link, uv_loop_t *loop);
 struct rpc_conn_options link_conn_options(struct link *link);
 
-/* Takes over a connected socket, in any case. 0, or a negative errno. */
+/* Takes over a connected, non-blocking socket, in any case. 0, or a negative errno. */
 int link_open(struct link *link, int fd);
+
+/* Closes the socket; the calls and the connection stay. */
+void link_disconnect(struct link *link);
 
 /* Soon, before the loop waits, runs what is due and writes what there is. */
 void link_schedule(struct link *link);

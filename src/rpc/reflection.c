@@ -160,7 +160,8 @@ static void send_error(struct rpc_call *call, request_t *request, enum error_cod
 	error.error_code = code;
 	if (asprintf(&text, "%s%s", what, name) >= 0)
 		error.error_message = text;
-	answer.message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
+	answer.message_response_case =
+		GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
 	answer.error_response = &error;
 	send_answer(call, request, &answer);
 }
@@ -296,7 +297,8 @@ static void answer_from_set(struct rpc_call *call, request_t *request, const str
 		if (at >= 0)
 			send_file(call, request, index, (size_t)at);
 		else
-			send_error(call, request, ERR_NOT_FOUND, "there is no symbol ", request->file_containing_symbol);
+			send_error(call, request, ERR_NOT_FOUND, "there is no symbol ",
+				   request->file_containing_symbol);
 		return;
 	case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_EXTENSION:
 		/* proto3 has no extensions but of options, and we define none. */
@@ -318,7 +320,8 @@ static void answer_from_set(struct rpc_call *call, request_t *request, const str
 static void on_request(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const struct rpc_reflection *r = rpc_call_method(call)->arg;
-	request_t request = *(const request_t *)message; /* a copy, as the answer quotes it and nothing there is const */
+	/* A copy, as the answer quotes it and generated types know no const. */
+	request_t request = *(const request_t *)message;
 	_cleanup_(index_release) struct index index = { .n = 0 };
 
 	if (request.message_request_case ==

@@ -4,8 +4,8 @@
 /*
  * grpc.reflection.v1.ServerReflection, also under its older name v1alpha (grpc/doc/server-reflection.md).
  *
- * Lists the services that are registered and serves the files of a serialized FileDescriptorSet that describe them. The set
- * (proto/meson.build embeds ours) is read again for each question: they are rare, and an idle server keeps no index.
+ * Lists the services that are registered and serves the files of a serialized FileDescriptorSet that describe them. The
+ * set (proto/descriptors.h is ours) is read again for each question: they are rare, and an idle server keeps no index.
  */
 #ifndef CAPSULE_RPC_REFLECTION_H
 #define CAPSULE_RPC_REFLECTION_H

@@ -325,7 +325,8 @@ int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t 
 
 	memset(&addr, 0, sizeof(addr));
 	if (uv_ip4_addr(numeric, port, &addr.v4) < 0 && uv_ip6_addr(numeric, port, &addr.v6) < 0)
-		return error_set(err, ERR_INVALID_ARGUMENT, "cannot listen on \"%s\": it is not a numeric address", host);
+		return error_set(err, ERR_INVALID_ARGUMENT, "cannot listen on \"%s\": it is not a numeric address",
+				 host);
 	fd = socket(addr.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_errno(err, errno, "cannot make a socket");

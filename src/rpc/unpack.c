@@ -102,7 +102,8 @@ static int wire_check_delimited(const ProtobufCFieldDescriptor *field, struct wi
 	size_t len = (size_t)(content.end - content.p);
 
 	if (field && field->type == PROTOBUF_C_TYPE_STRING && !is_text(content.p, len))
-		return error_set(err, ERR_INVALID_ARGUMENT, "the field \"%s\" is not UTF-8 text without NUL", field->name);
+		return error_set(err, ERR_INVALID_ARGUMENT, "the field \"%s\" is not UTF-8 text without NUL",
+				 field->name);
 	if (field && field->type == PROTOBUF_C_TYPE_MESSAGE)
 		return wire_check(field->descriptor, content, depth + 1, err);
 	return 0;
@@ -166,7 +167,8 @@ int rpc_message_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the message takes more than %u MiB of memory",
 				 RPC_UNPACK_MAX >> 20);
 	if (!message)
-		return error_set(err, ERR_INVALID_ARGUMENT, "these bytes are not a message of type %s", descriptor->name);
+		return error_set(err, ERR_INVALID_ARGUMENT, "these bytes are not a message of type %s",
+				 descriptor->name);
 	*ret = message;
 	return 0;
 }

@@ -3,8 +3,8 @@
 
 /*
  * From bytes of a peer to a message, with what libprotobuf-c leaves out: strings must be UTF-8 without NUL (a C string
- * would end there, and other languages refuse to read it), nesting has a limit (libprotobuf-c recurses on the stack), and
- * the unpacked message has a limit too, as two bytes on the wire can become a hundred in memory.
+ * would end there, and other languages refuse to read it), nesting has a limit (libprotobuf-c recurses on the stack),
+ * and the unpacked message has a limit too, as two bytes on the wire can become a hundred in memory.
  */
 #ifndef CAPSULE_RPC_UNPACK_H
 #define CAPSULE_RPC_UNPACK_H

@@ -6,8 +6,8 @@
  *
  * Threads: everything on the loop's thread; nothing blocks. What a callback queues is written before the loop next
  * waits, so that many small messages share one write.
- * Limits: a server holds at most `max_connections`; further ones wait in the kernel's queue. Peers that vanished from TCP
- * are found by TCP keepalive (a minute of silence).
+ * Limits: a server holds at most `max_connections`; further ones wait in the kernel's queue. Peers that vanished from
+ * TCP are found by TCP keepalive (a minute of silence).
  * Addresses are those of rpc/address.h: "unix:PATH" or "HOST:PORT".
  */
 #ifndef CAPSULE_RPC_UV_H
@@ -39,8 +39,8 @@ struct rpc_services *rpc_server_services(struct rpc_server *server);
  * server stops listening. */
 int rpc_server_listen_unix(struct rpc_server *server, const char *path, mode_t mode, gid_t group, struct error *err);
 
-/* Listens on a TCP address: a numeric one or "localhost" (127.0.0.1). Port 0 takes a free one; *ret_port (may be NULL) is
- * the real one. */
+/* Listens on a TCP address: a numeric one or "localhost" (127.0.0.1). Port 0 takes a free one; *ret_port (may be NULL)
+ * is the real one. */
 int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t port, uint16_t *ret_port,
 			  struct error *err);
 
@@ -48,7 +48,8 @@ int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t 
 int rpc_server_listen_fd(struct rpc_server *server, int fd, struct error *err);
 
 /* Stops listening and tells every client to go (GOAWAY). Calls under way go on to their end. `drained` (may be NULL) is
- * called once, from the loop, when the last connection is gone. */
+ * called once, from the loop, when the last connection is gone. A call or a client that goes on holds it up as long as
+ * it likes: set a time limit, then rpc_server_close(). */
 void rpc_server_drain(struct rpc_server *server, void (*drained)(void *arg), void *arg);
 
 /* Breaks every connection and frees the server; `closed` (may be NULL) is called from the loop when it let go of
