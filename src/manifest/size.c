@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "manifest/manifest.h"
+#include "manifest/mistake.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -51,6 +51,7 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 	const char *s = text, *fraction = NULL;
 	uint64_t value = 0;
 	size_t n_fraction = 0;
+	struct excerpt e;
 	int shift;
 
 	if (!is_digit(*s))
@@ -73,8 +74,8 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 	if (shift < 0)
 		goto malformed;
 	if (fraction && shift == 0)
-		return error_set(err, ERR_INVALID_ARGUMENT, "size \"%.64s\" has a fraction but no unit; write for example 1.5GiB",
-				 text);
+		return error_set(err, ERR_INVALID_ARGUMENT, "%s has a fraction but no unit; write for example 1.5GiB",
+				 excerpt(&e, text, strlen(text)));
 	if (value > UINT64_MAX >> shift)
 		goto too_large;
 	value <<= shift;
@@ -85,9 +86,10 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 
 malformed:
 	return error_set(err, ERR_INVALID_ARGUMENT,
-			 "size \"%.64s\" is not a number with an optional unit; write for example 500M, 2GiB or 1.5TiB", text);
+			 "%s is not a size: write a number and a unit, for example 500M, 2GiB or 1.5TiB",
+			 excerpt(&e, text, strlen(text)));
 too_large:
-	return error_set(err, ERR_INVALID_ARGUMENT, "size \"%.64s\" is too large", text);
+	return error_set(err, ERR_INVALID_ARGUMENT, "%s is too large a size", excerpt(&e, text, strlen(text)));
 }
 
 /* Hundredths of 2^shift when the value is a whole number of them. */
