@@ -68,8 +68,8 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 		if (n_fraction == 0 || n_fraction > 18)
 			goto malformed;
 	}
-	while (*s == ' ')
-		s++;
+	if (*s == ' ' && s[strspn(s, " ")])
+		s += strspn(s, " ");
 	shift = parse_unit(s);
 	if (shift < 0)
 		goto malformed;
