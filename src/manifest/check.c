@@ -427,7 +427,8 @@ static void check_boot(const Capsule__V1__MicroVMSpec *v, const struct path *spe
 	bool own = *v->kernel_path || *v->rootfs_path;
 
 	if (*v->image && own) {
-		mistake(m, &image, "cannot stand beside kernelPath and rootfsPath; a microVM boots from one or the other");
+		mistake(m, &image,
+			"cannot stand beside kernelPath and rootfsPath; a microVM boots from one or the other");
 	} else if (own) {
 		check_absolute(v->kernel_path, &kernel, m);
 		check_absolute(v->rootfs_path, &rootfs, m);

@@ -83,8 +83,8 @@ struct manifest {
 void manifest_release(struct manifest *m);
 
 /* Returns 0 with the objects, normalized and checked, or -1 with at least one mistake, in the order of the text. What
- * *ret_mistakes held before is not released. Empty documents are skipped; a text without any object is a mistake, and so
- * are two objects of the same kind and name. */
+ * *ret_mistakes held before is not released. Empty documents are skipped; a text without any object is a mistake, and
+ * so are two objects of the same kind and name. */
 int manifest_parse(const char *text, size_t len, struct manifest *ret, struct manifest_mistakes *ret_mistakes);
 
 /* ---- rules ---- */
@@ -110,9 +110,9 @@ bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__
  * and grace differ. */
 bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
-/* Field by field; either may be NULL. Both normalized. Lists of strings count as one value, an element of ports or mounts
- * that is on one side only too. Status and times are left out, and so is a desired state that `to` does not name. The
- * caller frees through manifest_changes_free(). 0, or -1 without memory. */
+/* Field by field; either may be NULL. Both normalized. Lists of strings count as one value, and so does an element of
+ * ports or mounts that is on one side only. Status and times are left out, and so is a desired state that `to` does not
+ * name. The caller frees through manifest_changes_free(). 0, or -1 without memory. */
 int manifest_diff(const Capsule__V1__Workload *from, const Capsule__V1__Workload *to,
 		  Capsule__V1__FieldChange ***ret_changes, size_t *ret_n);
 void manifest_changes_free(Capsule__V1__FieldChange **changes, size_t n);
@@ -136,8 +136,8 @@ int message_to_json(const ProtobufCMessage *message, unsigned indent, struct buf
 /* The same data as YAML block style; 64-bit integers are numbers there. Ends with a newline. */
 int message_to_yaml(const ProtobufCMessage *message, struct buf *out);
 
-/* The workload in the form of a manifest, without what the daemon reports: parsing it gives the same workload. Ends with
- * a newline. */
+/* The workload in the form of a manifest, without what the daemon reports: parsing it gives the same workload. Ends
+ * with a newline. */
 int manifest_print_workload(const Capsule__V1__Workload *workload, struct buf *out);
 
 #endif

@@ -448,7 +448,8 @@ static void find_duplicates(struct reader *r, struct node *node, const struct pa
 		if (key->len != before->len || memcmp(key->text, before->text, key->len) != 0)
 			continue;
 		sorted[i]->duplicate = true;
-		mistake_add(r->mistakes, &at, key->line, key->column, "is given twice (first in line %u)", before->line);
+		mistake_add(r->mistakes, &at, key->line, key->column, "is given twice (first in line %u)",
+			    before->line);
 	}
 }
 

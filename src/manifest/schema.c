@@ -102,13 +102,17 @@ static const char *explain_home(const ProtobufCMessageDescriptor *descriptor, co
 
 	if (descriptor == VOLUME)
 		return NULL;
-	if (descriptor == MICRO_VM && schema_find(WORKLOAD, name, &field) < 0 && schema_find(CONTAINER, name, &field) == 0)
-		return "only a Container has it";
-	if (descriptor == CONTAINER && schema_find(WORKLOAD, name, &field) < 0 && schema_find(MICRO_VM, name, &field) == 0)
-		return "only a MicroVM has it";
-	for (size_t i = 0; i < sizeof homes / sizeof *homes; i++)
-		if (homes[i].message != descriptor && schema_find(homes[i].message, name, &field) == 0 && !field.refused)
-			return homes[i].belongs;
+	for (size_t i = 0; i < sizeof homes / sizeof *homes; i++) {
+		const ProtobufCMessageDescriptor *home = homes[i].message;
+
+		if (home == descriptor || schema_find(home, name, &field) < 0 || field.refused)
+			continue;
+		if (descriptor == MICRO_VM && home == CONTAINER)
+			return "only a Container has it";
+		if (descriptor == CONTAINER && home == MICRO_VM)
+			return "only a MicroVM has it";
+		return homes[i].belongs;
+	}
 	return NULL;
 }
 

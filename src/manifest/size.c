@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 static const char units[] = "KMGT";
 
@@ -118,6 +119,7 @@ static void print_hundredths(char *out, uint64_t hundredths, const char *suffix)
 char *manifest_format_size(uint64_t bytes, char out[MANIFEST_SIZE_TEXT])
 {
 	static const char *const suffixes[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+	unsigned __int128 tenths;
 	uint64_t hundredths;
 	int unit = 0, shift;
 
@@ -133,7 +135,9 @@ char *manifest_format_size(uint64_t bytes, char out[MANIFEST_SIZE_TEXT])
 		snprintf(out, MANIFEST_SIZE_TEXT, "%" PRIu64 "%s", bytes >> (shift - 10), suffixes[unit - 1]);
 		return out;
 	}
-	hundredths = (uint64_t)((((unsigned __int128)bytes * 10) + ((unsigned __int128)1 << (shift - 1))) >> shift) * 10;
+	/* One digit after the point, rounded. */
+	tenths = (unsigned __int128)bytes * 10 + ((unsigned __int128)1 << (shift - 1));
+	hundredths = (uint64_t)(tenths >> shift) * 10;
 	print_hundredths(out, hundredths, suffixes[unit]);
 	return out;
 }

@@ -143,9 +143,11 @@ START_TEST(full_container)
 		"name: full\nkind: WORKLOAD_KIND_CONTAINER\nrestartPolicy: OnFailure\nstopGracePeriodSeconds: 0\n"
 		"desiredState: DESIRED_STATE_STOPPED\n"
 		"container:\n  image: docker.io/library/nginx:1.27-alpine\n  command: [/bin/sh, '-c']\n"
-		"  args:\n    - |\n      a\n      b\n    - 'yes'\n  env: [{name: Z, value: z}, {value: a, name: A}, {name: E}]\n"
+		"  args:\n    - |\n      a\n      b\n    - 'yes'\n  env: [{name: Z, value: "
+		"z}, {value: a, name: A}, {name: E}]\n"
 		"  networkMode: BRIDGE\n"
-		"  ports: [{containerPort: 0x50, hostPort: 8080}, {containerPort: 80, hostPort: 8080, protocol: udp}]\n"
+		"  ports: [{containerPort: 0x50, hostPort: 8080}, {containerPort: 80, "
+		"hostPort: 8080, protocol: udp}]\n"
 		"  mounts: [{volumeName: d, mountPath: /data//x/./, readOnly: True}]\n"
 		"  privileged: true\n  hostPid: true\n  hostIpc: false\n  hostMount: ~\n"
 		"  hostBindPaths: [/etc, '/a:/b', '/c:/d:ro']\n...\n");
@@ -176,7 +178,8 @@ START_TEST(full_micro_vm)
 					    "  backend: SMOLVM\n  env: {A: b}\n  ports: []\n");
 	char *json = to_json(w);
 
-	ck_assert_str_eq(json, "{\"name\":\"vm\",\"kind\":\"WORKLOAD_KIND_MICRO_VM\",\"microVm\":{\"kernelPath\":\"/k\","
+	ck_assert_str_eq(json,
+		"{\"name\":\"vm\",\"kind\":\"WORKLOAD_KIND_MICRO_VM\",\"microVm\":{\"kernelPath\":\"/k\","
 			       "\"rootfsPath\":\"/r\",\"vcpus\":256,\"memoryMib\":32,\"kernelCmdlineExtra\":\"quiet\","
 			       "\"backend\":\"MICRO_VM_BACKEND_SMOLVM\",\"env\":{\"A\":\"b\"}},"
 			       "\"restartPolicy\":\"RESTART_POLICY_ALWAYS\"}");
@@ -204,7 +207,8 @@ static const struct {
 	const char *size;
 	uint64_t mib;
 } volume_sizes[] = {
-	{ "16M", 16 }, { "1GiB", 1024 }, { "1.5GiB", 1536 }, { "10G", 10240 }, { "16777217", 17 }, { "\"2 TB\"", 2 << 20 },
+	{ "16M", 16 }, { "1GiB", 1024 }, { "1.5GiB", 1536 }, { "10G", 10240 }, { "16777217", 17 },
+	{ "\"2 TB\"", 2 << 20 },
 	{ "64T", 64 << 20 }, { "0.3g", 308 },
 };
 
@@ -226,7 +230,8 @@ END_TEST
 
 START_TEST(several_documents)
 {
-	const char *text = "\xef\xbb\xbf# first\n---\nname: d\nkind: Volume\nsize: 1G\n---\n# nothing\n---\n" WEB "---\n~\n---\n" VM;
+	const char *text = "\xef\xbb\xbf# first\n---\nname: d\nkind: Volume\nsize: 1G\n---\n# nothing\n---\n"
+		WEB "---\n~\n---\n" VM;
 	struct manifest m = parsed(text, strlen(text));
 
 	ck_assert_uint_eq(m.n, 3);
@@ -254,7 +259,8 @@ END_TEST
 
 START_TEST(env_forms_are_equal)
 {
-	Capsule__V1__Workload *list = workload(WEB "  env:\n    - {name: B, value: b}\n    - {name: A, value: \"1\"}\n");
+	Capsule__V1__Workload *list = workload(WEB "  env:\n    - {name: B, value: b}\n"
+		"    - {name: A, value: \"1\"}\n");
 	Capsule__V1__Workload *map = workload(WEB "  env: {A: \"1\", B: b}\n");
 
 	ck_assert(manifest_workload_equal(list, map));
@@ -267,7 +273,8 @@ START_TEST(examples)
 {
 	static const char *const names[] = {
 		"nginx-host", "nginx-bridge", "alpine-shell", "nginx-with-volume", "alpine-vol-container", "nginx-vm",
-		"alpine-vm-image", "alpine-vm-with-volume", "shared-volume", "shared-writer-container", "shared-reader-vm",
+		"alpine-vm-image", "alpine-vm-with-volume", "shared-volume", "shared-writer-container",
+		"shared-reader-vm",
 		"debug-shell", "alpine-vm",
 	};
 	const char *directory = getenv("CAPSULE_EXAMPLES");
@@ -323,10 +330,13 @@ START_TEST(limits)
 	expect_limit(repeated(WEB "  ports: [", "{},", 1025, "]"), "5:3: container.ports: has 1025 entries; 1024");
 	expect_limit(repeated(WEB "  env: [", "{},", 1025, "]"), "5:3: container.env: has 1025 entries; 1024");
 	expect_right(repeated(WEB "  args: [", "x", 131071, "]"));
-	expect_limit(repeated(WEB "  args: [", "x", 131072, "]"), "5:10: container.args[0]: has 131072 bytes; 131071");
+	expect_limit(repeated(WEB "  args: [", "x", 131072, "]"), "5:10: container.args[0]: "
+		"has 131072 bytes; 131071");
 	expect_right(repeated(WEB "  env: {N: ", "x", 131069, "}"));
-	expect_limit(repeated(WEB "  env: {N: ", "x", 131070, "}"), "5:12: container.env.N: has 131072 bytes with its name");
-	expect_limit(repeated(WEB "  mounts: [{volumeName: d, mountPath: /", "x", 4095, "}]"), "has 4096 bytes; 4095");
+	expect_limit(repeated(WEB "  env: {N: ", "x", 131070, "}"), "5:12: container.env.N: "
+		"has 131072 bytes with its name");
+	expect_limit(repeated(WEB "  mounts: [{volumeName: d, mountPath: /", "x", 4095, "}]"),
+		"has 4096 bytes; 4095");
 	expect_right(repeated(VM "  kernelCmdlineExtra: ", "x", 1024, ""));
 	expect_limit(repeated(VM "  kernelCmdlineExtra: ", "x", 1025, ""), "has 1025 bytes; 1024");
 }
@@ -334,19 +344,18 @@ END_TEST
 
 START_TEST(limits_of_the_text)
 {
-	char *report;
-
 	expect_right(repeated(WEB "# ", "x", MANIFEST_SIZE_MAX - strlen(WEB "# "), ""));
-	expect_limit(repeated(WEB "# ", "x", MANIFEST_SIZE_MAX - strlen(WEB "# ") + 1, ""), "has 1048577 bytes; 1048576");
+	expect_limit(repeated(WEB "# ", "x", MANIFEST_SIZE_MAX - strlen(WEB "# ") + 1, ""),
+		"has 1048577 bytes; 1048576");
 	expect_limit(repeated(WEB "  x: ", "[", 40, ""), "5:36: is nested deeper than 32 levels");
 	expect_limit(repeated(WEB "  x: ", "[", 500000, ""), "is nested deeper than 32 levels");
 	expect_limit(repeated(WEB "  x: ", "{a: ", 100000, ""), "is nested deeper than 32 levels");
 	expect_limit(repeated(WEB "  x: [", "a,", 200000, "]"), "the document has more than 200000 values");
-	expect_limit(repeated("", "name: a\nkind: Volume\nsize: 1G\n---\n", 1001, ""), "there are more mistakes than");
-	report = repeated("", "{}\n---\n", 1001, "");
-	expect_limit(report, "there are more mistakes than can be shown");
-	report = repeated(WEB, "  foo: bar\n", 300, "");
-	expect_limit(report, "there are more mistakes than can be shown\n");
+	expect_limit(repeated("", "name: a\nkind: Volume\nsize: 1G\n---\n", 1001, ""),
+		"there are more mistakes than");
+	expect_limit(repeated("", "{}\n---\n", 1001, ""), "there are more mistakes than can be shown");
+	expect_limit(repeated(WEB, "  foo: bar\n", 300, ""), "there are more mistakes than can be shown\n");
+	expect_limit(repeated("", "%TAG !a! b\n", 20, ""), "17:1: tags (!) have no place in a manifest");
 }
 END_TEST
 
@@ -382,7 +391,8 @@ START_TEST(all_strings_together)
 	}
 	ck_assert_int_eq(manifest_check_workload(w, &found), -1);
 	manifest_mistakes_print(&found, NULL, &report);
-	ck_assert_str_eq(buf_str(&report), "container: command, args and env have 1080009 bytes together; 1048576 are allowed\n");
+	ck_assert_str_eq(buf_str(&report), "container: command, args and env have "
+		"1080009 bytes together; 1048576 are allowed\n");
 	manifest_mistakes_release(&found);
 	buf_release(&report);
 	drop(w);
@@ -432,7 +442,8 @@ START_TEST(hostile_messages)
 	set_string(&w->container->env[0]->value, "\xed\xa0\x80");
 	set_string(&w->container->env[1]->key, "\xf8");
 	expect_refused(w, "name: may hold a-z, 0-9 and '-' only, not \"\\u001b\"\n"
-			  "container.image: is not UTF-8\ncontainer.args[0]: is not UTF-8\ncontainer.env.A: is not UTF-8\n"
+			  "container.image: is not UTF-8\ncontainer.args[0]: is not UTF-8\ncontainer.env.A: "
+			  "is not UTF-8\n"
 			  "container.env[\"\xef\xbf\xbd\"]: the name of a variable is not UTF-8\n");
 	w = workload(WEB "  env: {A: b, C: d}\n");
 	set_string(&w->container->env[1]->key, "A");
@@ -505,8 +516,10 @@ END_TEST
 START_TEST(equality)
 {
 	Capsule__V1__Workload *a = workload(WEB), *stopped = workload(WEB "desiredState: Stopped\n");
-	Capsule__V1__Workload *never = workload(WEB "restartPolicy: Never\n"), *grace = workload(WEB "stopGracePeriodSeconds: 0\n");
-	Capsule__V1__Workload *host = workload(WEB "  networkMode: HOST\n"), *spelt = workload(WEB "  networkMode: BRIDGE\n");
+	Capsule__V1__Workload *never = workload(WEB "restartPolicy: Never\n"),
+		*grace = workload(WEB "stopGracePeriodSeconds: 0\n");
+	Capsule__V1__Workload *host = workload(WEB "  networkMode: HOST\n"),
+		*spelt = workload(WEB "  networkMode: BRIDGE\n");
 
 	ck_assert(manifest_workload_equal(a, stopped));
 	ck_assert(manifest_workload_equal(a, spelt));
@@ -559,7 +572,8 @@ static const struct {
 	  "container.ports[0].hostPort: 80 -> 81\n"
 	  "container.ports[1]:  -> {\"containerPort\":1,\"hostPort\":2,\"protocol\":\"udp\"}\n" },
 	{ NULL, WEB, "name:  -> \"web\"\nkind:  -> \"WORKLOAD_KIND_CONTAINER\"\ncontainer.image:  -> \"nginx\"\n"
-		     "container.networkMode:  -> \"NETWORK_MODE_BRIDGE\"\nrestartPolicy:  -> \"RESTART_POLICY_ALWAYS\"\n" },
+		     "container.networkMode:  -> \"NETWORK_MODE_BRIDGE\"\nrestartPolicy: "
+		     " -> \"RESTART_POLICY_ALWAYS\"\n" },
 	{ WEB, "name: web\nkind: MicroVM\nmicroVm: {image: nginx}\n",
 	  "kind: \"WORKLOAD_KIND_CONTAINER\" -> \"WORKLOAD_KIND_MICRO_VM\"\ncontainer.image: \"nginx\" -> \n"
 	  "container.networkMode: \"NETWORK_MODE_BRIDGE\" -> \nmicroVm.vcpus:  -> 1\nmicroVm.memoryMib:  -> 256\n"
@@ -582,14 +596,19 @@ static const char *const round_trips[] = {
 	WEB,
 	VM,
 	WEB "restartPolicy: Never\nstopGracePeriodSeconds: 7\ndesiredState: Running\n",
-	WEB "  command: ['', ' ', 'a ', ' a', '-', '- a', '?', '? a', ':', 'a:', 'a: b', 'a :b', 'a:b', '#', 'a #b', 'a#b', ',', '[', ']', "
+	WEB "  command: ['', ' ', 'a ', ' a', '-', '- a', '?', '? a', ':', 'a:', "
+		"'a: b', 'a :b', 'a:b', '#', 'a #b', 'a#b', ',', '[', ']', "
 	    "'{', '}', '&', '*', '!', '|', '>', '%', '@', '`', '\"', '''', '\\', '<<', '=', '---', '...']\n",
-	WEB "  args: ['null', 'Null', '~', 'true', 'FALSE', 'yes', 'No', 'on', 'y', '1', '-1', '+1', '0x1f', '0o7', '010', '1e3', "
+	WEB "  args: ['null', 'Null', '~', 'true', 'FALSE', 'yes', 'No', 'on', "
+		"'y', '1', '-1', '+1', '0x1f', '0o7', '010', '1e3', "
 	    "'.5', '1.', '.inf', '-.INF', '.nan', '1:30', '2001-01-01', '1_000', 'e5', '0', '/', '_']\n",
-	WEB "  args: [\"\\n\", \"a\\n\", \"\\na\", \"a\\n\\n b\", \"\\t\", \"\\x01\\x7f\\x85\\xa0\\u2028\\u2029\\ufeff\\ufffe\\uffff\","
+	WEB "  args: [\"\\n\", \"a\\n\", \"\\na\", \"a\\n\\n b\", \"\\t\", "
+		"\"\\x01\\x7f\\x85\\xa0\\u2028\\u2029\\ufeff\\ufffe\\uffff\","
 	    " \"\\U0001F600\", \"\\r\\n\", ä, 日本語, \"\\e[0m\"]\n",
-	WEB "  env: {'a.b': c, '[x]': y, 'null': '1', '~': z, '1': one, 'a b': c, 'x: y': z, '#': '#', \"\\n\": n, yes: 'yes'}\n",
-	VM "  backend: FIRECRACKER\n  kernelCmdlineExtra: 'a=b c'\n  mounts: [{volumeName: d, mountPath: '/a b: c', readOnly: true}]\n",
+	WEB "  env: {'a.b': c, '[x]': y, 'null': '1', '~': z, '1': one, 'a b': "
+		"c, 'x: y': z, '#': '#', \"\\n\": n, yes: 'yes'}\n",
+	VM "  backend: FIRECRACKER\n  kernelCmdlineExtra: 'a=b c'\n  mounts: [{volumeName: "
+		"d, mountPath: '/a b: c', readOnly: true}]\n",
 };
 
 static void expect_round_trip(const char *text)
@@ -630,7 +649,8 @@ END_TEST
 
 START_TEST(printed_manifest)
 {
-	Capsule__V1__Workload *w = workload(WEB "  command: [sh, '-c']\n  env: {A: \"1\"}\n  ports: [{containerPort: 80, hostPort: 8080}]\n");
+	Capsule__V1__Workload *w = workload(WEB "  command: [sh, '-c']\n  env: {A: \"1\"}\n"
+		"  ports: [{containerPort: 80, hostPort: 8080}]\n");
 	Capsule__V1__WorkloadStatus *status = malloc(sizeof *status);
 	struct buf out = BUF_INIT(1 << 20);
 
@@ -640,8 +660,10 @@ START_TEST(printed_manifest)
 	w->created_at_unix = 5;
 	w->desired_state = CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING;
 	ck_assert_int_eq(manifest_print_workload(w, &out), 0);
-	ck_assert_str_eq(buf_str(&out), "name: web\nkind: Container\ncontainer:\n  image: nginx\n  command:\n    - sh\n    - \"-c\"\n"
-					"  env:\n    A: \"1\"\n  networkMode: NETWORK_MODE_BRIDGE\n  ports:\n    - containerPort: 80\n"
+	ck_assert_str_eq(buf_str(&out), "name: web\nkind: Container\ncontainer:\n  image: nginx\n  command:\n"
+		"    - sh\n    - \"-c\"\n"
+					"  env:\n    A: \"1\"\n  networkMode: NETWORK_MODE_BRIDGE\n  ports:\n"
+					"    - containerPort: 80\n"
 					"      hostPort: 8080\n      protocol: tcp\nrestartPolicy: Always\n");
 	ck_assert_int_eq(w->status->pid, 7);
 	buf_release(&out);
@@ -667,11 +689,13 @@ START_TEST(json_mapping)
 			       "\"mountedBy\":[\"a\",\"b\"],\"createdAtUnix\":\"-9223372036854775808\"}");
 	free(json);
 	ck_assert_int_eq(message_to_json(&v.base, 2, &out), 0);
-	ck_assert_str_eq(buf_str(&out), "{\n  \"name\": \"d\\\"\\\\\\u0001\xef\xbf\xbd\",\n  \"sizeBytes\": \"18446744073709551615\",\n"
+	ck_assert_str_eq(buf_str(&out), "{\n  \"name\": \"d\\\"\\\\\\u0001\xef\xbf\xbd\",\n"
+		"  \"sizeBytes\": \"18446744073709551615\",\n"
 					"  \"mountedBy\": [\n    \"a\",\n    \"b\"\n  ],\n"
 					"  \"createdAtUnix\": \"-9223372036854775808\"\n}");
 	for (size_t len = 0; len < 6; len++) {
-		static const char *const base64[] = { "{}", "{\"data\":\"Zg==\"}", "{\"data\":\"Zm8=\"}", "{\"data\":\"Zm9v\"}",
+		static const char *const base64[] = { "{}", "{\"data\":\"Zg==\"}", "{\"data\":\"Zm8=\"}",
+			"{\"data\":\"Zm9v\"}",
 						      "{\"data\":\"Zm9vYg==\"}", "{\"data\":\"Zm9vYmE=\"}" };
 
 		chunk.data = (ProtobufCBinaryData){ len, (uint8_t *)"fooba" };
@@ -703,9 +727,11 @@ START_TEST(yaml_output)
 	list.workloads = items;
 	ck_assert_int_eq(message_to_yaml(&list.base, &out), 0);
 	ck_assert_str_eq(buf_str(&out),
-			 "workloads:\n  - name: web\n    kind: WORKLOAD_KIND_CONTAINER\n    container:\n      image: nginx\n"
+			 "workloads:\n  - name: web\n    kind: WORKLOAD_KIND_CONTAINER\n    container:\n"
+			 "      image: nginx\n"
 			 "      networkMode: NETWORK_MODE_BRIDGE\n    restartPolicy: RESTART_POLICY_ALWAYS\n"
-			 "  - name: vm\n    kind: WORKLOAD_KIND_MICRO_VM\n    microVm:\n      vcpus: 1\n      memoryMib: 256\n"
+			 "  - name: vm\n    kind: WORKLOAD_KIND_MICRO_VM\n    microVm:\n      vcpus: 1\n"
+			 "      memoryMib: 256\n"
 			 "      image: alpine\n    restartPolicy: RESTART_POLICY_ALWAYS\n");
 	buf_reset(&out);
 	v.size_bytes = 1 << 30;
@@ -739,11 +765,14 @@ static const struct {
 	uint64_t bytes;
 } good_sizes[] = {
 	{ "0", 0 }, { "10", 10 }, { "10B", 10 }, { "1K", 1024 }, { "1k", 1024 }, { "1KB", 1024 }, { "1Ki", 1024 },
-	{ "1KiB", 1024 }, { "500M", 524288000 }, { "1.5GiB", 1610612736 }, { "2 TB", UINT64_C(2) << 40 }, { "0.1K", 103 },
-	{ "18446744073709551615", UINT64_MAX }, { "16777215T", UINT64_C(16777215) << 40 }, { "1.0000000000000001G", 1073741825 },
+	{ "1KiB", 1024 }, { "500M", 524288000 }, { "1.5GiB", 1610612736 }, { "2 TB", UINT64_C(2) << 40 },
+	{ "0.1K", 103 },
+	{ "18446744073709551615", UINT64_MAX }, { "16777215T", UINT64_C(16777215) << 40 },
+	{ "1.0000000000000001G", 1073741825 },
 };
 static const char *const bad_sizes[] = {
-	"", " 1", "1 ", "-1", "+1", "K", "1KK", "1iB", "1E", "1.G", ".5G", "1.5", "1.5B", "1,5G", "0x10", "1e3", "16777216T",
+	"", " 1", "1 ", "-1", "+1", "K", "1KK", "1iB", "1E", "1.G", ".5G", "1.5", "1.5B", "1,5G", "0x10", "1e3",
+	"16777216T",
 	"18446744073709551616", "1.1234567890123456789G", "GiB", "1 G B",
 };
 
@@ -778,8 +807,10 @@ START_TEST(formatted_sizes)
 		const char *text;
 	} sizes[] = {
 		{ 0, "0B" }, { 1023, "1023B" }, { 1024, "1KiB" }, { 1536, "1.5KiB" }, { 12345, "12.1KiB" },
-		{ UINT64_C(1) << 30, "1GiB" }, { UINT64_C(1536) << 20, "1.5GiB" }, { UINT64_C(1280) << 20, "1.25GiB" },
-		{ UINT64_C(1100) << 20, "1100MiB" }, { UINT64_C(5000000000), "4.7GiB" }, { UINT64_C(64) << 40, "64TiB" },
+		{ UINT64_C(1) << 30, "1GiB" }, { UINT64_C(1536) << 20, "1.5GiB" },
+		{ UINT64_C(1280) << 20, "1.25GiB" },
+		{ UINT64_C(1100) << 20, "1100MiB" }, { UINT64_C(5000000000), "4.7GiB" },
+		{ UINT64_C(64) << 40, "64TiB" },
 		{ UINT64_MAX, "16777216TiB" },
 	};
 	char text[MANIFEST_SIZE_TEXT];
@@ -791,11 +822,13 @@ END_TEST
 
 START_TEST(suggestions)
 {
-	static const char *const fields[] = { "image", "command", "args", "env", "mounts", "ports", "hostPid", "hostIpc" };
+	static const char *const fields[] = { "image", "command", "args", "env", "mounts", "ports", "hostPid",
+		"hostIpc" };
 	static const struct {
 		const char *word, *nearest;
 	} words[] = {
-		{ "imgae", "image" }, { "IMAGE", "image" }, { "comand", "command" }, { "arg", "args" }, { "evn", "env" },
+		{ "imgae", "image" }, { "IMAGE", "image" }, { "comand", "command" }, { "arg", "args" },
+		{ "evn", "env" },
 		{ "mount", "mounts" }, { "port", "ports" }, { "host_pid", "hostPid" }, { "hosticp", "hostIpc" },
 		{ "x", NULL }, { "", NULL }, { "frobnicate", NULL },
 		{ "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", NULL },
@@ -818,12 +851,16 @@ START_TEST(core_schema)
 		enum scalar type;
 	} scalars[] = {
 		{ "", SCALAR_NULL }, { "~", SCALAR_NULL }, { "NULL", SCALAR_NULL }, { "nULL", SCALAR_STRING },
-		{ "true", SCALAR_BOOL }, { "False", SCALAR_BOOL }, { "tRUE", SCALAR_STRING }, { "yes", SCALAR_STRING },
-		{ "0", SCALAR_INT }, { "-0", SCALAR_INT }, { "+12", SCALAR_INT }, { "007", SCALAR_INT }, { "0x1F", SCALAR_INT },
+		{ "true", SCALAR_BOOL }, { "False", SCALAR_BOOL }, { "tRUE", SCALAR_STRING },
+		{ "yes", SCALAR_STRING },
+		{ "0", SCALAR_INT }, { "-0", SCALAR_INT }, { "+12", SCALAR_INT }, { "007", SCALAR_INT },
+		{ "0x1F", SCALAR_INT },
 		{ "0o17", SCALAR_INT }, { "0o8", SCALAR_STRING }, { "0x", SCALAR_STRING }, { "-", SCALAR_STRING },
-		{ "-0x1", SCALAR_STRING }, { "1_000", SCALAR_STRING }, { "0b1", SCALAR_STRING }, { "1.5", SCALAR_FLOAT },
+		{ "-0x1", SCALAR_STRING }, { "1_000", SCALAR_STRING }, { "0b1", SCALAR_STRING },
+		{ "1.5", SCALAR_FLOAT },
 		{ ".5", SCALAR_FLOAT }, { "1.", SCALAR_FLOAT }, { ".", SCALAR_STRING }, { "1e3", SCALAR_FLOAT },
-		{ "1e", SCALAR_STRING }, { "-1.5E-3", SCALAR_FLOAT }, { "-.inf", SCALAR_FLOAT }, { ".NaN", SCALAR_FLOAT },
+		{ "1e", SCALAR_STRING }, { "-1.5E-3", SCALAR_FLOAT }, { "-.inf", SCALAR_FLOAT },
+		{ ".NaN", SCALAR_FLOAT },
 		{ "-.nan", SCALAR_STRING }, { "1.2.3", SCALAR_STRING }, { "e5", SCALAR_STRING },
 	};
 	uint64_t value;
@@ -841,8 +878,10 @@ END_TEST
 
 START_TEST(utf8)
 {
-	static const char *const good[] = { "", "a", "\xc3\xa4", "\xe2\x98\xba", "\xf0\x9f\x98\x80", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf" };
-	static const char *const bad[] = { "\x80", "\xc3", "\xc0\xaf", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
+	static const char *const good[] = { "", "a", "\xc3\xa4", "\xe2\x98\xba", "\xf0\x9f\x98\x80",
+		"\xed\x9f\xbf", "\xf4\x8f\xbf\xbf" };
+	static const char *const bad[] = { "\x80", "\xc3", "\xc0\xaf", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80",
+		"\xf0\x80\x80\x80",
 					   "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xc3\x28", "\xe2\x98" };
 
 	for (size_t i = 0; i < N(good); i++)
