@@ -242,9 +242,19 @@ static void check_binds(const Capsule__V1__ContainerSpec *spec, struct targets *
 
 /* ---- ports ---- */
 
+/* "" is tcp; NULL is neither. */
 static const char *protocol_of(const Capsule__V1__PortMapping *port)
 {
-	return *port->protocol ? port->protocol : "tcp";
+	if (!*port->protocol || strcmp(port->protocol, "tcp") == 0)
+		return "tcp";
+	return strcmp(port->protocol, "udp") == 0 ? "udp" : NULL;
+}
+
+static bool is_same_port(const Capsule__V1__PortMapping *a, const Capsule__V1__PortMapping *b)
+{
+	const char *x = protocol_of(a), *y = protocol_of(b);
+
+	return a->host_port && a->host_port == b->host_port && x && y && strcmp(x, y) == 0;
 }
 
 static void check_port_number(uint32_t number, const struct path *up, const char *field, struct manifest_mistakes *m)
@@ -264,7 +274,7 @@ static void check_port(const Capsule__V1__PortMapping *port, const struct path *
 
 	check_port_number(port->container_port, path, "containerPort", m);
 	check_port_number(port->host_port, path, "hostPort", m);
-	if (strcmp(protocol_of(port), "tcp") != 0 && strcmp(protocol_of(port), "udp") != 0)
+	if (!protocol_of(port))
 		mistake(m, &protocol, "must be tcp or udp, not %s%s",
 			excerpt(&e, port->protocol, strlen(port->protocol)),
 			strcasecmp(port->protocol, "tcp") == 0 ? "; did you mean tcp?" :
@@ -282,11 +292,10 @@ static void check_ports(Capsule__V1__PortMapping *const *ports, size_t n, const 
 		struct path at = path_index(&path, i), host = path_field(&at, "hostPort");
 
 		check_port(ports[i], &at, m);
-		for (size_t j = 0; j < i && ports[i]->host_port; j++)
-			if (ports[i]->host_port == ports[j]->host_port &&
-			    strcmp(protocol_of(ports[i]), protocol_of(ports[j])) == 0) {
+		for (size_t j = 0; j < i; j++)
+			if (is_same_port(ports[i], ports[j])) {
 				mistake(m, &host, "%u/%s is published already by ports[%zu]", ports[i]->host_port,
-					excerpt(&(struct excerpt){ 0 }, protocol_of(ports[i]), strlen(protocol_of(ports[i]))), j);
+					protocol_of(ports[i]), j);
 				break;
 			}
 	}
@@ -418,7 +427,8 @@ static void check_boot(const Capsule__V1__MicroVMSpec *v, const struct path *spe
 	bool own = *v->kernel_path || *v->rootfs_path;
 
 	if (*v->image && own) {
-		mistake(m, &image, "cannot stand beside kernelPath and rootfsPath; a microVM boots from one or the other");
+		mistake(m, &image,
+			"cannot stand beside kernelPath and rootfsPath; a microVM boots from one or the other");
 	} else if (own) {
 		check_absolute(v->kernel_path, &kernel, m);
 		check_absolute(v->rootfs_path, &rootfs, m);

@@ -81,8 +81,8 @@ static void field_to_json(const ProtobufCMessage *message, const ProtobufCFieldD
 		value_to_json(field, field_member(message, field), out);
 }
 
-static bool field_differs(const ProtobufCMessage *from, const ProtobufCMessage *to, const ProtobufCFieldDescriptor *field,
-			  struct buf *old_value, struct buf *new_value)
+static bool field_differs(const ProtobufCMessage *from, const ProtobufCMessage *to,
+			  const ProtobufCFieldDescriptor *field, struct buf *old_value, struct buf *new_value)
 {
 	if (!(from && field_is_set(from, field)) && !(to && field_is_set(to, field)))
 		return false;

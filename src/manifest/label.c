@@ -18,7 +18,7 @@ const char *label_problem(const char *name, char out[LABEL_PROBLEM_MAX])
 	size_t n;
 
 	if (len == 0)
-		return "is required: a-z, 0-9 and '-'";
+		return "is required: 1 to 63 characters of a-z, 0-9 and '-'";
 	for (size_t i = 0; i < len; i++) {
 		if (is_label_char(name[i]))
 			continue;

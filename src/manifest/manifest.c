@@ -44,7 +44,7 @@ static void add_checked(const struct node *root, const struct manifest_mistakes 
 {
 	size_t read = m->n;
 
-	for (size_t i = 0; i < checked->n; i++) {
+	for (size_t i = 0; i < checked->n && !mistakes_full(m); i++) {
 		const char *path = checked->items[i].path;
 		unsigned line, column;
 
@@ -137,7 +137,7 @@ static void parse_documents(struct documents *d, struct manifest *manifest, stru
 	struct node *root;
 	size_t n = 0;
 
-	while (documents_next(d, &root, m) > 0) {
+	while (!mistakes_full(m) && documents_next(d, &root, m) > 0) {
 		if (is_empty(root))
 			continue;
 		if (n++ == MANIFEST_DOCUMENTS_MAX) {
@@ -163,6 +163,7 @@ int manifest_parse(const char *text, size_t len, struct manifest *ret, struct ma
 	if (!documents)
 		return -1;
 	parse_documents(documents, &manifest, ret_mistakes);
+	mistakes_sort(ret_mistakes);
 	if (ret_mistakes->n || ret_mistakes->out_of_memory)
 		return -1;
 	*ret = manifest;

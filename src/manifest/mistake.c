@@ -2,6 +2,7 @@
 /* Copyright The Capsule authors */
 #include "manifest/mistake.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -67,10 +68,11 @@ int mistake_add_at(struct manifest_mistakes *m, const char *path, unsigned line,
 {
 	struct manifest_mistake *item;
 
-	if (m->n > MANIFEST_MISTAKES_MAX)
+	if (mistakes_full(m))
 		return -1;
 	if (m->n == MANIFEST_MISTAKES_MAX) {
 		path = "";
+		line = column = 0;
 		message = "there are more mistakes than can be shown";
 	}
 	if (mistakes_grow(m) < 0) {
@@ -100,6 +102,30 @@ int mistake_add(struct manifest_mistakes *m, const struct path *path, unsigned l
 	buf_addv(&message, fmt, ap);
 	va_end(ap);
 	return mistake_add_at(m, buf_str(&where), line, column, buf_str(&message));
+}
+
+static unsigned before_nothing(unsigned line)
+{
+	return line ? line : UINT_MAX;
+}
+
+void mistakes_sort(struct manifest_mistakes *m)
+{
+	/* Insertion keeps the order of equal places; there are few, and most are in order. */
+	for (size_t i = 1; i < m->n; i++) {
+		struct manifest_mistake item = m->items[i];
+		size_t j = i;
+
+		for (; j > 0; j--) {
+			const struct manifest_mistake *above = &m->items[j - 1];
+
+			if (before_nothing(above->line) < before_nothing(item.line) ||
+			    (above->line == item.line && above->column <= item.column))
+				break;
+			m->items[j] = *above;
+		}
+		m->items[j] = item;
+	}
 }
 
 void manifest_mistakes_release(struct manifest_mistakes *m)

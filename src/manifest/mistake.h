@@ -44,6 +44,15 @@ int mistake_add(struct manifest_mistakes *m, const struct path *path, unsigned l
 /* The same with the path as text. */
 int mistake_add_at(struct manifest_mistakes *m, const char *path, unsigned line, unsigned column, const char *message);
 
+/* Whether further ones would be dropped: reading on is of no use. */
+static inline bool mistakes_full(const struct manifest_mistakes *m)
+{
+	return m->n > MANIFEST_MISTAKES_MAX;
+}
+
+/* In the order of the text; what has no place comes last. */
+void mistakes_sort(struct manifest_mistakes *m);
+
 /* A foreign word for use in a message: quoted, printable, cut to TEXT_EXCERPT_MAX bytes. Returns e->text. */
 struct excerpt {
 	char text[TEXT_EXCERPT_MAX * 6 + sizeof("\"\"...")];

@@ -164,7 +164,7 @@ static int read_enum(struct reader *r, const struct node *node, const ProtobufCE
 
 	if (!expect(r, node, NODE_SCALAR, "a word", path))
 		return -1;
-	if (enum_parse(descriptor, node->text, member) == 0 && strlen(node->text) == node->len)
+	if (strlen(node->text) == node->len && enum_parse(descriptor, node->text, member) == 0)
 		return 0;
 	schema_explain_enum(descriptor, node->text, node->len, &why);
 	mistake_at(r, node, path, "%s", buf_str(&why));
@@ -278,7 +278,7 @@ static void read_list(struct reader *r, struct node *node, const struct schema_f
 	items = repeated_new(r, node, message, schema->field);
 	if (!items)
 		return;
-	for (struct node *child = node->first; child; child = child->next, ++*n) {
+	for (struct node *child = node->first; child && !mistakes_full(r->mistakes); child = child->next, ++*n) {
 		struct path at = path_index(path, *n);
 
 		if (strings)
@@ -389,7 +389,7 @@ static void read_map(struct reader *r, struct node *node, const ProtobufCFieldDe
 		find_duplicate_entries(r, node, path);
 	else
 		find_duplicates(r, node, path);
-	for (struct node *child = node->first; child; child = child->next, i++) {
+	for (struct node *child = node->first; child && !mistakes_full(r->mistakes); child = child->next, i++) {
 		struct path at = path_index(path, i);
 
 		if (child->duplicate || (child->key && child->key->refused))
@@ -448,7 +448,8 @@ static void find_duplicates(struct reader *r, struct node *node, const struct pa
 		if (key->len != before->len || memcmp(key->text, before->text, key->len) != 0)
 			continue;
 		sorted[i]->duplicate = true;
-		mistake_add(r->mistakes, &at, key->line, key->column, "is given twice (first in line %u)", before->line);
+		mistake_add(r->mistakes, &at, key->line, key->column, "is given twice (first in line %u)",
+			    before->line);
 	}
 }
 
@@ -503,7 +504,7 @@ static void read_field(struct reader *r, struct node *child, const struct schema
 static void read_fields(struct reader *r, struct node *node, ProtobufCMessage *message, const struct path *path)
 {
 	find_duplicates(r, node, path);
-	for (struct node *child = node->first; child; child = child->next) {
+	for (struct node *child = node->first; child && !mistakes_full(r->mistakes); child = child->next) {
 		struct path at = path_field(path, child->key->text);
 		struct schema_field schema;
 
@@ -545,7 +546,6 @@ static enum schema_kind read_kind(struct reader *r, const struct node *root)
 	struct path path = path_field(NULL, "kind");
 	const struct node *node = find_child(root, "kind");
 	enum schema_kind kind = SCHEMA_KIND_NONE;
-	const char *text;
 
 	if (!node)
 		node = find_misspelt_kind(root);
@@ -557,12 +557,12 @@ static enum schema_kind read_kind(struct reader *r, const struct node *root)
 		mistake_add(r->mistakes, &path, line, column, "is required: Container, MicroVM or Volume");
 		return guess_kind(root);
 	}
-	text = read_text(r, node, &path);
-	if (text)
-		kind = schema_kind_parse(text);
-	if (text && kind == SCHEMA_KIND_NONE) {
-		kind = schema_explain_kind(text, node->len, &why);
-		mistake_at(r, node, &path, "%s", buf_str(&why));
+	if (expect(r, node, NODE_SCALAR, "Container, MicroVM or Volume", &path)) {
+		kind = strlen(node->text) == node->len ? schema_kind_parse(node->text) : SCHEMA_KIND_NONE;
+		if (kind == SCHEMA_KIND_NONE) {
+			kind = schema_explain_kind(node->text, node->len, &why);
+			mistake_at(r, node, &path, "%s", buf_str(&why));
+		}
 	}
 	return kind != SCHEMA_KIND_NONE ? kind : guess_kind(root);
 }

@@ -89,10 +89,10 @@ static const struct {
 	const char *belongs;
 } homes[] = {
 	{ WORKLOAD, "it belongs at the top level, beside name and kind" },
-	{ CONTAINER, "it belongs into \"container\"" },
-	{ MICRO_VM, "it belongs into \"microVm\"" },
-	{ PORT, "it belongs into an entry of \"ports\"" },
-	{ MOUNT, "it belongs into an entry of \"mounts\"" },
+	{ CONTAINER, "it belongs in \"container\"" },
+	{ MICRO_VM, "it belongs in \"microVm\"" },
+	{ PORT, "it belongs in an entry of \"ports\"" },
+	{ MOUNT, "it belongs in an entry of \"mounts\"" },
 	{ VOLUME, "only a Volume has it" },
 };
 
@@ -102,13 +102,17 @@ static const char *explain_home(const ProtobufCMessageDescriptor *descriptor, co
 
 	if (descriptor == VOLUME)
 		return NULL;
-	if (descriptor == MICRO_VM && schema_find(WORKLOAD, name, &field) < 0 && schema_find(CONTAINER, name, &field) == 0)
-		return "only a Container has it";
-	if (descriptor == CONTAINER && schema_find(WORKLOAD, name, &field) < 0 && schema_find(MICRO_VM, name, &field) == 0)
-		return "only a MicroVM has it";
-	for (size_t i = 0; i < sizeof homes / sizeof *homes; i++)
-		if (homes[i].message != descriptor && schema_find(homes[i].message, name, &field) == 0 && !field.refused)
-			return homes[i].belongs;
+	for (size_t i = 0; i < sizeof homes / sizeof *homes; i++) {
+		const ProtobufCMessageDescriptor *home = homes[i].message;
+
+		if (home == descriptor || schema_find(home, name, &field) < 0 || field.refused)
+			continue;
+		if (descriptor == MICRO_VM && home == CONTAINER)
+			return "only a Container has it";
+		if (descriptor == CONTAINER && home == MICRO_VM)
+			return "only a MicroVM has it";
+		return homes[i].belongs;
+	}
 	return NULL;
 }
 
@@ -256,18 +260,19 @@ static void list_values(const ProtobufCEnumDescriptor *descriptor, struct buf *o
 
 void schema_explain_enum(const ProtobufCEnumDescriptor *descriptor, const char *text, size_t len, struct buf *out)
 {
+	const enum enum_style styles[] = { schema_enum_style(descriptor), ENUM_UPPER, ENUM_FULL };
 	char names[8][ENUM_STYLES][FIELD_NAME_MAX];
 	struct suggest suggest;
 	struct excerpt e;
 
 	suggest_init(&suggest, text);
-	for (unsigned i = 0; i < descriptor->n_values && i < 8; i++)
-		for (int style = ENUM_FULL; style < ENUM_STYLES; style++) {
+	/* Of names that are equally near, the first wins: the one that manifests show. */
+	for (int s = 0; s < ENUM_STYLES; s++)
+		for (unsigned i = 0; i < descriptor->n_values && i < 8; i++) {
 			int value = descriptor->values[i].value;
-			const char *name = enum_name(descriptor, value, (enum enum_style)style, names[i][style]);
 
 			if (may_ask_for(descriptor, value))
-				suggest_offer(&suggest, name);
+				suggest_offer(&suggest, enum_name(descriptor, value, styles[s], names[i][s]));
 		}
 	buf_adds(out, "must be ");
 	list_values(descriptor, out);

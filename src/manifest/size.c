@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "manifest/manifest.h"
+#include "manifest/mistake.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 static const char units[] = "KMGT";
 
@@ -51,6 +52,7 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 	const char *s = text, *fraction = NULL;
 	uint64_t value = 0;
 	size_t n_fraction = 0;
+	struct excerpt e;
 	int shift;
 
 	if (!is_digit(*s))
@@ -67,14 +69,14 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 		if (n_fraction == 0 || n_fraction > 18)
 			goto malformed;
 	}
-	while (*s == ' ')
-		s++;
+	if (*s == ' ' && s[strspn(s, " ")])
+		s += strspn(s, " ");
 	shift = parse_unit(s);
 	if (shift < 0)
 		goto malformed;
 	if (fraction && shift == 0)
-		return error_set(err, ERR_INVALID_ARGUMENT, "size \"%.64s\" has a fraction but no unit; write for example 1.5GiB",
-				 text);
+		return error_set(err, ERR_INVALID_ARGUMENT, "%s has a fraction but no unit; write for example 1.5GiB",
+				 excerpt(&e, text, strlen(text)));
 	if (value > UINT64_MAX >> shift)
 		goto too_large;
 	value <<= shift;
@@ -85,9 +87,10 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 
 malformed:
 	return error_set(err, ERR_INVALID_ARGUMENT,
-			 "size \"%.64s\" is not a number with an optional unit; write for example 500M, 2GiB or 1.5TiB", text);
+			 "%s is not a size: write a number and a unit, for example 500M, 2GiB or 1.5TiB",
+			 excerpt(&e, text, strlen(text)));
 too_large:
-	return error_set(err, ERR_INVALID_ARGUMENT, "size \"%.64s\" is too large", text);
+	return error_set(err, ERR_INVALID_ARGUMENT, "%s is too large a size", excerpt(&e, text, strlen(text)));
 }
 
 /* Hundredths of 2^shift when the value is a whole number of them. */
@@ -116,6 +119,7 @@ static void print_hundredths(char *out, uint64_t hundredths, const char *suffix)
 char *manifest_format_size(uint64_t bytes, char out[MANIFEST_SIZE_TEXT])
 {
 	static const char *const suffixes[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+	unsigned __int128 tenths;
 	uint64_t hundredths;
 	int unit = 0, shift;
 
@@ -131,7 +135,9 @@ char *manifest_format_size(uint64_t bytes, char out[MANIFEST_SIZE_TEXT])
 		snprintf(out, MANIFEST_SIZE_TEXT, "%" PRIu64 "%s", bytes >> (shift - 10), suffixes[unit - 1]);
 		return out;
 	}
-	hundredths = (uint64_t)((((unsigned __int128)bytes * 10) + ((unsigned __int128)1 << (shift - 1))) >> shift) * 10;
+	/* One digit after the point, rounded. */
+	tenths = (unsigned __int128)bytes * 10 + ((unsigned __int128)1 << (shift - 1));
+	hundredths = (uint64_t)(tenths >> shift) * 10;
 	print_hundredths(out, hundredths, suffixes[unit]);
 	return out;
 }

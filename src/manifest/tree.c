@@ -7,6 +7,8 @@
 #include <jansson.h>
 #include <yaml.h>
 
+#define TAGS_REFUSED "tags (!) have no place in a manifest; a value in quotes is a string"
+
 /* ---- memory: a tree is released at once ---- */
 
 #define POOL_CHUNK (16u << 10)
@@ -115,13 +117,18 @@ static char byte_at(const struct documents *d, const yaml_mark_t *mark)
 
 /* ---- the text before the parser sees it ---- */
 
+/* libyaml compares each tag directive with all before it. */
+#define TAG_DIRECTIVES_MAX 16
+
 static int check_characters(const char *text, size_t len, struct manifest_mistakes *m)
 {
-	unsigned line = 1, column = 1;
+	unsigned line = 1, column = 1, directives = 0;
 	uint32_t c = 0;
 	size_t n;
 
 	for (size_t i = 0; i < len; i += n) {
+		if (column == 1 && len - i > 4 && memcmp(text + i, "%TAG", 4) == 0 && ++directives > TAG_DIRECTIVES_MAX)
+			return mistake_add(m, NULL, line, column, TAGS_REFUSED);
 		n = text_decode(text + i, len - i, &c);
 		if (n == 0)
 			return mistake_add(m, NULL, line, column, "byte 0x%02x is not UTF-8", (uint8_t)text[i]);
@@ -189,8 +196,8 @@ static bool has_surrogate(const char *text, size_t len)
 }
 
 /*
- * JSON writes a character beyond U+FFFF as two escapes, which YAML does not know. They are joined here, when the text is
- * JSON without doubt: then an escape can be nothing else.
+ * JSON writes a character beyond U+FFFF as two escapes, which YAML does not know. They are joined here, when the text
+ * is JSON without doubt: then an escape can be nothing else.
  */
 static int join_surrogates(struct documents *d, struct manifest_mistakes *m)
 {
@@ -245,7 +252,8 @@ static int syntax_mistake(struct documents *d, struct manifest_mistakes *m)
 		problem = "found a tab where only spaces may indent";
 	if (p->context)
 		snprintf(context, sizeof context, ", %s that begins in line %u", p->context, line_of(&p->context_mark));
-	return mistake_add(m, NULL, line_of(&p->problem_mark), column_of(d, &p->problem_mark), "%s%s", problem, context);
+	return mistake_add(m, NULL, line_of(&p->problem_mark), column_of(d, &p->problem_mark), "%s%s", problem,
+			   context);
 }
 
 static int event_next(struct documents *d, yaml_event_t *ret, struct manifest_mistakes *m)
@@ -281,7 +289,7 @@ static const char *refusal(const yaml_char_t *anchor, const yaml_char_t *tag)
 	if (anchor)
 		return "anchors and aliases (& and *) have no place in a manifest; write the value out";
 	if (tag)
-		return "tags (!) have no place in a manifest; a value in quotes is a string";
+		return TAGS_REFUSED;
 	return NULL;
 }
 

@@ -6,7 +6,7 @@
  *
  * The tree does not judge what a manifest may hold: anchors, aliases, tags and keys that are not words are marked as
  * refused, so that the reader can report them with their path. Only what stops the parser is a mistake here:
- * characters that are not UTF-8 or not printable, syntax, nesting beyond TREE_DEPTH_MAX, more than TREE_NODES_MAX nodes.
+ * characters that are not UTF-8 or not printable, syntax, and what is beyond the limits.
  */
 #ifndef CAPSULE_MANIFEST_TREE_H
 #define CAPSULE_MANIFEST_TREE_H
