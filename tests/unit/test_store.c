@@ -634,7 +634,7 @@ END_TEST
 
 START_TEST(meta_is_kept)
 {
-	_cleanup_free_ char *none = NULL, *value = NULL;
+	_cleanup_free_ char *none = NULL, *value = NULL, *first = NULL, *second = NULL;
 
 	ok(store_meta_get(store, "id", &none, &err));
 	ck_assert_ptr_null(none);
@@ -643,6 +643,10 @@ START_TEST(meta_is_kept)
 	reopen();
 	ok(store_meta_get(store, "id", &value, &err));
 	ck_assert_str_eq(value, "two");
+	ok(store_meta_default(store, "key", "first", &first, &err));
+	ok(store_meta_default(store, "key", "second", &second, &err));
+	ck_assert_str_eq(first, "first");
+	ck_assert_str_eq(second, "first");
 }
 END_TEST
 
