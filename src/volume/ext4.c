@@ -81,9 +81,13 @@ int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, 
 /* Messages are looked at, so they come in one language. */
 static const char *const tool_env[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", NULL };
 
-static int run_tool(const char *const *argv, int64_t timeout_ms, struct process_result *ret, struct error *err)
+static int run_tool(const char *const *argv, int lock_fd, int64_t timeout_ms, struct process_result *ret, struct error *err)
 {
-	struct process_run run = { .spawn = { .argv = argv, .env = tool_env }, .timeout_ms = timeout_ms };
+	const struct process_fd inherited = { .fd = lock_fd, .target = STDERR_FILENO + 1 };
+	struct process_run run = {
+		.spawn = { .argv = argv, .env = tool_env, .fds = &inherited, .n_fds = 1 },
+		.timeout_ms = timeout_ms,
+	};
 
 	if (process_run(&run, ret, err) == 0)
 		return 0;
@@ -116,7 +120,7 @@ static int tool_failed(const char *tool, struct process_result *result, struct e
 	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d: %s", tool, result->exit_code, finding(result));
 }
 
-int ext4_make(const char *what, const char *path, struct error *err)
+int ext4_make(const char *what, const char *path, int lock_fd, struct error *err)
 {
 	/* Not mke2fs's choices for small devices (1 KiB blocks): volumes grow. No reserved blocks: nobody but the
 	 * workload writes here. After an error no more is written, so that little is lost. */
@@ -126,7 +130,7 @@ int ext4_make(const char *what, const char *path, struct error *err)
 				     path, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run_tool(argv, MAKE_TIMEOUT_MS, &result, err) < 0)
+	if (run_tool(argv, lock_fd, MAKE_TIMEOUT_MS, &result, err) < 0)
 		return error_wrap(err, "cannot make the file system of %s", what);
 	if (result.exit_code != 0) {
 		tool_failed("mke2fs", &result, err);
@@ -135,12 +139,12 @@ int ext4_make(const char *what, const char *path, struct error *err)
 	return 0;
 }
 
-int ext4_check(const char *what, const char *path, bool thorough, struct error *err)
+int ext4_check(const char *what, const char *path, int lock_fd, bool thorough, struct error *err)
 {
 	const char *const argv[] = { "e2fsck", "-p", path, thorough ? "-f" : NULL, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run_tool(argv, CHECK_TIMEOUT_MS, &result, err) < 0)
+	if (run_tool(argv, lock_fd, CHECK_TIMEOUT_MS, &result, err) < 0)
 		return error_wrap(err, "cannot check the file system of %s", what);
 	if ((result.exit_code & ~(E2FSCK_REPAIRED | E2FSCK_REPAIRED_REBOOT)) == 0)
 		return 0;
@@ -150,12 +154,12 @@ int ext4_check(const char *what, const char *path, bool thorough, struct error *
 			 what, finding(&result), path, path);
 }
 
-int ext4_grow(const char *what, const char *path, struct error *err)
+int ext4_grow(const char *what, const char *path, int lock_fd, struct error *err)
 {
 	const char *const argv[] = { "resize2fs", path, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run_tool(argv, CHECK_TIMEOUT_MS, &result, err) < 0)
+	if (run_tool(argv, lock_fd, CHECK_TIMEOUT_MS, &result, err) < 0)
 		return error_wrap(err, "cannot grow the file system of %s", what);
 	if (result.exit_code != 0) {
 		tool_failed("resize2fs", &result, err);

@@ -15,10 +15,13 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -237,7 +240,8 @@ START_TEST(promised_room_is_there)
 	path = image_path("data");
 	ok(ext4_read_state("volume data", path, &state, &err));
 	ck_assert(!state.has_errors);
-	ok(ext4_check("volume data", path, true, &err));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	ok(ext4_check("volume data", path, fd, true, &err));
 }
 END_TEST
 
@@ -462,6 +466,91 @@ START_TEST(leftovers_of_a_crash_are_swept)
 }
 END_TEST
 
+/* ---- kills ---- */
+
+#define KILLS 16
+
+static void make_and_grow(int ready)
+{
+	if (write(ready, "", 1) != 1 || backend->ops->create(backend, "data", 64 * MIB, &err) < 0 ||
+	    backend->ops->grow(backend, "data", 2048 * MIB, &err) < 0)
+		_exit(1);
+	_exit(0);
+}
+
+/* The owner is killed a little later in each round; tools that it started go on without it. Whoever comes next gets a
+ * whole volume by asking for the same again. */
+START_TEST(killed_owner_leaves_no_damage)
+{
+	_cleanup_free_ char *path = image_path("data");
+	int unfinished = 0;
+
+	for (int i = 0; i < KILLS; i++) {
+		_cleanup_close_ int fd = -1;
+		struct found found = { 0 };
+		int fds[2];
+		char c;
+		pid_t pid;
+
+		ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+		pid = fork();
+		if (pid == 0)
+			make_and_grow(fds[1]);
+		close(fds[1]);
+		ck_assert_int_eq(read(fds[0], &c, 1), 1);
+		(void)poll(&(struct pollfd){ .fd = fds[0], .events = POLLIN }, 1, 3 * i);
+		kill(pid, SIGKILL);
+		unfinished += process_wait(pid) != 0;
+		close(fds[0]);
+		ok(backend->ops->enumerate(backend, note, &found, &err));
+		ck_assert_uint_le(found.n, 1);
+		if (!found.n)
+			ok(backend->ops->create(backend, "data", 64 * MIB, &err));
+		ok(backend->ops->grow(backend, "data", 2048 * MIB, &err));
+		ck_assert_uint_eq(entries(images), 1);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		ok(ext4_check("volume data", path, fd, true, &err));
+		mount_volume("data", false, mnt);
+		write_file("page", "hello");
+		ck_assert_int_eq(umount(mnt), 0);
+		ok(backend->ops->remove(backend, "data", &err));
+	}
+	printf("# %d of %d owners were killed before the end\n", unfinished, KILLS);
+	ck_assert_int_gt(unfinished, 0);
+}
+END_TEST
+
+/* What a tool inherits is what the next owner waits for. */
+START_TEST(next_owner_waits_for_a_tool)
+{
+	_cleanup_free_ char *path = image_path("data");
+	_cleanup_close_ int fd = -1, other = -1;
+
+	ok(backend->ops->create(backend, "data", 32 * MIB, &err));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	other = open(path, O_RDWR | O_CLOEXEC);
+	ck_assert_int_eq(flock(fd, LOCK_EX), 0);
+	{
+		const char *const argv[] = { "cat", NULL }; /* a tool that works as long as we like */
+		struct process_fd given[2];
+		struct process_spawn spawn = { .argv = argv, .fds = given, .n_fds = 2 };
+		int fds[2];
+		pid_t pid;
+
+		ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+		given[0] = (struct process_fd){ fds[0], STDIN_FILENO };
+		given[1] = (struct process_fd){ fd, STDERR_FILENO + 1 };
+		ok(process_spawn(&spawn, &pid, NULL, &err));
+		close(steal_fd(&fd));
+		ck_assert_int_lt(flock(other, LOCK_EX | LOCK_NB), 0);
+		close(fds[1]);
+		close(fds[0]);
+		ok(backend->ops->grow(backend, "data", 64 * MIB, &err)); /* returns once the tool has ended */
+		ck_assert_int_eq(process_wait(pid), 0);
+	}
+}
+END_TEST
+
 /* ---- threads ---- */
 
 #define THREADS 6
@@ -521,7 +610,8 @@ int main(void)
 		create_is_sparse_and_quick, create_again_keeps_the_data, bad_requests_are_refused, no_room_is_said_at_creation,
 		promised_room_is_there, full_disk_during_creation_leaves_nothing, grow_keeps_data, interrupted_grow_is_completed,
 		device_goes_with_its_last_user, one_device_a_file, read_only_is_read_only, unclean_volume_is_recovered,
-		errors_are_repaired_before_use, damage_is_told, leftovers_of_a_crash_are_swept, volumes_do_not_disturb_each_other,
+		errors_are_repaired_before_use, damage_is_told, leftovers_of_a_crash_are_swept, killed_owner_leaves_no_damage,
+		next_owner_waits_for_a_tool, volumes_do_not_disturb_each_other,
 	};
 	Suite *suite = suite_create("volume");
 	TCase *tc = tcase_create("volume");
