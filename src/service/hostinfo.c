@@ -102,8 +102,8 @@ static int fill_state_root(Capsule__V1__GetInfoResponse *info, const char *state
 	return 0;
 }
 
-/* The disk that holds the root file system: of a partition, the whole disk. A root that is on no block device (an overlay,
- * a network) has none. */
+/* The disk that holds the root file system: of a partition, the whole disk. A root that is on no block device (an
+ * overlay, a network) has none. */
 static int fill_disk(Capsule__V1__GetInfoResponse *info, struct error *err)
 {
 	_cleanup_free_ char *link = NULL, *device = NULL, *partition = NULL, *size_path = NULL, *size = NULL;

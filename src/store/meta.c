@@ -20,7 +20,8 @@ int store_meta_set(struct store *store, const char *key, const char *value, stru
 
 	if (db_begin(store, err) < 0)
 		return -1;
-	r = db_run(store, err, "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", "tt",
+	r = db_run(store, err,
+		   "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", "tt",
 		   key, value);
 	return db_end(store, r, err);
 }

@@ -81,7 +81,8 @@ int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, 
 /* Messages are looked at, so they come in one language. */
 static const char *const tool_env[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", NULL };
 
-static int run_tool(const char *const *argv, int lock_fd, int64_t timeout_ms, struct process_result *ret, struct error *err)
+static int run_tool(const char *const *argv, int lock_fd, int64_t timeout_ms, struct process_result *ret,
+		    struct error *err)
 {
 	const struct process_fd inherited = { .fd = lock_fd, .target = STDERR_FILENO + 1 };
 	struct process_run run = {
@@ -116,8 +117,10 @@ static const char *finding(struct process_result *result)
 static int tool_failed(const char *tool, struct process_result *result, struct error *err)
 {
 	if (strstr(result->output, strerrordesc_np(ENOSPC)))
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "%s found the disk full; free some space and try again", tool);
-	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d: %s", tool, result->exit_code, finding(result));
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "%s found the disk full; free some space and try again",
+				 tool);
+	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d: %s", tool, result->exit_code,
+			 finding(result));
 }
 
 int ext4_make(const char *what, const char *path, int lock_fd, struct error *err)
@@ -126,7 +129,8 @@ int ext4_make(const char *what, const char *path, int lock_fd, struct error *err
 	 * workload writes here. After an error no more is written, so that little is lost. */
 	const char *const argv[] = { "mke2fs", "-q", "-F", "-t", "ext4", "-T", "default", "-b", "4096", "-m", "0", "-e",
 				     "remount-ro", "-E",
-				     "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,nodiscard,root_owner=0:0",
+				     "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,"
+				     "nodiscard,root_owner=0:0",
 				     path, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
@@ -149,8 +153,8 @@ int ext4_check(const char *what, const char *path, int lock_fd, bool thorough, s
 	if ((result.exit_code & ~(E2FSCK_REPAIRED | E2FSCK_REPAIRED_REBOOT)) == 0)
 		return 0;
 	return error_set(err, ERR_DATA_LOSS,
-			 "the file system of %s is damaged and needs your decisions (%s); copy %s to a safe place, then run "
-			 "e2fsck %s",
+			 "the file system of %s is damaged and needs your decisions (%s); copy %s to a safe place, "
+			 "then run e2fsck %s",
 			 what, finding(&result), path, path);
 }
 

@@ -6,8 +6,8 @@
  *
  * All functions block: task threads only. `what` names the file system in messages ("volume data").
  *
- * The tools outlive a daemon that is killed, and go on. `lock_fd` is what the next daemon can wait for: an open file that
- * the caller holds under flock(2); the tool inherits it, so the lock lasts as long as the tool works.
+ * The tools outlive a daemon that is killed, and go on. `lock_fd` is what the next daemon can wait for: an open file
+ * that the caller holds under flock(2); the tool inherits it, so the lock lasts as long as the tool works.
  */
 #ifndef CAPSULE_VOLUME_EXT4_H
 #define CAPSULE_VOLUME_EXT4_H

@@ -168,8 +168,8 @@ static int check_room(const struct file_backend *fb, const char *what, uint64_t 
 	if (needed <= free_bytes)
 		return 0;
 	return error_set(err, ERR_RESOURCE_EXHAUSTED,
-			 "there is not enough room in %s for %s: it needs %llu MiB, and %llu MiB are free that no other volume was "
-			 "promised; choose a smaller size or free some space",
+			 "there is not enough room in %s for %s: it needs %llu MiB, and %llu MiB are free that no other "
+			 "volume was promised; choose a smaller size or free some space",
 			 fb->directory, what, MIB(needed + (1 << 20) - 1), MIB(free_bytes));
 }
 
@@ -240,7 +240,8 @@ static int existing(const struct image *image, uint64_t size, struct error *err)
 		return errno == ENOENT ? 0 : error_errno(err, errno, "cannot look at %s", image->path);
 	if ((uint64_t)st.st_size == size)
 		return 1;
-	return error_set(err, ERR_ALREADY_EXISTS, "%s cannot be made: %s exists with another size; move it away or choose another name",
+	return error_set(err, ERR_ALREADY_EXISTS,
+			 "%s cannot be made: %s exists with another size; move it away or choose another name",
 			 image->what, image->path);
 }
 
@@ -287,7 +288,8 @@ static int file_create(struct volume_backend *b, const char *name, uint64_t size
 	int r;
 
 	if (size_bytes < VOLUME_SIZE_MIN || size_bytes > INT64_MAX)
-		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot have %llu bytes; the least is %llu MiB", name,
+		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot have %llu bytes; the least is %llu MiB",
+				 name,
 				 (unsigned long long)size_bytes, MIB(VOLUME_SIZE_MIN));
 	if (image_init(self(b), name, &image, err) < 0)
 		return -1;
@@ -307,7 +309,8 @@ static int refuse_attached(const struct image *image, struct error *err)
 		return error_wrap(err, "cannot use %s", image->what);
 	if (loop.fd < 0)
 		return 0;
-	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that mounts it first", image->what,
+	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that mounts it first",
+			 image->what,
 			 loop.device);
 }
 
@@ -328,7 +331,8 @@ static int grow_locked(struct file_backend *fb, const struct image *image, uint6
 	if (ext4_read_state(image->what, image->path, &state, err) < 0)
 		return -1;
 	if ((uint64_t)st.st_size > size)
-		return error_set(err, ERR_FAILED_PRECONDITION, "%s holds %llu MiB and cannot shrink to %llu MiB", image->what,
+		return error_set(err, ERR_FAILED_PRECONDITION, "%s holds %llu MiB and cannot shrink to %llu MiB",
+				 image->what,
 				 MIB((uint64_t)st.st_size), MIB(size));
 	if ((uint64_t)st.st_size == size && state.size_bytes == size && !state.has_errors)
 		return 0;
@@ -389,7 +393,8 @@ static int reuse(const struct image *image, bool read_only, struct loop *found, 
 {
 	if (found->read_only == read_only)
 		return 0;
-	return error_set(err, ERR_UNAVAILABLE, "%s is still attached %s as %s; try again when that use has ended", image->what,
+	return error_set(err, ERR_UNAVAILABLE, "%s is still attached %s as %s; try again when that use has ended",
+			 image->what,
 			 found->read_only ? "read-only" : "for writing", found->device);
 }
 
@@ -456,7 +461,8 @@ static int sweep(struct file_backend *fb, const char *file, struct error *err)
 	return r;
 }
 
-static int file_enumerate(struct volume_backend *b, void (*fn)(const char *name, void *arg), void *arg, struct error *err)
+static int file_enumerate(struct volume_backend *b, void (*fn)(const char *name, void *arg), void *arg,
+			  struct error *err)
 {
 	struct file_backend *fb = self(b);
 	_cleanup_closedir_ DIR *dir = opendir(fb->directory);
