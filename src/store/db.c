@@ -60,14 +60,16 @@ static int fail_io(const char *path, sqlite3 *db, struct error *err)
 static int fail_damaged(const char *path, const char *reason, struct error *err)
 {
 	return error_set(err, ERR_DATA_LOSS,
-			 "%s is damaged (%s); stop capsuled and put back a copy, or move the file away to begin empty", path,
+			 "%s is damaged (%s); stop capsuled and put back a copy, or move the file away to begin empty",
+			 path,
 			 reason);
 }
 
 static int fail_not_writable(const char *path, const char *reason, struct error *err)
 {
 	return error_set(err, ERR_FAILED_PRECONDITION,
-			 "cannot write %s (%s); make the file, its directory and its file system writable for capsuled", path,
+			 "cannot write %s (%s); make the file, its directory and its file system writable for capsuled",
+			 path,
 			 reason);
 }
 
@@ -88,7 +90,8 @@ static int fail(const char *path, sqlite3 *db, struct error *err)
 		return fail_not_writable(path, sqlite3_errmsg(db), err);
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:
-		return error_set(err, ERR_UNAVAILABLE, "%s is locked by another program; end that program or try again later",
+		return error_set(err, ERR_UNAVAILABLE,
+				 "%s is locked by another program; end that program or try again later",
 				 path);
 	case SQLITE_NOMEM:
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory while using %s", path);
@@ -199,7 +202,8 @@ int db_run(struct store *store, struct error *err, const char *sql, const char *
 	return stmt && db_step(store, stmt, err) >= 0 ? 0 : -1;
 }
 
-int db_integer(struct store *store, int64_t none, int64_t *ret, struct error *err, const char *sql, const char *types, ...)
+int db_integer(struct store *store, int64_t none, int64_t *ret, struct error *err, const char *sql, const char *types,
+	       ...)
 {
 	_cleanup_db_stmt_ sqlite3_stmt *stmt = NULL;
 	va_list ap;
@@ -293,7 +297,8 @@ static int check_owner(struct store *store, struct error *err)
 	if (id == APPLICATION_ID || (id == 0 && tables == 0))
 		return 0;
 	return error_set(err, ERR_FAILED_PRECONDITION,
-			 "%s is the database of another program; move it away or choose another state root", store->path);
+			 "%s is the database of another program; move it away or choose another state root",
+			 store->path);
 }
 
 static int check_content(struct store *store, struct error *err)
@@ -360,7 +365,8 @@ static int configure(struct store *store, struct error *err)
 		return -1;
 	if (!mode || strcmp(mode, "wal"))
 		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "%s cannot be used with a write-ahead log; put the state root on a local file system", store->path);
+				 "%s cannot be used with a write-ahead log; put the state root on a local file system",
+				 store->path);
 	return 0;
 }
 

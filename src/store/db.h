@@ -47,7 +47,8 @@ int db_step(struct store *store, sqlite3_stmt *stmt, struct error *err);
 int db_run(struct store *store, struct error *err, const char *sql, const char *types, ...);
 
 /* The first column of the only row as an integer; `none` if there is no row. 0, or -1. */
-int db_integer(struct store *store, int64_t none, int64_t *ret, struct error *err, const char *sql, const char *types, ...);
+int db_integer(struct store *store, int64_t none, int64_t *ret, struct error *err, const char *sql, const char *types,
+	       ...);
 
 /* The first column of the first row as a copy; NULL if there is no row. 0, or -1. */
 int db_text(struct store *store, char **ret, struct error *err, const char *sql, const char *types, ...);

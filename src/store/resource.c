@@ -61,7 +61,8 @@ static int no_address(const char *name, const struct store_subnet *subnet, struc
 	inet_ntop(AF_INET, &first, first_text, sizeof first_text);
 	inet_ntop(AF_INET, &last, last_text, sizeof last_text);
 	return error_set(err, ERR_RESOURCE_EXHAUSTED,
-			 "no address from %s to %s is left for workload %s; delete a workload or give capsuled a larger subnet",
+			 "no address from %s to %s is left for workload %s; delete a workload or give "
+			 "capsuled a larger subnet",
 			 first_text, last_text, name);
 }
 
@@ -83,7 +84,8 @@ static int lease_new(struct store *store, const char *name, const struct store_s
 		return -1;
 	if (!address)
 		return no_address(name, subnet, err);
-	if (db_run(store, err, "INSERT INTO lease (address, workload) VALUES (?, ?)", "it", (int64_t)address, name) < 0 ||
+	if (db_run(store, err, "INSERT INTO lease (address, workload) VALUES (?, ?)", "it", (int64_t)address,
+		   name) < 0 ||
 	    db_run(store, err, "UPDATE counter SET last_address = ?", "i", (int64_t)address) < 0)
 		return -1;
 	*ret = address;
@@ -123,16 +125,19 @@ static int publish_one(struct store *store, const char *name, const Capsule__V1_
 	const char *protocol = *port->protocol ? port->protocol : "tcp";
 	_cleanup_free_ char *holder = NULL;
 
-	if (db_text(store, &holder, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ?", "ti", protocol,
+	if (db_text(store, &holder, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ?", "ti",
+		    protocol,
 		    (int64_t)port->host_port) < 0)
 		return -1;
 	if (holder && !strcmp(holder, name))
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "workload %s publishes host port %u/%s twice; give each port a host port of its own", name,
+				 "workload %s publishes host port %u/%s twice; give each port a host port of its own",
+				 name,
 				 port->host_port, protocol);
 	if (holder)
 		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "host port %u/%s is taken by workload %s; choose another host port or delete that workload",
+				 "host port %u/%s is taken by workload %s; choose another host port or delete that "
+				 "workload",
 				 port->host_port, protocol, holder);
 	return db_run(store, err, "INSERT INTO port (protocol, host_port, workload) VALUES (?, ?, ?)", "tit", protocol,
 		      (int64_t)port->host_port, name);
@@ -165,7 +170,8 @@ int store_port_holder(struct store *store, const char *protocol, uint16_t host_p
 
 int resource_in_use(const char *volume, const char *holder, struct error *err)
 {
-	return error_set(err, ERR_FAILED_PRECONDITION, "volume %s is in use by workload %s; stop or delete that workload first",
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "volume %s is in use by workload %s; stop or delete that workload first",
 			 volume, holder);
 }
 
@@ -182,16 +188,19 @@ static int volume_usable(struct store *store, const char *volume, const char *wo
 	if (!stmt || (r = db_step(store, stmt, err)) < 0)
 		return -1;
 	if (r == 0)
-		return error_set(err, ERR_NOT_FOUND, "volume %s, which workload %s names, does not exist; create it first", volume,
+		return error_set(err, ERR_NOT_FOUND,
+				 "volume %s, which workload %s names, does not exist; create it first", volume,
 				 workload);
 	switch (sqlite3_column_int(stmt, 0)) {
 	case VOLUME_READY:
 		break;
 	case VOLUME_CREATING:
-		return error_set(err, ERR_FAILED_PRECONDITION, "volume %s is still being made; try again in a moment", volume);
+		return error_set(err, ERR_FAILED_PRECONDITION, "volume %s is still being made; try again in a moment",
+				 volume);
 	default:
 		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "volume %s is being deleted; create it again once it is gone, or name another one", volume);
+				 "volume %s is being deleted; create it again once it is gone, or name another one",
+				 volume);
 	}
 	*ret_holder = NULL;
 	if (sqlite3_column_type(stmt, 1) != SQLITE_NULL && !(*ret_holder = db_column_text(stmt, 1)))
@@ -208,7 +217,8 @@ int resource_name_volumes(struct store *store, const char *name, const struct re
 		if (volume_usable(store, volume, name, &holder, err) < 0)
 			return -1;
 		/* One volume may be mounted at two paths. */
-		if (db_run(store, err, "INSERT OR IGNORE INTO mount (workload, volume) VALUES (?, ?)", "tt", name, volume) < 0)
+		if (db_run(store, err, "INSERT OR IGNORE INTO mount (workload, volume) VALUES (?, ?)", "tt", name,
+			   volume) < 0)
 			return -1;
 	}
 	return 0;

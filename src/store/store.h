@@ -137,4 +137,7 @@ int store_volume_remove(struct store *store, const char *name, struct error *err
 int store_meta_get(struct store *store, const char *key, char **ret, struct error *err);
 int store_meta_set(struct store *store, const char *key, const char *value, struct error *err);
 
+/* Sets the value if there is none yet; *ret is the one that then stands. Caller frees. */
+int store_meta_default(struct store *store, const char *key, const char *value, char **ret, struct error *err);
+
 #endif

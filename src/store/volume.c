@@ -93,14 +93,18 @@ static int create(struct store *store, const char *name, const char *backend, ui
 	if (row_find(store, name, &v, err) < 0)
 		return -1;
 	if (v.deleting)
-		return error_set(err, ERR_ALREADY_EXISTS, "volume %s is being deleted; try again once it is gone", name);
+		return error_set(err, ERR_ALREADY_EXISTS, "volume %s is being deleted; try again once it is gone",
+				 name);
 	if (v.name)
-		return error_set(err, ERR_ALREADY_EXISTS, "volume %s exists already; resize it or choose another name", name);
-	return db_run(store, err, "INSERT INTO volume (name, backend, size_bytes, state, created_at_ns) VALUES (?, ?, ?, ?, ?)",
+		return error_set(err, ERR_ALREADY_EXISTS, "volume %s exists already; resize it or choose another name",
+				 name);
+	return db_run(store, err,
+		      "INSERT INTO volume (name, backend, size_bytes, state, created_at_ns) VALUES (?, ?, ?, ?, ?)",
 		      "ttiii", name, backend, (int64_t)size_bytes, (int64_t)VOLUME_CREATING, time_realtime_ns());
 }
 
-int store_volume_create(struct store *store, const char *name, const char *backend, uint64_t size_bytes, struct error *err)
+int store_volume_create(struct store *store, const char *name, const char *backend, uint64_t size_bytes,
+			struct error *err)
 {
 	if (db_begin(store, err) < 0)
 		return -1;
@@ -138,8 +142,10 @@ static int grow(struct store *store, const char *name, uint64_t size_bytes, stru
 				 v.deleting ? "deleted" : "made");
 	if (size_bytes < v.size_bytes)
 		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "volume %s holds %llu MiB and cannot shrink to %llu MiB; make a smaller volume and copy the data",
-				 name, (unsigned long long)(v.size_bytes >> 20), (unsigned long long)(size_bytes >> 20));
+				 "volume %s holds %llu MiB and cannot shrink to %llu MiB; make a smaller volume and "
+				 "copy the data",
+				 name, (unsigned long long)(v.size_bytes >> 20),
+				 (unsigned long long)(size_bytes >> 20));
 	if (size_bytes > INT64_MAX)
 		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot be that large", name);
 	if (v.claimed_by)
@@ -279,8 +285,10 @@ static int refuse_named(const char *volume, const struct names *names, struct er
 
 	for (size_t i = 0; i < names->n; i++)
 		(void)buf_addf(&text, "%s%s", i ? ", " : "", names->items[i]);
-	return error_set(err, ERR_FAILED_PRECONDITION, "volume %s is named by workload%s %s%s; delete %s first, or delete the "
-			 "volume by force", volume, names->n == 1 ? "" : "s", buf_str(&text), text.failed ? " and others" : "",
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "volume %s is named by workload%s %s%s; delete %s first, or delete the "
+			 "volume by force", volume, names->n == 1 ? "" : "s", buf_str(&text),
+			 text.failed ? " and others" : "",
 			 names->n == 1 ? "it" : "them");
 }
 
@@ -316,7 +324,8 @@ static int forget(struct store *store, const char *name, struct error *err)
 	if (row_find(store, name, &v, err) < 0)
 		return -1;
 	if (v.ready)
-		return error_set(err, ERR_FAILED_PRECONDITION, "volume %s holds data and cannot be forgotten; delete it", name);
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "volume %s holds data and cannot be forgotten; delete it", name);
 	return db_run(store, err, "DELETE FROM volume WHERE name = ?", "t", name);
 }
 

@@ -96,7 +96,8 @@ static int row_read(struct store *store, sqlite3_stmt *stmt, struct store_worklo
 	Capsule__V1__Workload *spec = capsule__v1__workload__unpack(NULL, len, blob);
 
 	if (!spec)
-		return error_set(err, ERR_DATA_LOSS, "the entry of workload %s in %s cannot be read; put back a copy of the file",
+		return error_set(err, ERR_DATA_LOSS,
+				 "the entry of workload %s in %s cannot be read; put back a copy of the file",
 				 (const char *)sqlite3_column_text(stmt, 0), db_path(store));
 	spec->desired_state = (Capsule__V1__DesiredState)sqlite3_column_int(stmt, 2);
 	ret->spec = spec;
@@ -117,7 +118,8 @@ static int row_find(struct store *store, const char *name, struct store_workload
 	_cleanup_db_stmt_ sqlite3_stmt *stmt = NULL;
 	int r;
 
-	stmt = db_query(store, err, "SELECT " WORKLOAD_COLUMNS " FROM " WORKLOAD_TABLES " WHERE workload.name = ?", "t", name);
+	stmt = db_query(store, err, "SELECT " WORKLOAD_COLUMNS " FROM " WORKLOAD_TABLES " WHERE workload.name = ?", "t",
+			name);
 	r = stmt ? db_step(store, stmt, err) : -1;
 	if (r > 0)
 		return row_read(store, stmt, ret, err);
@@ -146,7 +148,8 @@ static int next_revision(struct store *store, uint64_t *ret, struct error *err)
 
 static int being_deleted(const char *name, struct error *err)
 {
-	return error_set(err, ERR_FAILED_PRECONDITION, "workload %s is being deleted; apply it again once it is gone", name);
+	return error_set(err, ERR_FAILED_PRECONDITION, "workload %s is being deleted; apply it again once it is gone",
+			 name);
 }
 
 /* ---- apply ---- */
@@ -202,7 +205,8 @@ static int row_write(struct store *store, const struct change *change, uint64_t 
 /* A run that ended for good was one of the former process, or of the former wish to run. */
 static int forget_completion(struct store *store, const char *name, struct error *err)
 {
-	return db_run(store, err, "UPDATE workload SET completed = 0, exit_code = 0, finished_at_ns = 0 WHERE name = ?", "t",
+	return db_run(store, err, "UPDATE workload SET completed = 0, exit_code = 0, finished_at_ns = 0 WHERE name = ?",
+		      "t",
 		      name);
 }
 
@@ -225,7 +229,8 @@ static int apply(struct store *store, const Capsule__V1__Workload *wish, const s
 	uint32_t address;
 
 	if (wish->desired_state == DELETING)
-		return error_set(err, ERR_INVALID_ARGUMENT, "workload %s cannot be applied as DELETING; delete it instead", name);
+		return error_set(err, ERR_INVALID_ARGUMENT,
+				 "workload %s cannot be applied as DELETING; delete it instead", name);
 	if (before->spec && before->spec->desired_state == DELETING)
 		return being_deleted(name, err);
 	if (change_find(wish, before, &change, err) < 0 || (change.any && record(store, &change, err) < 0))
@@ -238,14 +243,16 @@ static int apply(struct store *store, const Capsule__V1__Workload *wish, const s
 		if (record(store, &change, err) < 0)
 			return -1;
 	}
-	if (change.process && (resource_forget(store, name, err) < 0 || resource_publish(store, name, &resources, err) < 0))
+	if (change.process &&
+	    (resource_forget(store, name, err) < 0 || resource_publish(store, name, &resources, err) < 0))
 		return -1;
 	if (resource_name_volumes(store, name, &resources, err) < 0)
 		return -1;
 	return change.desired == RUNNING ? resource_claim(store, name, err) : 0;
 }
 
-int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet, bool dry_run,
+int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet,
+		bool dry_run,
 		struct store_workload *ret, struct store_workload *ret_before, struct error *err)
 {
 	_cleanup_store_workload_ struct store_workload before = { 0 }, after = { 0 };
@@ -275,12 +282,14 @@ static int relocate(struct store *store, const struct store_subnet *subnet, stru
 		uint64_t revision;
 		uint32_t address;
 
-		if (db_text(store, &name, err, "SELECT workload FROM lease WHERE address NOT BETWEEN ? AND ? LIMIT 1", "ii",
+		if (db_text(store, &name, err, "SELECT workload FROM lease WHERE address NOT BETWEEN ? AND ? LIMIT 1",
+			    "ii",
 			    (int64_t)subnet->first, (int64_t)subnet->last) < 0)
 			return -1;
 		if (!name)
 			return 0;
-		if (resource_lease(store, name, true, subnet, &address, err) < 0 || next_revision(store, &revision, err) < 0 ||
+		if (resource_lease(store, name, true, subnet, &address, err) < 0 ||
+		    next_revision(store, &revision, err) < 0 ||
 		    db_run(store, err, "UPDATE workload SET revision = ?1, generation = ?1 WHERE name = ?2", "it",
 			   (int64_t)revision, name) < 0)
 			return -1;
@@ -296,7 +305,8 @@ int store_adopt_subnet(struct store *store, const struct store_subnet *subnet, s
 
 /* ---- desired state ---- */
 
-static int set_desired(struct store *store, const char *name, Capsule__V1__DesiredState state, struct store_workload *ret,
+static int set_desired(struct store *store, const char *name, Capsule__V1__DesiredState state,
+		       struct store_workload *ret,
 		       struct error *err)
 {
 	uint64_t revision;
@@ -320,7 +330,8 @@ static int set_desired(struct store *store, const char *name, Capsule__V1__Desir
 	return row_get(store, name, ret, err);
 }
 
-int store_set_desired(struct store *store, const char *name, Capsule__V1__DesiredState state, struct store_workload *ret,
+int store_set_desired(struct store *store, const char *name, Capsule__V1__DesiredState state,
+		      struct store_workload *ret,
 		      struct error *err)
 {
 	_cleanup_store_workload_ struct store_workload w = { 0 };
@@ -335,7 +346,8 @@ int store_set_desired(struct store *store, const char *name, Capsule__V1__Desire
 	return 0;
 }
 
-int store_set_completed(struct store *store, const char *name, uint64_t generation, int exit_code, int64_t finished_at_ns,
+int store_set_completed(struct store *store, const char *name, uint64_t generation, int exit_code,
+			int64_t finished_at_ns,
 			struct error *err)
 {
 	int r;

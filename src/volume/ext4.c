@@ -81,9 +81,14 @@ int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, 
 /* Messages are looked at, so they come in one language. */
 static const char *const tool_env[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", NULL };
 
-static int run_tool(const char *const *argv, int64_t timeout_ms, struct process_result *ret, struct error *err)
+static int run_tool(const char *const *argv, int lock_fd, int64_t timeout_ms, struct process_result *ret,
+		    struct error *err)
 {
-	struct process_run run = { .spawn = { .argv = argv, .env = tool_env }, .timeout_ms = timeout_ms };
+	const struct process_fd inherited = { .fd = lock_fd, .target = STDERR_FILENO + 1 };
+	struct process_run run = {
+		.spawn = { .argv = argv, .env = tool_env, .fds = &inherited, .n_fds = 1 },
+		.timeout_ms = timeout_ms,
+	};
 
 	if (process_run(&run, ret, err) == 0)
 		return 0;
@@ -112,21 +117,24 @@ static const char *finding(struct process_result *result)
 static int tool_failed(const char *tool, struct process_result *result, struct error *err)
 {
 	if (strstr(result->output, strerrordesc_np(ENOSPC)))
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "%s found the disk full; free some space and try again", tool);
-	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d: %s", tool, result->exit_code, finding(result));
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "%s found the disk full; free some space and try again",
+				 tool);
+	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d: %s", tool, result->exit_code,
+			 finding(result));
 }
 
-int ext4_make(const char *what, const char *path, struct error *err)
+int ext4_make(const char *what, const char *path, int lock_fd, struct error *err)
 {
 	/* Not mke2fs's choices for small devices (1 KiB blocks): volumes grow. No reserved blocks: nobody but the
 	 * workload writes here. After an error no more is written, so that little is lost. */
 	const char *const argv[] = { "mke2fs", "-q", "-F", "-t", "ext4", "-T", "default", "-b", "4096", "-m", "0", "-e",
 				     "remount-ro", "-E",
-				     "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,nodiscard,root_owner=0:0",
+				     "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,"
+				     "nodiscard,root_owner=0:0",
 				     path, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run_tool(argv, MAKE_TIMEOUT_MS, &result, err) < 0)
+	if (run_tool(argv, lock_fd, MAKE_TIMEOUT_MS, &result, err) < 0)
 		return error_wrap(err, "cannot make the file system of %s", what);
 	if (result.exit_code != 0) {
 		tool_failed("mke2fs", &result, err);
@@ -135,27 +143,27 @@ int ext4_make(const char *what, const char *path, struct error *err)
 	return 0;
 }
 
-int ext4_check(const char *what, const char *path, bool thorough, struct error *err)
+int ext4_check(const char *what, const char *path, int lock_fd, bool thorough, struct error *err)
 {
 	const char *const argv[] = { "e2fsck", "-p", path, thorough ? "-f" : NULL, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run_tool(argv, CHECK_TIMEOUT_MS, &result, err) < 0)
+	if (run_tool(argv, lock_fd, CHECK_TIMEOUT_MS, &result, err) < 0)
 		return error_wrap(err, "cannot check the file system of %s", what);
 	if ((result.exit_code & ~(E2FSCK_REPAIRED | E2FSCK_REPAIRED_REBOOT)) == 0)
 		return 0;
 	return error_set(err, ERR_DATA_LOSS,
-			 "the file system of %s is damaged and needs your decisions (%s); copy %s to a safe place, then run "
-			 "e2fsck %s",
+			 "the file system of %s is damaged and needs your decisions (%s); copy %s to a safe place, "
+			 "then run e2fsck %s",
 			 what, finding(&result), path, path);
 }
 
-int ext4_grow(const char *what, const char *path, struct error *err)
+int ext4_grow(const char *what, const char *path, int lock_fd, struct error *err)
 {
 	const char *const argv[] = { "resize2fs", path, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run_tool(argv, CHECK_TIMEOUT_MS, &result, err) < 0)
+	if (run_tool(argv, lock_fd, CHECK_TIMEOUT_MS, &result, err) < 0)
 		return error_wrap(err, "cannot grow the file system of %s", what);
 	if (result.exit_code != 0) {
 		tool_failed("resize2fs", &result, err);

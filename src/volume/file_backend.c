@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -167,8 +168,8 @@ static int check_room(const struct file_backend *fb, const char *what, uint64_t 
 	if (needed <= free_bytes)
 		return 0;
 	return error_set(err, ERR_RESOURCE_EXHAUSTED,
-			 "there is not enough room in %s for %s: it needs %llu MiB, and %llu MiB are free that no other volume was "
-			 "promised; choose a smaller size or free some space",
+			 "there is not enough room in %s for %s: it needs %llu MiB, and %llu MiB are free that no other "
+			 "volume was promised; choose a smaller size or free some space",
 			 fb->directory, what, MIB(needed + (1 << 20) - 1), MIB(free_bytes));
 }
 
@@ -190,6 +191,44 @@ static int promise(struct file_backend *fb, const char *what, int fd, uint64_t s
 	return r;
 }
 
+/* ---- tools of a killed daemon ---- */
+
+static int lock_file(int fd)
+{
+	while (flock(fd, LOCK_EX) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+/* Opens the file and waits for the tool that may still work on it because the daemon that started it was killed. Within
+ * one daemon nobody waits here: volume_lock() came first. */
+static int open_locked(const char *what, const char *path, int *ret_fd, struct error *err)
+{
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
+	int r;
+
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open %s at %s", what, path);
+	r = lock_file(fd);
+	if (r < 0)
+		return error_errno(err, -r, "cannot lock %s", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+/* Removes a file once no tool works on it; missing: success. */
+static int remove_file(const char *what, const char *path, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+
+	if (access(path, F_OK) < 0 && errno == ENOENT)
+		return 0;
+	if (open_locked(what, path, &fd, err) < 0)
+		return -1;
+	return unlink(path) < 0 ? error_errno(err, errno, "cannot remove %s", path) : 0;
+}
+
 /* ---- create ---- */
 
 /* 1: the volume is there, whole, because its name is given last. 0: it is not. */
@@ -201,7 +240,8 @@ static int existing(const struct image *image, uint64_t size, struct error *err)
 		return errno == ENOENT ? 0 : error_errno(err, errno, "cannot look at %s", image->path);
 	if ((uint64_t)st.st_size == size)
 		return 1;
-	return error_set(err, ERR_ALREADY_EXISTS, "%s cannot be made: %s exists with another size; move it away or choose another name",
+	return error_set(err, ERR_ALREADY_EXISTS,
+			 "%s cannot be made: %s exists with another size; move it away or choose another name",
 			 image->what, image->path);
 }
 
@@ -209,12 +249,12 @@ static int make_under_tmp(struct file_backend *fb, const struct image *image, ui
 {
 	_cleanup_close_ int fd = -1;
 
-	if (unlink(image->tmp) < 0 && errno != ENOENT)
-		return error_errno(err, errno, "cannot remove %s", image->tmp);
+	if (remove_file(image->what, image->tmp, err) < 0)
+		return -1;
 	fd = open(image->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
+	if (fd < 0 || lock_file(fd) < 0)
 		return error_errno(err, errno, "cannot make the file of %s", image->what);
-	if (promise(fb, image->what, fd, size, err) < 0 || ext4_make(image->what, image->tmp, err) < 0)
+	if (promise(fb, image->what, fd, size, err) < 0 || ext4_make(image->what, image->tmp, fd, err) < 0)
 		return -1;
 	if (fsync(fd) < 0 || rename(image->tmp, image->path) < 0)
 		return error_errno(err, errno, "cannot write the file of %s", image->what);
@@ -248,7 +288,8 @@ static int file_create(struct volume_backend *b, const char *name, uint64_t size
 	int r;
 
 	if (size_bytes < VOLUME_SIZE_MIN || size_bytes > INT64_MAX)
-		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot have %llu bytes; the least is %llu MiB", name,
+		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot have %llu bytes; the least is %llu MiB",
+				 name,
 				 (unsigned long long)size_bytes, MIB(VOLUME_SIZE_MIN));
 	if (image_init(self(b), name, &image, err) < 0)
 		return -1;
@@ -268,7 +309,8 @@ static int refuse_attached(const struct image *image, struct error *err)
 		return error_wrap(err, "cannot use %s", image->what);
 	if (loop.fd < 0)
 		return 0;
-	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that mounts it first", image->what,
+	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that mounts it first",
+			 image->what,
 			 loop.device);
 }
 
@@ -278,21 +320,24 @@ static int refuse_attached(const struct image *image, struct error *err)
  * long enough or not, and resize2fs does the rest. */
 static int grow_locked(struct file_backend *fb, const struct image *image, uint64_t size, struct error *err)
 {
-	_cleanup_close_ int fd = open(image->path, O_RDWR | O_CLOEXEC);
+	_cleanup_close_ int fd = -1;
 	struct ext4_state state;
 	struct stat st;
 
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return error_errno(err, errno, "cannot open %s at %s", image->what, image->path);
+	if (open_locked(image->what, image->path, &fd, err) < 0)
+		return -1;
+	if (fstat(fd, &st) < 0)
+		return error_errno(err, errno, "cannot look at %s", image->path);
 	if (ext4_read_state(image->what, image->path, &state, err) < 0)
 		return -1;
 	if ((uint64_t)st.st_size > size)
-		return error_set(err, ERR_FAILED_PRECONDITION, "%s holds %llu MiB and cannot shrink to %llu MiB", image->what,
+		return error_set(err, ERR_FAILED_PRECONDITION, "%s holds %llu MiB and cannot shrink to %llu MiB",
+				 image->what,
 				 MIB((uint64_t)st.st_size), MIB(size));
 	if ((uint64_t)st.st_size == size && state.size_bytes == size && !state.has_errors)
 		return 0;
-	if (refuse_attached(image, err) < 0 || ext4_check(image->what, image->path, true, err) < 0 ||
-	    promise(fb, image->what, fd, size, err) < 0 || ext4_grow(image->what, image->path, err) < 0)
+	if (refuse_attached(image, err) < 0 || ext4_check(image->what, image->path, fd, true, err) < 0 ||
+	    promise(fb, image->what, fd, size, err) < 0 || ext4_grow(image->what, image->path, fd, err) < 0)
 		return -1;
 	if (fsync(fd) < 0)
 		return error_errno(err, errno, "cannot write the file of %s", image->what);
@@ -321,8 +366,8 @@ static int remove_locked(struct file_backend *fb, const struct image *image, str
 {
 	if (access(image->path, F_OK) == 0 && refuse_attached(image, err) < 0)
 		return -1;
-	if ((unlink(image->path) < 0 && errno != ENOENT) || (unlink(image->tmp) < 0 && errno != ENOENT))
-		return error_errno(err, errno, "cannot remove %s", image->path);
+	if (remove_file(image->what, image->path, err) < 0 || remove_file(image->what, image->tmp, err) < 0)
+		return -1;
 	return sync_directory(fb, err);
 }
 
@@ -348,19 +393,22 @@ static int reuse(const struct image *image, bool read_only, struct loop *found, 
 {
 	if (found->read_only == read_only)
 		return 0;
-	return error_set(err, ERR_UNAVAILABLE, "%s is still attached %s as %s; try again when that use has ended", image->what,
+	return error_set(err, ERR_UNAVAILABLE, "%s is still attached %s as %s; try again when that use has ended",
+			 image->what,
 			 found->read_only ? "read-only" : "for writing", found->device);
 }
 
 static int make_device(const struct image *image, bool read_only, struct loop *ret, struct error *err)
 {
+	_cleanup_close_ int fd = -1;
 	struct ext4_state state;
 
-	if (ext4_read_state(image->what, image->path, &state, err) < 0)
+	if (open_locked(image->what, image->path, &fd, err) < 0 ||
+	    ext4_read_state(image->what, image->path, &state, err) < 0)
 		return -1;
 	/* A mount replays the journal by itself, but not through a device that cannot be written. */
 	if ((state.has_errors || (state.needs_recovery && read_only)) &&
-	    ext4_check(image->what, image->path, state.has_errors, err) < 0)
+	    ext4_check(image->what, image->path, fd, state.has_errors, err) < 0)
 		return -1;
 	return loop_attach(image->path, read_only, ret, err);
 }
@@ -397,21 +445,24 @@ static int file_attach(struct volume_backend *b, const char *name, bool read_onl
 /* ---- enumerate ---- */
 
 /* A temporary that no operation is working on was left by a crash. */
-static int sweep(struct file_backend *fb, int dirfd, const char *file, struct error *err)
+static int sweep(struct file_backend *fb, const char *file, struct error *err)
 {
 	_cleanup_free_ char *name = volume_of(file + strlen(FS_TMP_PREFIX));
+	_cleanup_free_ char *path = fs_path("%s/%s", fb->directory, file);
 	struct busy busy = { .name = name ? name : file };
-	int r = 0;
+	int r;
 
+	if (!path)
+		return error_errno(err, ENOMEM, "cannot sweep %s", fb->directory);
 	if (!volume_trylock(fb, &busy))
 		return 0;
-	if (unlinkat(dirfd, file, 0) < 0 && errno != ENOENT)
-		r = error_errno(err, errno, "cannot remove %s/%s", fb->directory, file);
+	r = remove_file("a volume that was not finished", path, err);
 	volume_unlock(fb, &busy);
 	return r;
 }
 
-static int file_enumerate(struct volume_backend *b, void (*fn)(const char *name, void *arg), void *arg, struct error *err)
+static int file_enumerate(struct volume_backend *b, void (*fn)(const char *name, void *arg), void *arg,
+			  struct error *err)
 {
 	struct file_backend *fb = self(b);
 	_cleanup_closedir_ DIR *dir = opendir(fb->directory);
@@ -423,7 +474,7 @@ static int file_enumerate(struct volume_backend *b, void (*fn)(const char *name,
 		_cleanup_free_ char *name = NULL;
 
 		if (!strncmp(entry->d_name, FS_TMP_PREFIX, strlen(FS_TMP_PREFIX))) {
-			if (sweep(fb, dirfd(dir), entry->d_name, err) < 0)
+			if (sweep(fb, entry->d_name, err) < 0)
 				return -1;
 			continue;
 		}

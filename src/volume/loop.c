@@ -73,8 +73,8 @@ static int open_node(const char *name, const char *node, bool read_only, struct 
 
 /* ---- finding ---- */
 
-/* Whether the device has a file of that name, by what sysfs tells without an open. A path through another mount namespace
- * may lead nowhere here; its last component tells all the same. Idle devices have no directory loop/. */
+/* Whether the device has a file of that name, by what sysfs tells without an open. A path through another mount
+ * namespace may lead nowhere here; its last component tells all the same. Idle devices have no directory loop/. */
 static bool may_match(int sysfs, const char *name, const char *file)
 {
 	_cleanup_free_ char *attribute = fs_path("%s/loop/backing_file", name);
@@ -203,6 +203,7 @@ int loop_attach(const char *path, bool read_only, struct loop *ret, struct error
 	pthread_mutex_unlock(&attach_lock);
 	if (r == 1)
 		return error_set(err, ERR_UNAVAILABLE,
-				 "cannot attach %s: other programs took %d loop devices before us; try again", path, ATTEMPTS_MAX);
+				 "cannot attach %s: other programs took %d loop devices before us; try again", path,
+				 ATTEMPTS_MAX);
 	return r;
 }

@@ -58,7 +58,8 @@ static void reopen(void)
 	do {                                                                                                          \
 		ck_assert_int_lt((call), 0);                                                                          \
 		ck_assert_msg(err.code == (expected), "%s: %s", error_code_name(err.code), error_message(&err));      \
-		ck_assert_msg(strstr(error_message(&err), text) != NULL, "\"%s\" lacks \"%s\"", error_message(&err), text); \
+		ck_assert_msg(strstr(error_message(&err), text) != NULL, "\"%s\" lacks \"%s\"",                      \
+			      error_message(&err), text);                                                             \
 		error_release(&err);                                                                                  \
 	} while (0)
 
@@ -479,11 +480,13 @@ START_TEST(volume_has_one_holder)
 	second.workload.desired_state = STOPPED; /* may name it, but not run */
 	ok(apply(&second, &b));
 	store_workload_release(&b);
-	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION, "in use by workload first");
+	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload first");
 	refused(store_claim(store, "second", &err), ERR_FAILED_PRECONDITION, "shall not run");
 	store_workload_release(&a);
 	ok(store_set_desired(store, "first", STOPPED, &a, &err)); /* its process may still run: the claim stays */
-	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION, "in use by workload first");
+	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload first");
 	ok(store_release_claims(store, "first", false, &err));
 	ok(store_set_desired(store, "second", RUNNING, &b, &err));
 	ok(store_volume_get(store, "data", &v, &err));
@@ -592,9 +595,11 @@ START_TEST(volume_in_use_is_not_deleted)
 	free(users[0]);
 	free(users[1]);
 	free(users);
-	refused(store_volume_set_size(store, "data", 2ull << 30, &err), ERR_FAILED_PRECONDITION, "in use by workload web");
+	refused(store_volume_set_size(store, "data", 2ull << 30, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload web");
 	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "workloads batch, web");
-	refused(store_volume_begin_delete(store, "data", true, &err), ERR_FAILED_PRECONDITION, "in use by workload web");
+	refused(store_volume_begin_delete(store, "data", true, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload web");
 	ok(store_release_claims(store, "web", false, &err));
 	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "batch, web");
 	ok(store_volume_begin_delete(store, "data", true, &err));
@@ -634,7 +639,7 @@ END_TEST
 
 START_TEST(meta_is_kept)
 {
-	_cleanup_free_ char *none = NULL, *value = NULL;
+	_cleanup_free_ char *none = NULL, *value = NULL, *first = NULL, *second = NULL;
 
 	ok(store_meta_get(store, "id", &none, &err));
 	ck_assert_ptr_null(none);
@@ -643,6 +648,10 @@ START_TEST(meta_is_kept)
 	reopen();
 	ok(store_meta_get(store, "id", &value, &err));
 	ck_assert_str_eq(value, "two");
+	ok(store_meta_default(store, "key", "first", &first, &err));
+	ok(store_meta_default(store, "key", "second", &second, &err));
+	ck_assert_str_eq(first, "first");
+	ck_assert_str_eq(second, "first");
 }
 END_TEST
 
@@ -882,13 +891,16 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		apply_records_and_survives_reopening, equal_apply_changes_nothing, generation_follows_the_process,
-		revision_is_never_given_twice, desired_state_is_kept_unless_set, deleting_is_final, what_is_missing_is_said,
+		revision_is_never_given_twice, desired_state_is_kept_unless_set, deleting_is_final,
+		what_is_missing_is_said,
 		list_is_by_name, completion_is_kept_until_a_new_run_is_wanted, lease_goes_on_and_wraps_around,
 		network_mode_gives_and_takes_the_lease, micro_vm_always_has_an_address, another_subnet_moves_the_leases,
 		port_belongs_to_one, changed_ports_replace_the_former, volume_has_one_holder,
-		claims_of_a_former_spec_stay_until_released, volume_must_be_there, volume_lives_and_goes, volume_in_use_is_not_deleted,
+		claims_of_a_former_spec_stay_until_released, volume_must_be_there, volume_lives_and_goes,
+		volume_in_use_is_not_deleted,
 		dry_run_tells_and_changes_nothing, meta_is_kept, threads_share_the_store,
-		killed_writer_loses_nothing_that_was_reported, newer_schema_is_refused, foreign_database_is_refused, damage_is_told,
+		killed_writer_loses_nothing_that_was_reported, newer_schema_is_refused, foreign_database_is_refused,
+		damage_is_told,
 		database_is_private, full_disk_is_told_and_survived, read_only_file_system_is_told,
 	};
 	Suite *suite = suite_create("store");

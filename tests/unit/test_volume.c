@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * The file backend with real file systems: mke2fs, loop devices, mounts. Every test has a mount namespace of its own, so
- * a mount that a failed test forgot goes with its process, and with the mount its loop device.
+ * The file backend with real file systems: mke2fs, loop devices, mounts. Every test has a mount namespace of its own,
+ * so a mount that a failed test forgot goes with its process, and with the mount its loop device.
  */
 #include "base/fs.h"
 #include "base/process.h"
@@ -15,10 +15,13 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,7 +37,8 @@ static struct error err;
 	do {                                                                                                          \
 		ck_assert_int_lt((call), 0);                                                                          \
 		ck_assert_msg(err.code == (expected), "%s: %s", error_code_name(err.code), error_message(&err));      \
-		ck_assert_msg(strstr(error_message(&err), text) != NULL, "\"%s\" lacks \"%s\"", error_message(&err), text); \
+		ck_assert_msg(strstr(error_message(&err), text) != NULL, "\"%s\" lacks \"%s\"",                      \
+			      error_message(&err), text);                                                             \
 		error_release(&err);                                                                                  \
 	} while (0)
 
@@ -82,7 +86,8 @@ static void mount_volume(const char *name, bool read_only, const char *where)
 	_cleanup_close_ int fd = -1;
 
 	ok(backend->ops->attach(backend, name, read_only, &device, &fd, &err));
-	ck_assert_msg(mount(device, where, "ext4", read_only ? MS_RDONLY : 0, NULL) == 0, "%s: %s", device, strerror(errno));
+	ck_assert_msg(mount(device, where, "ext4", read_only ? MS_RDONLY : 0, NULL) == 0, "%s: %s", device,
+		      strerror(errno));
 }
 
 static bool attached(const char *name)
@@ -169,7 +174,8 @@ START_TEST(bad_requests_are_refused)
 	refused(backend->ops->create(backend, ".data", 32 * MIB, &err), ERR_INVALID_ARGUMENT, "no name for a volume");
 	refused(backend->ops->grow(backend, "ghost", 32 * MIB, &err), ERR_NOT_FOUND, "volume ghost");
 	ok(backend->ops->create(backend, "data", 32 * MIB, &err));
-	refused(backend->ops->grow(backend, "data", 16 * MIB, &err), ERR_FAILED_PRECONDITION, "cannot shrink to 16 MiB");
+	refused(backend->ops->grow(backend, "data", 16 * MIB, &err), ERR_FAILED_PRECONDITION,
+		"cannot shrink to 16 MiB");
 }
 END_TEST
 
@@ -202,8 +208,10 @@ START_TEST(no_room_is_said_at_creation)
 	ck_assert_uint_eq(entries(images), 0);
 	ok(backend->ops->create(backend, "one", 32 * MIB, &err));
 	/* 48 MiB are still free, nearly; but 32 of them are promised. */
-	refused(backend->ops->create(backend, "two", 32 * MIB, &err), ERR_RESOURCE_EXHAUSTED, "for volume two: it needs 32 MiB");
-	refused(backend->ops->grow(backend, "one", 64 * MIB, &err), ERR_RESOURCE_EXHAUSTED, "for volume one: it needs 32 MiB");
+	refused(backend->ops->create(backend, "two", 32 * MIB, &err), ERR_RESOURCE_EXHAUSTED,
+		"for volume two: it needs 32 MiB");
+	refused(backend->ops->grow(backend, "one", 64 * MIB, &err), ERR_RESOURCE_EXHAUSTED,
+		"for volume one: it needs 32 MiB");
 	ck_assert_uint_eq(entries(images), 1);
 	mount_volume("one", false, mnt);
 	write_file("page", "still whole");
@@ -237,7 +245,8 @@ START_TEST(promised_room_is_there)
 	path = image_path("data");
 	ok(ext4_read_state("volume data", path, &state, &err));
 	ck_assert(!state.has_errors);
-	ok(ext4_check("volume data", path, true, &err));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	ok(ext4_check("volume data", path, fd, true, &err));
 }
 END_TEST
 
@@ -260,7 +269,8 @@ START_TEST(grow_keeps_data)
 	ok(backend->ops->create(backend, "data", 32 * MIB, &err));
 	mount_volume("data", false, mnt);
 	write_file("page", "hello");
-	refused(backend->ops->grow(backend, "data", 256 * MIB, &err), ERR_FAILED_PRECONDITION, "volume data is in use as /dev/loop");
+	refused(backend->ops->grow(backend, "data", 256 * MIB, &err), ERR_FAILED_PRECONDITION,
+		"volume data is in use as /dev/loop");
 	refused(backend->ops->remove(backend, "data", &err), ERR_FAILED_PRECONDITION, "in use as /dev/loop");
 	ck_assert_int_eq(umount(mnt), 0);
 	ok(backend->ops->grow(backend, "data", 256 * MIB, &err));
@@ -322,7 +332,8 @@ START_TEST(one_device_a_file)
 	ok(backend->ops->attach(backend, "data", false, &first, &fd1, &err));
 	ok(backend->ops->attach(backend, "data", false, &second, &fd2, &err));
 	ck_assert_str_eq(first, second);
-	refused(backend->ops->attach(backend, "data", true, &third, &fd3, &err), ERR_UNAVAILABLE, "still attached for writing");
+	refused(backend->ops->attach(backend, "data", true, &third, &fd3, &err), ERR_UNAVAILABLE,
+		"still attached for writing");
 	close(steal_fd(&fd1));
 	close(steal_fd(&fd2));
 	ck_assert(!attached("data"));
@@ -380,7 +391,8 @@ static void mark_errors(const char *name)
 {
 	_cleanup_free_ char *path = image_path(name);
 
-	ok(process_run_ok((const char *const[]){ "debugfs", "-w", "-R", "set_super_value state 3", path, NULL }, 60000, &err));
+	ok(process_run_ok((const char *const[]){ "debugfs", "-w", "-R", "set_super_value state 3", path, NULL }, 60000,
+			  &err));
 }
 
 START_TEST(errors_are_repaired_before_use)
@@ -462,6 +474,91 @@ START_TEST(leftovers_of_a_crash_are_swept)
 }
 END_TEST
 
+/* ---- kills ---- */
+
+#define KILLS 16
+
+static void make_and_grow(int ready)
+{
+	if (write(ready, "", 1) != 1 || backend->ops->create(backend, "data", 64 * MIB, &err) < 0 ||
+	    backend->ops->grow(backend, "data", 2048 * MIB, &err) < 0)
+		_exit(1);
+	_exit(0);
+}
+
+/* The owner is killed a little later in each round; tools that it started go on without it. Whoever comes next gets a
+ * whole volume by asking for the same again. */
+START_TEST(killed_owner_leaves_no_damage)
+{
+	_cleanup_free_ char *path = image_path("data");
+	int unfinished = 0;
+
+	for (int i = 0; i < KILLS; i++) {
+		_cleanup_close_ int fd = -1;
+		struct found found = { 0 };
+		int fds[2];
+		char c;
+		pid_t pid;
+
+		ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+		pid = fork();
+		if (pid == 0)
+			make_and_grow(fds[1]);
+		close(fds[1]);
+		ck_assert_int_eq(read(fds[0], &c, 1), 1);
+		(void)poll(&(struct pollfd){ .fd = fds[0], .events = POLLIN }, 1, 3 * i);
+		kill(pid, SIGKILL);
+		unfinished += process_wait(pid) != 0;
+		close(fds[0]);
+		ok(backend->ops->enumerate(backend, note, &found, &err));
+		ck_assert_uint_le(found.n, 1);
+		if (!found.n)
+			ok(backend->ops->create(backend, "data", 64 * MIB, &err));
+		ok(backend->ops->grow(backend, "data", 2048 * MIB, &err));
+		ck_assert_uint_eq(entries(images), 1);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		ok(ext4_check("volume data", path, fd, true, &err));
+		mount_volume("data", false, mnt);
+		write_file("page", "hello");
+		ck_assert_int_eq(umount(mnt), 0);
+		ok(backend->ops->remove(backend, "data", &err));
+	}
+	printf("# %d of %d owners were killed before the end\n", unfinished, KILLS);
+	ck_assert_int_gt(unfinished, 0);
+}
+END_TEST
+
+/* What a tool inherits is what the next owner waits for. */
+START_TEST(next_owner_waits_for_a_tool)
+{
+	_cleanup_free_ char *path = image_path("data");
+	_cleanup_close_ int fd = -1, other = -1;
+
+	ok(backend->ops->create(backend, "data", 32 * MIB, &err));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	other = open(path, O_RDWR | O_CLOEXEC);
+	ck_assert_int_eq(flock(fd, LOCK_EX), 0);
+	{
+		const char *const argv[] = { "cat", NULL }; /* a tool that works as long as we like */
+		struct process_fd given[2];
+		struct process_spawn spawn = { .argv = argv, .fds = given, .n_fds = 2 };
+		int fds[2];
+		pid_t pid;
+
+		ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+		given[0] = (struct process_fd){ fds[0], STDIN_FILENO };
+		given[1] = (struct process_fd){ fd, STDERR_FILENO + 1 };
+		ok(process_spawn(&spawn, &pid, NULL, &err));
+		close(steal_fd(&fd));
+		ck_assert_int_lt(flock(other, LOCK_EX | LOCK_NB), 0);
+		close(fds[1]);
+		close(fds[0]);
+		ok(backend->ops->grow(backend, "data", 64 * MIB, &err)); /* returns once the tool has ended */
+		ck_assert_int_eq(process_wait(pid), 0);
+	}
+}
+END_TEST
+
 /* ---- threads ---- */
 
 #define THREADS 6
@@ -518,10 +615,14 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		create_is_sparse_and_quick, create_again_keeps_the_data, bad_requests_are_refused, no_room_is_said_at_creation,
-		promised_room_is_there, full_disk_during_creation_leaves_nothing, grow_keeps_data, interrupted_grow_is_completed,
+		create_is_sparse_and_quick, create_again_keeps_the_data, bad_requests_are_refused,
+		no_room_is_said_at_creation,
+		promised_room_is_there, full_disk_during_creation_leaves_nothing, grow_keeps_data,
+		interrupted_grow_is_completed,
 		device_goes_with_its_last_user, one_device_a_file, read_only_is_read_only, unclean_volume_is_recovered,
-		errors_are_repaired_before_use, damage_is_told, leftovers_of_a_crash_are_swept, volumes_do_not_disturb_each_other,
+		errors_are_repaired_before_use, damage_is_told, leftovers_of_a_crash_are_swept,
+		killed_owner_leaves_no_damage,
+		next_owner_waits_for_a_tool, volumes_do_not_disturb_each_other,
 	};
 	Suite *suite = suite_create("volume");
 	TCase *tc = tcase_create("volume");
