@@ -50,6 +50,7 @@ struct blob_writer;
 enum blob_kind {
 	BLOB_PLAIN,   /* manifest, config, anything */
 	BLOB_LAYER,   /* a tar, plain, gzip or zstd (recognized by its first bytes): is unpacked while it passes */
+	BLOB_LAYER_COMPRESS, /* as BLOB_LAYER, but a plain tar is kept as gzip; digest and size are those of what is kept */
 };
 
 /* digest: what it must turn out to be, or NULL when not known yet. diff_id likewise, for layers. For a layer whose unpacked
@@ -69,6 +70,14 @@ void blob_abort(struct blob_writer *w); /* NULL is fine */
 /* Checks that manifest, config, blobs and unpacked layers are all here and agree, unpacks layers that are missing from
  * their blobs, syncs, and enters the image in the index under the full reference, replacing what had that name. */
 int content_register(struct content *c, const char *reference, const char *manifest_digest, struct error *err);
+
+struct content_image {
+	const char *reference;
+	const char *manifest_digest;
+};
+
+/* The same for several images, of which all or none are entered. */
+int content_register_all(struct content *c, const struct content_image *images, size_t n, struct error *err);
 
 /* ---- results, on standard output (image/transfer.h describes the lines); thread-safe ---- */
 
