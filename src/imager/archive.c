@@ -287,8 +287,7 @@ static int take_blob(struct push *p, const char *key, struct entry_reader *r, st
 		return -1;
 	layer = is_layer(p->head, head, &compression);
 	blob.is_layer = layer;
-	/* A layer that its name obliges to nothing is compressed while it passes: docs/images.md says why. */
-	blob.media_type = !layer ? NULL : archive_layer_type(digest ? compression : (compression ? compression : COMPRESSION_GZIP));
+	blob.media_type = layer ? archive_layer_type(compression) : NULL;
 	if (!digest && !layer && (head == 0 || p->head[0] != '{'))
 		return skip_rest(r, err); /* neither a layer nor a document */
 	if (digest && content_has_blob(p->content, digest)) {
@@ -296,7 +295,7 @@ static int take_blob(struct push *p, const char *key, struct entry_reader *r, st
 		blob.size = (uint64_t)r->size;
 		return skip_rest(r, err) < 0 ? -1 : archive_index_add_blob(p->index, key, &blob, err);
 	}
-	if (blob_begin(p->content, !layer ? BLOB_PLAIN : digest ? BLOB_LAYER : BLOB_LAYER_COMPRESS, digest, NULL, &w, err) < 0)
+	if (blob_begin(p->content, layer ? BLOB_LAYER : BLOB_PLAIN, digest, NULL, &w, err) < 0)
 		return -1;
 	if (copy_blob(p, r, w, head, rest, rest_len, err) < 0) {
 		blob_abort(w);

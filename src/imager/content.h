@@ -50,7 +50,6 @@ struct blob_writer;
 enum blob_kind {
 	BLOB_PLAIN,   /* manifest, config, anything */
 	BLOB_LAYER,   /* a tar, plain, gzip or zstd (recognized by its first bytes): is unpacked while it passes */
-	BLOB_LAYER_COMPRESS, /* as BLOB_LAYER, but a plain tar is kept as gzip; digest and size are those of what is kept */
 };
 
 /* digest: what it must turn out to be, or NULL when not known yet. diff_id likewise, for layers. For a layer whose unpacked

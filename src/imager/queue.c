@@ -4,10 +4,27 @@
 
 #include <stdlib.h>
 
+#define UNUSED_MAX 64
+
+static struct {
+	pthread_mutex_t lock;
+	struct chunk *first;
+	unsigned n;
+} unused = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
 struct chunk *chunk_new(void)
 {
-	struct chunk *c = malloc(sizeof *c);
+	struct chunk *c;
 
+	pthread_mutex_lock(&unused.lock);
+	c = unused.first;
+	if (c) {
+		unused.first = c->next;
+		unused.n--;
+	}
+	pthread_mutex_unlock(&unused.lock);
+	if (!c)
+		c = aligned_alloc(CHUNK_ALIGNMENT, sizeof *c);
 	if (!c)
 		return NULL;
 	atomic_init(&c->references, 1);
@@ -22,8 +39,17 @@ void chunk_hold(struct chunk *c)
 
 void chunk_drop(struct chunk *c)
 {
-	if (c && atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) == 1)
-		free(c);
+	if (!c || atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) != 1)
+		return;
+	pthread_mutex_lock(&unused.lock);
+	if (unused.n < UNUSED_MAX) {
+		c->next = unused.first;
+		unused.first = c;
+		unused.n++;
+		c = NULL;
+	}
+	pthread_mutex_unlock(&unused.lock);
+	free(c);
 }
 
 void queue_init(struct queue *q)

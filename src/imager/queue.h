@@ -4,7 +4,8 @@
 /*
  * Chunks of bytes and bounded queues of them, which join the stages of a blob's way (blob.c), a thread each.
  *
- * A chunk is filled by one thread, then shared read-only by all queues it was put into; the last one to drop it frees it.
+ * A chunk is filled by one thread, then shared read-only by all queues it was put into; the last one to drop it gives it
+ * back. Some unused ones are kept for the next: fresh memory is dear, for the kernel has to clear it.
  * A queue has one producer and one consumer. The producer waits while it is full, the consumer while it is empty. Either
  * end may leave: after queue_close() the consumer gets what is left and then the end; after queue_abort() chunks are
  * refused and the consumer gets the end at once. So neither ever waits for a thread that is gone.
@@ -19,12 +20,14 @@
 #include <stdint.h>
 
 #define CHUNK_SIZE ((size_t)256 << 10)
+#define CHUNK_ALIGNMENT 4096 /* of data, for writing past the page cache (open(2), O_DIRECT) */
 #define QUEUE_DEPTH 16
 
 struct chunk {
 	atomic_uint references;
 	size_t len;
-	uint8_t data[CHUNK_SIZE];
+	struct chunk *next; /* while unused */
+	_Alignas(CHUNK_ALIGNMENT) uint8_t data[CHUNK_SIZE];
 };
 
 struct chunk *chunk_new(void); /* one reference; NULL without memory */

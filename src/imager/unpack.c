@@ -30,6 +30,9 @@
 #define OVERLAY_OPAQUE "trusted.overlay.opaque"
 #define PERMISSIONS 07777
 
+/* The disk begins to write a file of this size at once, so that the sync at the end finds less to do. */
+#define WRITEBACK_MIN ((int64_t)1 << 20)
+
 struct parent {
 	int fd; /* -1: none is open */
 	char *path;
@@ -395,6 +398,8 @@ static int write_content(struct unpack *u, int fd, struct archive_entry *entry, 
 		return source_failed(u, err);
 	if (end < size && ftruncate(fd, size) < 0) /* a hole at the end */
 		return error_errno(err, errno, "cannot write it");
+	if (end >= WRITEBACK_MIN)
+		sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 	return 0;
 }
 
