@@ -241,6 +241,8 @@ static bool is_registry(struct span first)
 /* The pieces of the text. registry.p is NULL when none is named, tag.p and digest.p when there is none. */
 struct pieces {
 	struct span registry, repository, tag, digest;
+	bool is_default;  /* the registry is Docker's... */
+	bool is_official; /* ...and the repository belongs into its namespace "library" */
 };
 
 static void split(struct span text, struct pieces *ret)
@@ -269,6 +271,22 @@ static void split(struct span text, struct pieces *ret)
 		ret->registry = (struct span){ NULL, 0 };
 		ret->repository = text;
 	}
+	ret->is_default = !ret->registry.p || span_is(ret->registry, DEFAULT_REGISTRY) ||
+			  span_is(ret->registry, LEGACY_REGISTRY);
+	ret->is_official = ret->is_default && !memchr(ret->repository.p, '/', ret->repository.len);
+}
+
+/* Of what reference_format() will give. */
+static size_t full_len(const struct pieces *p)
+{
+	size_t len = (p->is_default ? strlen(DEFAULT_REGISTRY) : p->registry.len) + 1;
+
+	len += (p->is_official ? strlen(DEFAULT_NAMESPACE) : 0) + p->repository.len;
+	if (p->tag.p)
+		len += 1 + p->tag.len;
+	else if (!p->digest.p)
+		len += 1 + strlen(DEFAULT_TAG);
+	return p->digest.p ? len + 1 + p->digest.len : len;
 }
 
 static int check(const struct pieces *pieces, const char *text, struct error *err)
@@ -279,7 +297,7 @@ static int check(const struct pieces *pieces, const char *text, struct error *er
 				 (int)pieces->registry.len, pieces->registry.p);
 	if (check_repository(pieces->repository, text, err) < 0)
 		return -1;
-	if (pieces->repository.len > NAME_MAX_LEN)
+	if (pieces->repository.len + (pieces->is_official ? strlen(DEFAULT_NAMESPACE) : 0) > NAME_MAX_LEN)
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "invalid image reference \"%s\": the repository name is longer than %d characters", text,
 				 NAME_MAX_LEN);
@@ -291,6 +309,9 @@ static int check(const struct pieces *pieces, const char *text, struct error *er
 		return -1;
 	if (pieces->digest.p && check_digest(pieces->digest, text, err) < 0)
 		return -1;
+	if (full_len(pieces) > REFERENCE_MAX)
+		return error_set(err, ERR_INVALID_ARGUMENT,
+				 "invalid image reference \"%s\": its full form is longer than %d characters", text, REFERENCE_MAX);
 	return 0;
 }
 
@@ -312,12 +333,9 @@ static char *repository_dup(struct span s, bool official)
 static int fill(const struct pieces *pieces, struct reference *ret, struct error *err)
 {
 	_cleanup_reference_ struct reference r = { 0 };
-	bool is_default = !pieces->registry.p || span_is(pieces->registry, DEFAULT_REGISTRY) ||
-			  span_is(pieces->registry, LEGACY_REGISTRY);
-	bool bare = !memchr(pieces->repository.p, '/', pieces->repository.len);
 
-	r.registry = is_default ? strdup(DEFAULT_REGISTRY) : span_dup(pieces->registry);
-	r.repository = repository_dup(pieces->repository, is_default && bare);
+	r.registry = pieces->is_default ? strdup(DEFAULT_REGISTRY) : span_dup(pieces->registry);
+	r.repository = repository_dup(pieces->repository, pieces->is_official);
 	if (pieces->tag.p)
 		r.tag = span_dup(pieces->tag);
 	else if (!pieces->digest.p)
@@ -369,7 +387,7 @@ void reference_release(struct reference *r)
 
 char *reference_format(const struct reference *r)
 {
-	struct buf b = BUF_INIT(2 * REFERENCE_MAX);
+	struct buf b = BUF_INIT(REFERENCE_MAX);
 
 	buf_addf(&b, "%s/%s", r->registry, r->repository);
 	if (r->tag)

@@ -82,7 +82,7 @@ static int token_write(void *arg, const void *data, size_t len, struct error *er
 	struct token_answer *answer = arg;
 
 	if (buf_add(&answer->text, data, len) < 0)
-		return error_set(err, ERR_DATA_LOSS, "the token server's answer is larger than %u KiB", TOKEN_ANSWER_MAX >> 10);
+		return error_set(err, ERR_DATA_LOSS, "its answer is larger than %u KiB", TOKEN_ANSWER_MAX >> 10);
 	return 0;
 }
 

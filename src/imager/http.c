@@ -319,9 +319,16 @@ static void set_options(struct http *http, struct exchange *x, struct curl_slist
 	}
 }
 
+static enum http_result not_http(struct exchange *x, const char *reason)
+{
+	error_set(x->err, ERR_DATA_LOSS, "its answer is not HTTP: %s", reason);
+	return HTTP_REFUSED;
+}
+
 static enum http_result judge(const struct http *http, struct exchange *x, CURLcode code)
 {
 	const char *reason = http->reason[0] ? http->reason : curl_easy_strerror(code);
+	long redirects = 0;
 
 	if (x->failed)
 		return HTTP_REFUSED;
@@ -338,6 +345,9 @@ static enum http_result judge(const struct http *http, struct exchange *x, CURLc
 		error_set(x->err, ERR_DATA_LOSS, "it redirects more than %d times", HTTP_REDIRECTS_MAX);
 		return HTTP_REFUSED;
 	case CURLE_UNSUPPORTED_PROTOCOL:
+		curl_easy_getinfo(x->curl, CURLINFO_REDIRECT_COUNT, &redirects);
+		if (redirects == 0) /* "HTTP/0.9" */
+			return not_http(x, reason);
 		error_set(x->err, ERR_DATA_LOSS, "it redirects to a protocol that is not allowed: %s", reason);
 		return HTTP_REFUSED;
 	case CURLE_URL_MALFORMAT:
@@ -350,8 +360,7 @@ static enum http_result judge(const struct http *http, struct exchange *x, CURLc
 		error_set(x->err, ERR_UNAVAILABLE, "its certificate cannot be trusted: %s", reason);
 		return HTTP_REFUSED;
 	case CURLE_WEIRD_SERVER_REPLY:
-		error_set(x->err, ERR_UNAVAILABLE, "its answer is not HTTP: %s", reason);
-		return HTTP_REFUSED;
+		return not_http(x, reason);
 	default:
 		error_set(x->err, ERR_UNAVAILABLE, "%s", reason);
 		return HTTP_TROUBLE;
@@ -363,7 +372,6 @@ enum http_result http_perform(struct http *http, const struct http_request *requ
 {
 	struct exchange x = { .curl = http->curl, .request = request, .response = ret, .err = err };
 	struct curl_slist *headers = NULL;
-	enum http_result result;
 	CURLcode code;
 
 	if (add_headers(request, &headers) < 0) {
@@ -377,6 +385,5 @@ enum http_result http_perform(struct http *http, const struct http_request *requ
 	if (code == CURLE_OK && begin_body(&x) < 0)
 		x.failed = true;
 	curl_slist_free_all(headers);
-	result = judge(http, &x, code);
-	return result;
+	return judge(http, &x, code);
 }

@@ -219,7 +219,7 @@ static int layer_write(void *arg, const void *data, size_t len, struct error *er
 		return error_set(err, ERR_DATA_LOSS, "layer %s is larger than the manifest says (%llu bytes)",
 				 d->layer->descriptor->digest, (unsigned long long)d->layer->descriptor->size);
 	if (blob_write(d->writer, data, len, err) < 0)
-		return -1;
+		return error_wrap(err, "layer %s", d->layer->descriptor->digest);
 	progress_add(&d->pull->progress, (int64_t)len);
 	return 0;
 }
@@ -230,7 +230,9 @@ static int layer_end(void *arg, const struct http_response *response, struct err
 
 	if (blob_offset(d->writer) < d->layer->descriptor->size)
 		return 1;
-	return blob_commit(steal_ptr(&d->writer), NULL, NULL, NULL, err);
+	if (blob_commit(steal_ptr(&d->writer), NULL, NULL, NULL, err) < 0)
+		return error_wrap(err, "layer %s", d->layer->descriptor->digest);
+	return 0;
 }
 
 static int layer_begin(struct download *d, struct error *err)

@@ -138,11 +138,13 @@ static int content_range_start(const char *text, uint64_t *ret)
 	return errno == 0 && *end == '-' ? 0 : -1;
 }
 
-/* Sorts a failure of the sink. */
-static int sink_failed(struct attempt *a, const struct error *err)
+/* Sorts a failure of the sink. The user has not given the invalid argument: the registry has. */
+static int sink_failed(struct attempt *a, struct error *err)
 {
 	a->bad_content = err->code == ERR_DATA_LOSS || err->code == ERR_INVALID_ARGUMENT;
 	a->own_failure = !a->bad_content;
+	if (a->bad_content)
+		err->code = ERR_DATA_LOSS;
 	return -1;
 }
 
