@@ -19,6 +19,7 @@
 #define CONNECTIONS_MAX 16
 /* After everything was killed: how long to wait for processes that do not die (stuck in the kernel). */
 #define DEATH_TIMEOUT_MS 10000
+#define QUIET_MS 1000
 
 enum source { SOURCE_SIGNAL, SOURCE_TIMER, SOURCE_LISTEN, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_CONNECTION };
 
@@ -307,7 +308,8 @@ static int drop_text(struct dl_phdr_info *info, size_t size, void *arg)
 	return 0;
 }
 
-/* Set-up is over: its heap and its code, which the kernel reads again from the file if it is needed, are given back. */
+/* Gives back free heap, and code, which the kernel maps again from its cache of the file when it is needed. A host has
+ * many shims, and nearly all of them are asleep. */
 static void shrink(void)
 {
 	malloc_trim(0);
@@ -318,6 +320,7 @@ int serve(struct shim *shim)
 {
 	struct server s = { .shim = shim, .running = true };
 	struct epoll_event events[8];
+	bool shrunk = false;
 
 	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
 		s.connections[i] = -1;
@@ -329,10 +332,13 @@ int serve(struct shim *shim)
 	add_connection(&s, SHIM_FD_CONNECTION);
 	/* A signal that came before the signalfd existed is pending and will be read; a child may have ended unseen. */
 	reap(&s);
-	shrink();
 	while (!s.over) {
-		int n = epoll_wait(s.epoll_fd, events, (int)(sizeof events / sizeof events[0]), -1);
+		/* Once after each burst of work, not a tick: after a quiet second the shim sleeps without a limit. */
+		int n = epoll_wait(s.epoll_fd, events, (int)(sizeof events / sizeof events[0]), shrunk ? -1 : QUIET_MS);
 
+		shrunk = n == 0;
+		if (shrunk)
+			shrink();
 		for (int i = 0; i < n; i++)
 			dispatch(&s, &events[i]);
 	}
