@@ -125,15 +125,20 @@ static void kill_one(struct kill_pass *pass, pid_t pid)
 {
 	int pidfd;
 
-	pass->killed++;
+	/* What cannot be signalled does not count: a v1 hierarchy lists processes for a while after their end. */
 	if (pass->n_watch >= pass->max_watch) {
-		kill(pid, SIGKILL);
+		if (kill(pid, SIGKILL) == 0)
+			pass->killed++;
 		return;
 	}
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (pidfd < 0)
 		return;
-	syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0) {
+		close(pidfd);
+		return;
+	}
+	pass->killed++;
 	pass->watch[pass->n_watch++] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
 }
 

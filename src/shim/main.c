@@ -11,7 +11,6 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <linux/capability.h>
-#include <malloc.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -250,6 +249,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	umask(022);
+	close_range(SHIM_FD_NETNS + 1, ~0u, 0);
 	for (int fd = SHIM_FD_CONNECTION; fd <= SHIM_FD_NETNS; fd++)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 	if (detach(&err) < 0) {
@@ -262,6 +262,5 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	drop_capabilities();
-	malloc_trim(0);
 	return serve(&shim);
 }

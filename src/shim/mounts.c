@@ -21,7 +21,10 @@ static int own_namespace(const struct shim_options *options, struct error *err)
 	 * file systems; nothing goes the other way. */
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
 		return error_errno(err, errno, "cannot separate the mount namespace from the host's");
-	if (options->hide_unified && umount2("/sys/fs/cgroup/unified", MNT_DETACH) < 0 && errno != EINVAL && errno != ENOENT)
+	/* crun takes a host for hybrid by the type of this file system. A fresh one, and not just an unmount, because crun
+	 * writes there nevertheless: into what lies below the mount, which would be the host's. */
+	if (options->hide_unified && mount("capsule", "/sys/fs/cgroup/unified", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+					   "mode=0700,size=64k") < 0)
 		return error_errno(err, errno, "cannot hide /sys/fs/cgroup/unified");
 	return 0;
 }

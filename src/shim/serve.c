@@ -7,7 +7,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
+#include <malloc.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -16,6 +19,7 @@
 #define CONNECTIONS_MAX 16
 /* After everything was killed: how long to wait for processes that do not die (stuck in the kernel). */
 #define DEATH_TIMEOUT_MS 10000
+#define QUIET_MS 1000
 
 enum source { SOURCE_SIGNAL, SOURCE_TIMER, SOURCE_LISTEN, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_CONNECTION };
 
@@ -95,8 +99,13 @@ static void check_over(struct server *s)
 		return;
 	/* A workload with a pid namespace of its own died as a whole with its first process. One that shares the host's
 	 * is hunted down through its cgroup; each death of an orphan wakes us, so nothing is polled. */
-	if (cgroup_kill_once(s->shim->options->cgroup) == 0 && s->childless)
-		s->over = true;
+	if (!s->childless) {
+		(void)cgroup_kill_once(s->shim->options->cgroup);
+		return;
+	}
+	/* Whoever is left is no descendant: something that was put into the cgroup from outside. */
+	(void)cgroup_kill(s->shim->options->cgroup, DEATH_TIMEOUT_MS, NULL);
+	s->over = true;
 }
 
 static void on_first_process_ended(struct server *s, int status)
@@ -284,10 +293,34 @@ static void finish(struct server *s)
 			(void)shim_send(s->connections[i], SHIM_EXIT, &shim->result, sizeof shim->result);
 }
 
+static int drop_text(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+
+	for (unsigned i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+		uintptr_t from = (info->dlpi_addr + p->p_vaddr) & ~(page - 1);
+		uintptr_t to = (info->dlpi_addr + p->p_vaddr + p->p_memsz) & ~(page - 1);
+
+		if (p->p_type == PT_LOAD && !(p->p_flags & PF_W) && to > from)
+			madvise((void *)from, to - from, MADV_DONTNEED);
+	}
+	return 0;
+}
+
+/* Gives back free heap, and code, which the kernel maps again from its cache of the file when it is needed. A host has
+ * many shims, and nearly all of them are asleep. */
+static void shrink(void)
+{
+	malloc_trim(0);
+	dl_iterate_phdr(drop_text, NULL);
+}
+
 int serve(struct shim *shim)
 {
 	struct server s = { .shim = shim, .running = true };
 	struct epoll_event events[8];
+	bool shrunk = false;
 
 	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
 		s.connections[i] = -1;
@@ -300,8 +333,12 @@ int serve(struct shim *shim)
 	/* A signal that came before the signalfd existed is pending and will be read; a child may have ended unseen. */
 	reap(&s);
 	while (!s.over) {
-		int n = epoll_wait(s.epoll_fd, events, (int)(sizeof events / sizeof events[0]), -1);
+		/* Once after each burst of work, not a tick: after a quiet second the shim sleeps without a limit. */
+		int n = epoll_wait(s.epoll_fd, events, (int)(sizeof events / sizeof events[0]), shrunk ? -1 : QUIET_MS);
 
+		shrunk = n == 0;
+		if (shrunk)
+			shrink();
 		for (int i = 0; i < n; i++)
 			dispatch(&s, &events[i]);
 	}

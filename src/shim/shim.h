@@ -43,7 +43,7 @@ struct shim_options {
 	int stop_signal;
 	int64_t grace_ms; /* these two: for SIGTERM to the shim */
 	bool netns;
-	bool hide_unified; /* take the v2 hierarchy of a hybrid host out of the runtime's sight */
+	bool hide_unified; /* keep the v2 hierarchy of a hybrid host from the runtime */
 };
 
 struct shim {
