@@ -75,7 +75,7 @@ static void add_examples(const struct command *command, const char *indent, stru
 
 void help_print(const struct command *command, struct buf *out)
 {
-	uint64_t own = command->options;
+	uint64_t own = command->run ? command->options : 0;
 
 	buf_adds(out, "Usage: ");
 	add_usage(command, out);
@@ -89,8 +89,7 @@ void help_print(const struct command *command, struct buf *out)
 		own |= OPTION(OUTPUT);
 	if (command->run)
 		add_options(command, "Options", own, out);
-	add_options(command, "Global options",
-		    command_options(command) & ~own & (command == &root_command ? ~UINT64_C(0) : ~OPTION(VERSION)), out);
+	add_options(command, "Global options", command_options(command) & ~own, out);
 	if (command->examples) {
 		buf_adds(out, "\nExamples:\n");
 		add_examples(command, "  ", out);
