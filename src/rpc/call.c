@@ -202,12 +202,12 @@ static void call_deliver(struct rpc_call *call);
 
 void call_stream_closed(struct rpc_call *call, uint32_t h2_error)
 {
-	struct rpc_conn *conn = call->conn;
+	bool told = call->has_status;
 
 	call->stream = 0;
 	call->withheld = 0;
 	call->local_done = call->remote_done = true;
-	if (conn_is_server(conn)) {
+	if (on_server(call)) {
 		call_close(call);
 		call_free(call);
 		return;
@@ -222,7 +222,7 @@ void call_stream_closed(struct rpc_call *call, uint32_t h2_error)
 		call_set_status(call, rpc_status_of_reset(h2_error), nghttp2_http2_strerror(h2_error));
 	/* A resume may be on the list of work. */
 	call_deliver(call);
-	if (is_reading(call) && call->paused && call->in.len > 0) {
+	if (told && is_reading(call) && call->paused && call->in.len > 0) {
 		call->lingering = true;
 		return;
 	}
