@@ -120,10 +120,11 @@ static void on_connectable(uv_poll_t *poll, int status, int events)
 	int errnum = 0;
 	socklen_t len = sizeof(errnum);
 
-	if (status < 0)
-		errnum = -status;
-	else if (getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) < 0)
+	/* libuv reports a socket's error as EBADF, whatever it is: the socket knows better. */
+	if (getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) < 0)
 		errnum = errno;
+	else if (status < 0 && errnum == 0)
+		errnum = -status;
 	connect_done(client, errnum);
 }
 
