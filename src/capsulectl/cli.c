@@ -3,6 +3,7 @@
 #include "capsulectl/cli.h"
 
 #include "base/timeutil.h"
+#include "capsulectl/output.h"
 #include "manifest/manifest.h"
 
 #include <errno.h>
@@ -353,6 +354,9 @@ int cli_usage(struct error *err, const char *fmt, ...)
 
 void cli_report(const struct cli *cli, struct error *err)
 {
+	/* Most of these sentences are the daemon's. */
+	if (err->message)
+		text_clean(err->message);
 	if (cli_has(cli, OPT_VERBOSE))
 		fprintf(stderr, "capsulectl: %s (%s)\n", error_message(err), error_code_name(err->code));
 	else

@@ -683,6 +683,30 @@ def test_reader_that_leaves(ctl):
         assert (done.returncode, done.stderr) == (141, b""), args
 
 
+def test_reader_that_leaves_a_silent_stream(ctl):
+    ctl.apply_web()
+    p = subprocess.Popen([CAPSULECTL, "workload", "logs", "-f", "web"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         env=ctl.env, text=True)
+    for i in range(1, 6):
+        assert p.stdout.readline() == f"line {i}\n"
+    p.stdout.close()  # nothing more will be written, so no write can fail
+    assert p.wait(timeout=PATIENCE) == 141
+    assert p.stderr.read() == ""
+    p.stderr.close()
+    ctl.wait_for_record("left the logs of web")
+
+
+def test_process_substitution(ctl):
+    manifest = ctl.write("web.yaml", WEB.format(image="nginx", port=8080))
+    done = subprocess.run(["bash", "-c", f"{CAPSULECTL} apply -f <(cat {manifest})"], env=ctl.env, capture_output=True,
+                          text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("workload/web created\n", "")
+
+
+def test_errors_from_the_daemon_cannot_drive_the_terminal(ctl):
+    assert ctl.fails("image", "delete", "x\x1b[2Jy") == "capsulectl: image x?[2Jy is not here\n"
+
+
 def test_full_disk(ctl):
     ctl.apply_web()
     for args in (("workload", "list"), ("workload", "list", "-o", "json"), ("workload", "logs", "web"), ("--help",),
