@@ -147,12 +147,15 @@ static int client_open(struct cli *cli, struct error *err)
 	return c->rpc ? 0 : CLI_USAGE;
 }
 
-void client_close(struct cli *cli)
+bool client_close(struct cli *cli)
 {
 	struct client *c = cli->client;
 
 	if (!c)
-		return;
+		return false;
+	cli->client = NULL;
+	if (c->rpc && !c->connected && !rpc_client_errno(c->rpc))
+		return true;
 	rpc_client_close(c->rpc, NULL, NULL);
 	for (size_t i = 0; i < 2; i++)
 		uv_close((uv_handle_t *)&c->signals[i], NULL);
@@ -164,7 +167,7 @@ void client_close(struct cli *cli)
 	cleanup_closep(&c->reader_fd);
 	target_release(&c->target);
 	free(c);
-	cli->client = NULL;
+	return false;
 }
 
 int client_signal(const struct cli *cli)

@@ -564,6 +564,26 @@ def test_a_daemon_that_hangs(tmp_path):
         assert "--timeout" in err
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the client a resolver of its own")
+def test_a_name_server_that_hangs(tmp_path):
+    (tmp_path / "resolv.conf").write_text("nameserver 127.99.0.53\noptions timeout:25 attempts:1\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.99.0.53", 53))
+        argv = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"', "sh",
+                str(tmp_path / "resolv.conf"), CAPSULECTL, "--capsule", "host.example.org:50000", "info"]
+        began = time.monotonic()
+        done = subprocess.run([*argv, "--timeout", "300ms"], capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 1 and "--timeout" in done.stderr
+        assert s.recv(512)  # it was asked
+        while select.select([s], [], [], 0)[0]:
+            s.recv(512)
+        p = subprocess.Popen(argv)
+        s.recv(512)
+        p.send_signal(signal.SIGINT)
+        assert p.wait(timeout=PATIENCE) == 130
+        assert time.monotonic() - began < 10
+
+
 def test_a_daemon_that_hangs_up(tmp_path):
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(str(tmp_path / "capsule.sock"))
