@@ -3,6 +3,7 @@
 #include "capsulectl/cli.h"
 
 #include "base/timeutil.h"
+#include "capsulectl/output.h"
 #include "manifest/manifest.h"
 
 #include <errno.h>
@@ -21,7 +22,7 @@ const struct option_spec option_specs[OPT_COUNT] = {
 	[OPT_NO_WAIT] = { 0, "no-wait", VALUE_NONE, NULL, "return when the daemon has recorded it, not when it is done" },
 	[OPT_DRY_RUN] = { 0, "dry-run", VALUE_NONE, NULL, "change nothing; show what would change, field by field" },
 	[OPT_FOLLOW] = { 'f', "follow", VALUE_NONE, NULL, "go on with new lines as they are written" },
-	[OPT_TAIL] = { 'n', "tail", VALUE_COUNT, "N", "begin with the last N lines; 0: only new ones" },
+	[OPT_TAIL] = { 'n', "tail", VALUE_COUNT, "N", "begin with the last N lines" },
 	[OPT_SINCE] = { 0, "since", VALUE_MOMENT, "TIME", "begin at a time: 10m, 2h, 2026-01-31T12:00:00Z" },
 	[OPT_TIMESTAMPS] = { 't', "timestamps", VALUE_NONE, NULL, "put its time in front of every line" },
 	[OPT_SERIAL] = { 0, "serial", VALUE_NONE, NULL, "the serial console of a microVM instead of its output" },
@@ -353,6 +354,9 @@ int cli_usage(struct error *err, const char *fmt, ...)
 
 void cli_report(const struct cli *cli, struct error *err)
 {
+	/* Most of these sentences are the daemon's. */
+	if (err->message)
+		text_clean(err->message);
 	if (cli_has(cli, OPT_VERBOSE))
 		fprintf(stderr, "capsulectl: %s (%s)\n", error_message(err), error_code_name(err->code));
 	else

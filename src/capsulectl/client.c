@@ -3,11 +3,14 @@
 #include "capsulectl/client.h"
 
 #include "base/timeutil.h"
+#include "capsulectl/output.h"
 #include "capsulectl/target.h"
 #include "rpc/uv.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 
 #define CONNECT_TIMEOUT_MS 10000 /* a host that drops packets gives no answer at all */
 
@@ -15,6 +18,8 @@ struct client {
 	uv_loop_t loop;
 	uv_signal_t signals[2];
 	uv_timer_t connect_timer;
+	uv_poll_t reader;      /* see watch_reader() */
+	int reader_fd;         /* -1: nothing to watch */
 	struct target target;
 	struct rpc_client *rpc;
 	struct rpc_call *call; /* the one under way; NULL between calls */
@@ -82,6 +87,37 @@ static void watch_signals(struct client *c)
 	}
 }
 
+static void on_reader_gone(uv_poll_t *poll, int status, int events)
+{
+	uv_poll_stop(poll);
+	output_set_reader_gone();
+	cancel_call(poll->data);
+}
+
+/*
+ * "logs -f | head -1": a stream may be silent for days, and only a write would find that nobody reads any more. A pipe
+ * without readers is in error, which the loop can wait for. It must not be made non-blocking, as libuv does with what it
+ * polls, so a second description of the same pipe is opened.
+ */
+static void watch_reader(struct client *c)
+{
+	struct stat st;
+
+	if (c->reader_fd >= 0 || fstat(STDOUT_FILENO, &st) < 0 || !S_ISFIFO(st.st_mode))
+		return;
+	c->reader_fd = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	if (c->reader_fd < 0)
+		return;
+	if (uv_poll_init(&c->loop, &c->reader, c->reader_fd) < 0) {
+		cleanup_closep(&c->reader_fd);
+		c->reader_fd = -1;
+		return;
+	}
+	c->reader.data = c;
+	uv_poll_start(&c->reader, UV_DISCONNECT, on_reader_gone);
+	uv_unref((uv_handle_t *)&c->reader);
+}
+
 static int client_open(struct cli *cli, struct error *err)
 {
 	const struct option_value *target = cli_option(cli, OPT_CAPSULE), *timeout = cli_option(cli, OPT_TIMEOUT);
@@ -95,6 +131,7 @@ static int client_open(struct cli *cli, struct error *err)
 		return error_errno(err, ENOMEM, "cannot start");
 	}
 	cli->client = c;
+	c->reader_fd = -1;
 	watch_signals(c);
 	uv_timer_init(&c->loop, &c->connect_timer);
 	c->connect_timer.data = c;
@@ -110,21 +147,27 @@ static int client_open(struct cli *cli, struct error *err)
 	return c->rpc ? 0 : CLI_USAGE;
 }
 
-void client_close(struct cli *cli)
+bool client_close(struct cli *cli)
 {
 	struct client *c = cli->client;
 
 	if (!c)
-		return;
+		return false;
+	cli->client = NULL;
+	if (c->rpc && !c->connected && !rpc_client_errno(c->rpc))
+		return true;
 	rpc_client_close(c->rpc, NULL, NULL);
 	for (size_t i = 0; i < 2; i++)
 		uv_close((uv_handle_t *)&c->signals[i], NULL);
 	uv_close((uv_handle_t *)&c->connect_timer, NULL);
+	if (c->reader_fd >= 0)
+		uv_close((uv_handle_t *)&c->reader, NULL);
 	uv_run(&c->loop, UV_RUN_DEFAULT);
 	uv_loop_close(&c->loop);
+	cleanup_closep(&c->reader_fd);
 	target_release(&c->target);
 	free(c);
-	cli->client = NULL;
+	return false;
 }
 
 int client_signal(const struct cli *cli)
@@ -244,6 +287,8 @@ static int client_run(struct cli *cli, const struct method *method, const void *
 	if (r < 0)
 		return r;
 	c = run->client = cli->client;
+	if (method->replies_stream)
+		watch_reader(c);
 	timeout = remaining_ms(c);
 	if (timeout < 0)
 		return call_error(c, ERR_DEADLINE_EXCEEDED, NULL, err);

@@ -63,7 +63,8 @@ int client_signal(const struct cli *cli);
 /* True if the connection is of no more use: further calls would fail in the same way. */
 bool client_lost(const struct cli *cli);
 
-/* Hangs up. May be called without a connection. */
-void client_close(struct cli *cli);
+/* Hangs up. May be called without a connection. True if a look-up of a name had to be left to itself: it may take long,
+ * and exit() would wait for its thread, so the program must be left through _exit(). */
+bool client_close(struct cli *cli);
 
 #endif

@@ -178,7 +178,7 @@ static void offer_images(struct cli *cli, const struct offer *o)
 		offer(o, text_clean(list->images[i]->name), "");
 }
 
-/* Calls the daemon that the typed line names, in the little time there is. */
+/* Calls the daemon that the typed line names, in the little time there is. The program ends after it. */
 static void offer_names(const struct offer *o, const struct typed *t, enum complete complete)
 {
 	struct option_value options[] = {
@@ -193,7 +193,10 @@ static void offer_names(const struct offer *o, const struct typed *t, enum compl
 		offer_volumes(&cli, o);
 	else if (complete == COMPLETE_IMAGES)
 		offer_images(&cli, o);
-	client_close(&cli);
+	if (client_close(&cli)) {
+		fflush(stdout);
+		_exit(EXIT_SUCCESS);
+	}
 }
 
 static void offer_arguments(const struct offer *o, const struct typed *t)
@@ -303,10 +306,10 @@ static const char fish_script[] =
 	"# fish completion for capsulectl; load it with: capsulectl completion fish | source\n"
 	"function __capsulectl_complete\n"
 	"	set -l before (commandline -opc)\n"
-	"	set -l current (commandline -ct | string collect --allow-empty)\n"
-	"	set -l lines ($before[1] __complete -- $before[2..-1] $current 2> /dev/null)\n"
+	"	set -l current (commandline -ct)\n"
+	"	set -l lines ($before[1] __complete -- $before[2..-1] \"$current\" 2> /dev/null)\n"
 	"	if test \"$lines[1]\" = :files\n"
-	"		__fish_complete_path $current\n"
+	"		__fish_complete_path \"$current\"\n"
 	"	else\n"
 	"		printf '%s\\n' $lines\n"
 	"	end\n"

@@ -75,7 +75,7 @@ static void add_examples(const struct command *command, const char *indent, stru
 
 void help_print(const struct command *command, struct buf *out)
 {
-	uint64_t own = command->options;
+	uint64_t own = command->run ? command->options : 0;
 
 	buf_adds(out, "Usage: ");
 	add_usage(command, out);
@@ -89,8 +89,7 @@ void help_print(const struct command *command, struct buf *out)
 		own |= OPTION(OUTPUT);
 	if (command->run)
 		add_options(command, "Options", own, out);
-	add_options(command, "Global options",
-		    command_options(command) & ~own & (command == &root_command ? ~UINT64_C(0) : ~OPTION(VERSION)), out);
+	add_options(command, "Global options", command_options(command) & ~own, out);
 	if (command->examples) {
 		buf_adds(out, "\nExamples:\n");
 		add_examples(command, "  ", out);
@@ -121,24 +120,22 @@ static void add_scdoc(const char *text, struct buf *out)
 	}
 }
 
-static void print_scdoc_options(const struct command *command, struct buf *out)
+static void print_scdoc_options(const struct command *command, uint64_t ids, const char *indent, struct buf *out)
 {
-	uint64_t ids = command->options | (command->outputs ? OPTION(OUTPUT) : 0);
-
 	for (int id = 0; id < OPT_COUNT; id++) {
 		const struct option_spec *spec = &option_specs[id];
 
 		if (!(ids & (UINT64_C(1) << id)))
 			continue;
-		buf_addc(out, '\t');
+		buf_adds(out, indent);
 		if (spec->letter)
 			buf_addf(out, "*-%c*, ", spec->letter);
 		buf_addf(out, "*--%s*", spec->name);
 		if (spec->value)
 			buf_addf(out, " _%s_", spec->value);
-		buf_adds(out, "\n\t\t");
+		buf_addf(out, "\n%s\t", indent);
 		add_scdoc(spec->help, out);
-		if (id == OPT_OUTPUT)
+		if (id == OPT_OUTPUT && command->outputs)
 			buf_addf(out, ": %s", command->outputs);
 		buf_adds(out, "\n\n");
 	}
@@ -168,16 +165,20 @@ static void print_scdoc(const struct command *command, struct buf *out)
 		p += n + (p[n] == '\n');
 	}
 	buf_adds(out, "\n\n");
-	print_scdoc_options(command, out);
+	print_scdoc_options(command, command->options | (command->outputs ? OPTION(OUTPUT) : 0), "\t", out);
 }
 
 int help_print_all(const char *format, struct buf *out)
 {
-	if (strcmp(format, "markdown") == 0)
+	if (strcmp(format, "markdown") == 0) {
 		each_command(&root_command, print_markdown, out);
-	else if (strcmp(format, "scdoc") == 0)
+	} else if (strcmp(format, "scdoc") == 0) {
+		buf_adds(out, "# GLOBAL OPTIONS\n\n");
+		print_scdoc_options(&root_command, command_options(&root_command), "", out);
+		buf_adds(out, "# COMMANDS\n\n");
 		each_command(&root_command, print_scdoc, out);
-	else
+	} else {
 		return -1;
+	}
 	return 0;
 }

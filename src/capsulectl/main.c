@@ -36,12 +36,12 @@ static int print_help(const struct cli *cli, bool asked)
 	return asked ? EXIT_SUCCESS : EXIT_USAGE;
 }
 
-static int run_command(struct cli *cli, struct error *err)
+static int run_command(struct cli *cli, bool *ret_hanging, struct error *err)
 {
 	int r = cli->command->run(cli, err);
 	int signo = client_signal(cli);
 
-	client_close(cli);
+	*ret_hanging = client_close(cli);
 	/* The user knows who interrupted it. */
 	if (r < 0 && signo)
 		return EXIT_SIGNAL + signo;
@@ -52,7 +52,7 @@ static int run_command(struct cli *cli, struct error *err)
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static int dispatch(struct cli *cli, int argc, char **argv, struct error *err)
+static int dispatch(struct cli *cli, int argc, char **argv, bool *ret_hanging, struct error *err)
 {
 	if (cli_parse(cli, argc, argv, err) < 0)
 		return report_usage(cli, err);
@@ -64,22 +64,27 @@ static int dispatch(struct cli *cli, int argc, char **argv, struct error *err)
 	}
 	if (!cli->command->run)
 		return print_help(cli, false);
-	return run_command(cli, err);
+	return run_command(cli, ret_hanging, err);
 }
 
 int main(int argc, char **argv)
 {
 	_cleanup_(cli_release) struct cli cli = { 0 };
 	_cleanup_error_ struct error err = ERROR_INIT;
+	bool hanging = false;
 	int status;
 
 	fill_standard_streams();
 	/* A reader that has gone is found by the write's error. */
 	sigaction(SIGPIPE, &(struct sigaction){ .sa_handler = SIG_IGN }, NULL);
-	status = dispatch(&cli, argc, argv, &err);
+	status = dispatch(&cli, argc, argv, &hanging, &err);
 	if (output_flush(&err) < 0 && !output_reader_gone() && status == EXIT_SUCCESS) {
 		cli_report(&cli, &err);
 		status = EXIT_FAILURE;
 	}
-	return output_reader_gone() ? EXIT_SIGNAL + SIGPIPE : status;
+	if (output_reader_gone())
+		status = EXIT_SIGNAL + SIGPIPE;
+	if (hanging)
+		_exit(status);
+	return status;
 }

@@ -24,6 +24,11 @@ bool output_reader_gone(void)
 	return reader_gone;
 }
 
+void output_set_reader_gone(void)
+{
+	reader_gone = true;
+}
+
 /* ---- forms ---- */
 
 enum form output_form(const struct cli *cli)

@@ -74,6 +74,7 @@ int output_flush(struct error *err);
 
 /* Whoever read standard output has gone; nobody needs to be told. */
 bool output_reader_gone(void);
+void output_set_reader_gone(void);
 
 /* Replaces control characters in place. Returns text. */
 char *text_clean(char *text);

@@ -71,7 +71,7 @@ void progress_text(struct progress *p, const char *fmt, ...)
 	char line[512];
 	va_list ap;
 
-	if (!due(p))
+	if (!p->terminal)
 		return;
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof line, fmt, ap);

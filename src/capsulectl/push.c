@@ -69,6 +69,7 @@ static bool read_chunk(struct push *p)
 	}
 	p->ended = true;
 	rpc_call_half_close(p->call);
+	progress_text(&p->progress, "all is sent; the daemon is at work on it");
 	return false;
 }
 

@@ -99,8 +99,12 @@ static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workl
 	const char *message = workload->status ? workload->status->message : "";
 	bool stopping = workload->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_STOPPED;
 
+	/* One that is being deleted will be gone, whatever it is waited for. */
+	if (workload->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
+		return;
 	switch (w->goal) {
 	case WATCH_DELETED:
+		fail(w, item, "was applied again meanwhile");
 		break;
 	case WATCH_STOPPED:
 		if (!stopping)

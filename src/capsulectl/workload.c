@@ -412,7 +412,7 @@ static const struct command command_get = {
 static const struct command command_logs = {
 	.name = "logs", .summary = "print what a workload wrote to its standard output and error",
 	.text = "Works for a workload that has stopped or failed, too. With --follow it ends when\n"
-		"the workload is deleted.",
+		"the workload is deleted; --tail 0 shows only what is new then.",
 	.examples = "capsulectl workload logs web\n"
 		    "capsulectl workload logs -f -n 20 web\n"
 		    "capsulectl workload logs --since 10m --timestamps web",

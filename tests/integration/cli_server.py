@@ -131,7 +131,7 @@ class Workloads(workload_grpc.WorkloadServiceServicer):
                 w = workload.Workload()
                 w.CopyFrom(new)
                 w.desired_state = workload.DESIRED_STATE_RUNNING
-                w.created_at_unix = old.created_at_unix if old else int(time.time()) - 90
+                w.created_at_unix = old.created_at_unix if old else int(time.time()) - 10800
                 self.all[new.name] = w
                 self.launch(w)
             reply.workload.CopyFrom(self.all.get(new.name, new))
@@ -190,23 +190,28 @@ class Workloads(workload_grpc.WorkloadServiceServicer):
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, f'workload "{w.name}" is a container and has no serial console')
             yield workload.WorkloadLogChunk(data=b"kernel booted\n")
             return
-        # Line i was written 10 * (LINES - i) minutes ago.
-        now = time.time()
+        # Line i was written 10 * (LINES - i) + 1 minutes ago.
+        now = time.time() - 60
         lines = [(now - 600 * (LINES - i), f"line {i}\n") for i in range(1, LINES + 1)]
         lines = [(t, s) for t, s in lines if t * 1e9 >= request.since_unix_nanos]
         lines = lines[-request.tail_lines:] if request.tail_lines else lines
-        for t, s in lines:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime(t)) if request.timestamps else ""
-            yield workload.WorkloadLogChunk(data=(stamp + s).encode())
-        if request.follow:
-            gone = threading.Event()
-            context.add_callback(gone.set)
-            gone.wait()
-            note(f"left the logs of {w.name}")
+        gone = threading.Event()
+        if not context.add_callback(gone.set):
+            gone.set()
+        try:
+            for t, s in lines:
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime(t)) if request.timestamps else ""
+                yield workload.WorkloadLogChunk(data=(stamp + s).encode())
+            if request.follow:
+                gone.wait()
+        finally:  # the client may leave in the middle of a yield
+            if request.follow:
+                note(f"left the logs of {w.name}")
 
     def Watch(self, request, context):
         events = queue.Queue()
-        context.add_callback(lambda: events.put(None))
+        if not context.add_callback(lambda: events.put(None)):
+            return
         with self.lock:
             names = set(request.names)
             for name in sorted(self.all):
@@ -217,14 +222,13 @@ class Workloads(workload_grpc.WorkloadServiceServicer):
             events.put(workload.WorkloadEvent(type=workload.WORKLOAD_EVENT_TYPE_SYNCED))
             entry = (names, events)
             self.watchers.append(entry)
-        while True:
-            event = events.get()
-            if event is None:
-                break
-            yield event
-        with self.lock:
-            self.watchers.remove(entry)
-        note("left the watch")
+        try:
+            for event in iter(events.get, None):
+                yield event
+        finally:  # the client may leave in the middle of a yield
+            with self.lock:
+                self.watchers.remove(entry)
+            note("left the watch")
 
 
 class Volumes(volume_grpc.VolumeServiceServicer):
@@ -242,7 +246,7 @@ class Volumes(volume_grpc.VolumeServiceServicer):
             if request.name in self.all:
                 context.abort(grpc.StatusCode.ALREADY_EXISTS, f'volume "{request.name}" exists already')
             v = volume.Volume(name=request.name, size_bytes=(request.size_mib or 1024) << 20,
-                              host_path=f"/somewhere/{request.name}.img", created_at_unix=int(time.time()) - 90)
+                              host_path=f"/somewhere/{request.name}.img", created_at_unix=int(time.time()) - 10800)
             if request.name.startswith("used"):
                 v.mounted_by.append("web")
             self.all[v.name] = v

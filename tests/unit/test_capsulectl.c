@@ -12,7 +12,7 @@
 
 /* ---- the command line ---- */
 
-#define WORDS_MAX 16
+#define WORDS_MAX 24
 
 /* A command line, parsed. */
 struct line {
