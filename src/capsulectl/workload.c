@@ -310,8 +310,8 @@ static int choose_names(struct cli *cli, WorkloadList **list, char ***ret, size_
 /* How the four verbs that act on names differ. */
 struct action {
 	const struct method *method;
-	const char *recorded;  /* printed when the daemon has it; NULL: printed when it is done */
-	const char *under_way; /* under --no-wait */
+	const char *recorded; /* printed when the daemon has it and nobody waits */
+	bool waits;           /* unless --no-wait is given; the others only if --wait is */
 	enum watch_goal goal;
 };
 
@@ -335,6 +335,7 @@ static int act(struct cli *cli, const struct action *action, struct error *err)
 {
 	_cleanup_message_ WorkloadList *list = NULL;
 	_cleanup_free_ char **names = NULL;
+	bool wait = action->waits ? !cli_has(cli, OPT_NO_WAIT) : cli_has(cli, OPT_WAIT);
 	size_t n = 0, done = 0;
 	int r = choose_names(cli, &list, &names, &n, err);
 
@@ -350,41 +351,37 @@ static int act(struct cli *cli, const struct action *action, struct error *err)
 			continue;
 		}
 		names[done++] = names[i];
-		if (action->recorded)
+		if (!wait)
 			output_text("workload/%s %s\n", names[i], action->recorded);
-		else if (cli_has(cli, OPT_NO_WAIT))
-			output_text("workload/%s %s\n", names[i], action->under_way);
 	}
-	r = 0;
-	if (!action->recorded && !cli_has(cli, OPT_NO_WAIT))
-		r = watch_wait(cli, names, done, action->goal, err);
+	r = wait ? watch_wait(cli, names, done, action->goal, err) : 0;
 	return r < 0 || done < n ? -1 : 0;
 }
 
 static int run_stop(struct cli *cli, struct error *err)
 {
-	static const struct action action = { &workload_stop, NULL, "stopping", WATCH_STOPPED };
+	static const struct action action = { &workload_stop, "stopping", true, WATCH_STOPPED };
 
 	return act(cli, &action, err);
 }
 
 static int run_start(struct cli *cli, struct error *err)
 {
-	static const struct action action = { &workload_start, "started", NULL, WATCH_RUNNING };
+	static const struct action action = { &workload_start, "started", false, WATCH_RUNNING };
 
 	return act(cli, &action, err);
 }
 
 static int run_restart(struct cli *cli, struct error *err)
 {
-	static const struct action action = { &workload_restart, "restarted", NULL, WATCH_RUNNING };
+	static const struct action action = { &workload_restart, "restarted", false, WATCH_RUNNING };
 
 	return act(cli, &action, err);
 }
 
 static int run_delete(struct cli *cli, struct error *err)
 {
-	static const struct action action = { &workload_delete, NULL, "deleting", WATCH_DELETED };
+	static const struct action action = { &workload_delete, "deleting", true, WATCH_DELETED };
 
 	return act(cli, &action, err);
 }
@@ -438,7 +435,7 @@ static const struct command command_stop = {
 static const struct command command_start = {
 	.name = "start", .summary = "start stopped workloads",
 	.arguments = "NAME...", .max_arguments = ARGUMENTS_ANY, .complete = COMPLETE_WORKLOADS,
-	.options = OPTION(ALL), .run = run_start,
+	.options = OPTION(ALL) | OPTION(WAIT), .run = run_start,
 };
 
 static const struct command command_delete = {

@@ -364,6 +364,7 @@ def test_stop_start_restart_delete(ctl):
     web = ctl.json("workload", "get", "web")
     assert (web["desiredState"], web["status"]["phase"]) == ("DESIRED_STATE_STOPPED", "WORKLOAD_PHASE_STOPPED")
     assert ctl.out("workload", "start", "web") == "workload/web started\n"
+    assert ctl.out("workload", "start", "--wait", "web") == "workload/web running\n"
     assert ctl.out("workload", "restart", "web") == "workload/web restarted\n"
     assert ctl.json("workload", "get", "web")["status"]["restartCount"] == 1
     assert ctl.out("workload", "delete", "web") == "workload/web deleted\n"
