@@ -69,7 +69,7 @@ struct shim_hello {
 
 struct shim_stop {
 	int64_t grace_ms;
-	int32_t signal;
+	int32_t signal; /* 0: the image's stop signal */
 	uint32_t reserved;
 };
 
