@@ -88,6 +88,7 @@ static void drop_out(struct rpc_call *call)
 		free(frame);
 	}
 	call->out_tail = &call->out;
+	call->conn->queued -= call->queued;
 	call->queued = 0;
 }
 
@@ -497,6 +498,7 @@ static ssize_t read_out(nghttp2_session *session, int32_t stream, uint8_t *to, s
 	if (!call->out)
 		call->out_tail = &call->out;
 	call->queued -= n;
+	call->conn->queued -= n;
 	if (call->full && call->queued < RPC_SEND_LOW) {
 		call->full = false;
 		call_schedule(call, WORK_WRITABLE);
@@ -610,6 +612,12 @@ int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
 		reject_size(call, len);
 		return -1;
 	}
+	/* `writable` bounds one call; this, a client that asks for much on many calls and reads nothing. */
+	if (on_server(call) && call->conn->queued + len > RPC_QUEUED_MAX) {
+		call_set_status(call, ERR_RESOURCE_EXHAUSTED, "too much data on this connection waits to be sent");
+		call_cut(call, NGHTTP2_ENHANCE_YOUR_CALM);
+		return -1;
+	}
 	frame = malloc(sizeof(*frame) + PREFIX + len);
 	if (!frame) {
 		call_reject(call, ERR_RESOURCE_EXHAUSTED, "no memory for a message");
@@ -625,6 +633,7 @@ int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
 	*call->out_tail = frame;
 	call->out_tail = &frame->next;
 	call->queued += frame->len;
+	call->conn->queued += frame->len;
 	if (call->queued > RPC_SEND_HIGH)
 		call->full = true;
 	send_queued(call);

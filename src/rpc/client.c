@@ -14,7 +14,7 @@
  * calls need not wait for that: the connection's first bytes are ready when the socket is.
  */
 struct rpc_client {
-	struct link link;
+	struct rpc_link link;
 	uv_loop_t *loop;
 	struct rpc_address address;
 	char *target;
@@ -56,21 +56,21 @@ static void client_fail(struct rpc_client *client, const char *what, int errnum)
 
 	snprintf(text, sizeof(text), "%s %s: %s", what, client->target, strerror(errnum));
 	rpc_conn_fail(client->link.conn, ERR_UNAVAILABLE, text);
-	link_schedule(&client->link);
+	rpc_link_schedule(&client->link);
 }
 
-static void on_link_ended(struct link *link, int errnum)
+static void on_link_ended(struct rpc_link *link, int errnum)
 {
 	struct rpc_client *client = (struct rpc_client *)link;
 
 	if (client->errnum)
 		return;
-	link_disconnect(link);
+	rpc_link_disconnect(link);
 	client->errnum = errnum ? errnum : ECONNRESET;
 	client_fail(client, "lost the connection to", client->errnum);
 }
 
-static void on_link_closed(struct link *link)
+static void on_link_closed(struct rpc_link *link)
 {
 	struct rpc_client *client = (struct rpc_client *)link;
 
@@ -98,7 +98,7 @@ static void connect_done(struct rpc_client *client, int errnum)
 	int fd = end_attempt(client);
 
 	if (errnum == 0)
-		errnum = -link_open(&client->link, fd);
+		errnum = -rpc_link_open(&client->link, fd);
 	else if (fd >= 0)
 		close(fd);
 	if (errnum && client->candidate < client->n_candidates) {
@@ -270,14 +270,14 @@ struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_clien
 	client->link.idle_unref = true;
 	client->link.ended = on_link_ended;
 	client->link.closed = on_link_closed;
-	options = link_conn_options(&client->link);
+	options = rpc_link_conn_options(&client->link);
 	client->link.conn = rpc_conn_new_client(authority_of(client), &options);
 	if (!client->link.conn) {
 		error_set(err, ERR_RESOURCE_EXHAUSTED, "no memory");
 		return NULL;
 	}
 	steal_ptr(&name);
-	link_init(&client->link, loop);
+	rpc_link_init(&client->link, loop);
 	client->link.end_code = ERR_CANCELLED;
 	client->link.end_message = "cancelled";
 	add_candidates(client);
@@ -300,7 +300,7 @@ void rpc_client_close(struct rpc_client *client, void (*closed)(void *arg), void
 		close(fd);
 	if (client->resolving)
 		uv_cancel((uv_req_t *)&client->resolve);
-	link_close(&client->link);
+	rpc_link_close(&client->link);
 	uv_close((uv_handle_t *)&client->start, on_start_closed);
 }
 

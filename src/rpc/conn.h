@@ -10,7 +10,8 @@
  *
  * Threads: as rpc.h. No function here may be called from a callback of a call, except where it says so.
  * Memory: an idle connection holds no buffer; a call holds what is queued in it. All that a connection has received
- * and not delivered is at most RPC_UNREAD_MAX bytes: the call that would exceed it ends with RESOURCE_EXHAUSTED.
+ * and not delivered is at most RPC_UNREAD_MAX bytes, all that a server has queued for one client RPC_QUEUED_MAX: the
+ * call that would exceed it ends with RESOURCE_EXHAUSTED.
  */
 #ifndef CAPSULE_RPC_CONN_H
 #define CAPSULE_RPC_CONN_H
@@ -19,6 +20,7 @@
 
 #define RPC_WINDOW (1u << 20)     /* what a peer may send to a call that does not read */
 #define RPC_UNREAD_MAX (64u << 20)
+#define RPC_QUEUED_MAX (64u << 20)
 #define RPC_HEADERS_MAX (16u << 10)
 
 /* The methods of a server, shared by its connections, which must not outlive it. The tables are the caller's and must

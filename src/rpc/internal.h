@@ -81,6 +81,7 @@ struct rpc_conn {
 	size_t n_calls;
 	struct rpc_call *work, **work_tail;
 	size_t unread;                         /* sum of the calls' in.len */
+	size_t queued;                         /* sum of the calls' queued */
 	int64_t deadline_ns;                   /* no call's is earlier; -1: none */
 	unsigned busy;                         /* inside the driver's call: no need to wake it */
 	bool draining;

@@ -13,7 +13,7 @@
 /* What is read before other connections have their turn. */
 #define READS_AT_ONCE 8
 
-static void link_end(struct link *link, int errnum)
+static void link_end(struct rpc_link *link, int errnum)
 {
 	if (!link->closing)
 		link->ended(link, errnum);
@@ -23,13 +23,13 @@ static void link_end(struct link *link, int errnum)
 
 static void on_timer(uv_timer_t *timer)
 {
-	struct link *link = timer->data;
+	struct rpc_link *link = timer->data;
 
 	rpc_conn_expire(link->conn, time_monotonic_ns());
-	link_schedule(link);
+	rpc_link_schedule(link);
 }
 
-static void link_arm(struct link *link)
+static void link_arm(struct rpc_link *link)
 {
 	int64_t deadline = rpc_conn_deadline(link->conn), left;
 
@@ -47,13 +47,13 @@ static void link_arm(struct link *link)
 
 static void on_socket(uv_poll_t *poll, int status, int events);
 
-static void link_watch(struct link *link)
+static void link_watch(struct rpc_link *link)
 {
 	uv_poll_start(&link->poll, UV_READABLE | (link->blocked ? UV_WRITABLE : 0), on_socket);
 }
 
 /* Runs what is due and writes until there is nothing more or the socket is full. */
-static void link_write(struct link *link)
+static void link_write(struct rpc_link *link)
 {
 	const uint8_t *data;
 	size_t len;
@@ -76,7 +76,7 @@ static void link_write(struct link *link)
 
 static void on_flush(uv_idle_t *idle)
 {
-	struct link *link = idle->data;
+	struct rpc_link *link = idle->data;
 
 	uv_idle_stop(idle);
 	link_write(link);
@@ -95,7 +95,7 @@ static void on_flush(uv_idle_t *idle)
 		uv_ref((uv_handle_t *)&link->poll);
 }
 
-void link_schedule(struct link *link)
+void rpc_link_schedule(struct rpc_link *link)
 {
 	if (!link->closing)
 		uv_idle_start(&link->flush, on_flush);
@@ -103,12 +103,12 @@ void link_schedule(struct link *link)
 
 static void on_wake(struct rpc_conn *conn, void *arg)
 {
-	link_schedule(arg);
+	rpc_link_schedule(arg);
 }
 
 /* --- reading --- */
 
-static void link_read(struct link *link)
+static void link_read(struct rpc_link *link)
 {
 	ssize_t n;
 
@@ -122,7 +122,7 @@ static void link_read(struct link *link)
 			link_end(link, n < 0 ? errno : ECONNRESET);
 			return;
 		}
-		link_schedule(link);
+		rpc_link_schedule(link);
 		if (rpc_conn_receive(link->conn, link->read_buffer, (size_t)n, NULL) < 0) {
 			/* The GOAWAY that says why goes out if the socket takes it. */
 			link_write(link);
@@ -136,12 +136,12 @@ static void link_read(struct link *link)
 
 static void on_socket(uv_poll_t *poll, int status, int events)
 {
-	struct link *link = poll->data;
+	struct rpc_link *link = poll->data;
 
 	if (events & UV_WRITABLE) {
 		link->blocked = false;
 		link_watch(link);
-		link_schedule(link);
+		rpc_link_schedule(link);
 	}
 	/* An error of the socket has its name from recv(). */
 	if ((events & UV_READABLE) || status < 0)
@@ -150,7 +150,7 @@ static void on_socket(uv_poll_t *poll, int status, int events)
 
 /* --- life --- */
 
-void link_init(struct link *link, uv_loop_t *loop)
+void rpc_link_init(struct rpc_link *link, uv_loop_t *loop)
 {
 	uv_timer_init(loop, &link->timer);
 	uv_idle_init(loop, &link->flush);
@@ -162,7 +162,7 @@ void link_init(struct link *link, uv_loop_t *loop)
 	link->end_message = "connection lost";
 }
 
-struct rpc_conn_options link_conn_options(struct link *link)
+struct rpc_conn_options rpc_link_conn_options(struct rpc_link *link)
 {
 	return (struct rpc_conn_options){ .wake = on_wake, .arg = link, .peer = { .fd = -1 } };
 }
@@ -183,7 +183,7 @@ static void tune_tcp(int fd)
 		setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(options[i].value));
 }
 
-int link_open(struct link *link, int fd)
+int rpc_link_open(struct rpc_link *link, int fd)
 {
 	int domain = AF_UNIX, r;
 	socklen_t len = sizeof(domain);
@@ -199,13 +199,13 @@ int link_open(struct link *link, int fd)
 	link->handles++;
 	link->fd = fd;
 	link_watch(link);
-	link_schedule(link);
+	rpc_link_schedule(link);
 	return 0;
 }
 
 static void link_closed(uv_handle_t *handle)
 {
-	struct link *link = handle->data;
+	struct rpc_link *link = handle->data;
 
 	if (--link->handles > 0)
 		return;
@@ -217,7 +217,7 @@ static void link_closed(uv_handle_t *handle)
 	link->closed(link);
 }
 
-void link_disconnect(struct link *link)
+void rpc_link_disconnect(struct rpc_link *link)
 {
 	if (link->fd < 0)
 		return;
@@ -227,12 +227,12 @@ void link_disconnect(struct link *link)
 	link->fd = -1;
 }
 
-void link_close(struct link *link)
+void rpc_link_close(struct rpc_link *link)
 {
 	if (link->closing)
 		return;
 	link->closing = true;
-	link_disconnect(link);
+	rpc_link_disconnect(link);
 	uv_close((uv_handle_t *)&link->timer, link_closed);
 	uv_close((uv_handle_t *)&link->flush, link_closed);
 }

@@ -15,7 +15,7 @@
 #define ACCEPT_PAUSE_MS 200
 
 struct connection {
-	struct link link;
+	struct rpc_link link;
 	struct rpc_server *server;
 	struct connection *next, **self;
 };
@@ -80,7 +80,7 @@ static void on_timer_closed(uv_handle_t *handle)
 
 /* --- connections --- */
 
-static void on_connection_closed(struct link *link)
+static void on_connection_closed(struct rpc_link *link)
 {
 	struct connection *c = (struct connection *)link;
 	struct rpc_server *server = c->server;
@@ -96,9 +96,9 @@ static void on_connection_closed(struct link *link)
 	server_maybe_free(server);
 }
 
-static void on_connection_ended(struct link *link, int errnum)
+static void on_connection_ended(struct rpc_link *link, int errnum)
 {
-	link_close(link);
+	rpc_link_close(link);
 }
 
 static void read_peer(int fd, struct rpc_peer *peer)
@@ -132,7 +132,7 @@ static void serve(struct rpc_server *server, int fd)
 	c->link.read_buffer = server->read_buffer;
 	c->link.ended = on_connection_ended;
 	c->link.closed = on_connection_closed;
-	options = link_conn_options(&c->link);
+	options = rpc_link_conn_options(&c->link);
 	read_peer(fd, &options.peer);
 	c->link.conn = rpc_conn_new_server(server->services, &options);
 	if (!c->link.conn) {
@@ -140,15 +140,15 @@ static void serve(struct rpc_server *server, int fd)
 		free(c);
 		return;
 	}
-	link_init(&c->link, server->loop);
+	rpc_link_init(&c->link, server->loop);
 	c->next = server->connections;
 	c->self = &server->connections;
 	if (c->next)
 		c->next->self = &c->next;
 	server->connections = c;
 	server->n_connections++;
-	if (link_open(&c->link, fd) < 0)
-		link_close(&c->link);
+	if (rpc_link_open(&c->link, fd) < 0)
+		rpc_link_close(&c->link);
 }
 
 /* --- listeners --- */
@@ -206,7 +206,6 @@ static void on_listener_closed(uv_handle_t *handle)
 	struct listener *l = handle->data;
 	struct rpc_server *server = l->server;
 
-	close(l->fd);
 	free(l->path);
 	free(l);
 	server->handles--;
@@ -220,12 +219,11 @@ static void stop_listening(struct rpc_server *server)
 	uv_timer_stop(&server->accept_timer);
 	while ((l = server->listeners)) {
 		server->listeners = l->next;
-		uv_poll_stop(&l->poll);
-		/* From here on a client is refused, and does not wait in a queue that nobody serves. */
-		shutdown(l->fd, SHUT_RDWR);
 		if (l->path)
 			unlink(l->path);
+		/* Out of epoll first, then closed. A socket that was handed to us goes on with who else has it. */
 		uv_close((uv_handle_t *)&l->poll, on_listener_closed);
+		close(l->fd);
 	}
 }
 
@@ -268,6 +266,8 @@ static int check_stale(const struct sockaddr_un *addr, struct error *err)
 		return error_errno(err, errno, "cannot make a socket");
 	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN)
 		return error_set(err, ERR_ALREADY_EXISTS, "another program listens on %s", addr->sun_path);
+	if (errno != ECONNREFUSED)
+		return error_errno(err, errno, "cannot tell whether %s is in use", addr->sun_path);
 	if (unlink(addr->sun_path) < 0 && errno != ENOENT)
 		return error_errno(err, errno, "cannot replace %s", addr->sun_path);
 	return 0;
@@ -422,6 +422,6 @@ void rpc_server_close(struct rpc_server *server, void (*closed)(void *arg), void
 	server->closed_arg = arg;
 	stop_listening(server);
 	for (struct connection *c = server->connections; c; c = c->next)
-		link_close(&c->link);
+		rpc_link_close(&c->link);
 	uv_close((uv_handle_t *)&server->accept_timer, on_timer_closed);
 }

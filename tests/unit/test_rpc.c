@@ -535,6 +535,32 @@ START_TEST(unread_data_of_a_connection_is_limited)
 }
 END_TEST
 
+START_TEST(queued_data_of_a_connection_is_limited)
+{
+	enum { CALLS = 40 };
+	static struct notes n[CALLS];
+	unsigned refused = 0;
+
+	pair_run(&pair);
+	for (unsigned i = 0; i < CALLS; i++) {
+		struct rpc_call *call = rpc_conn_call(pair.client, &unary, 0, &n[i]);
+
+		send_echo(call, "large", 4000000, 0);
+		rpc_call_half_close(call);
+	}
+	/* The client asks and does not read. */
+	pair_move(&pair, pair.client, pair.server);
+	ck_assert_uint_le(pair.server->queued, RPC_QUEUED_MAX + 100);
+	pair_run(&pair);
+	for (unsigned i = 0; i < CALLS; i++) {
+		ck_assert_uint_eq(n[i].closes, 1);
+		refused += n[i].code == ERR_RESOURCE_EXHAUSTED;
+	}
+	ck_assert_uint_eq(refused, CALLS - RPC_QUEUED_MAX / 4000000);
+	ck_assert_uint_eq(pair.server->queued, 0);
+}
+END_TEST
+
 /* --- statuses --- */
 
 START_TEST(status_messages_survive)
@@ -720,6 +746,7 @@ int main(void)
 	tcase_add_test(t, messages_come_before_the_status_even_when_paused);
 	tcase_add_test(t, resume_just_before_the_end_loses_nothing);
 	tcase_add_test(t, cancel_of_a_paused_call_that_has_ended);
+	tcase_add_test(t, queued_data_of_a_connection_is_limited);
 	tcase_add_test(t, status_messages_survive);
 	tcase_add_test(t, unknown_method_is_named);
 	tcase_add_test(t, more_calls_than_streams_wait_their_turn);
