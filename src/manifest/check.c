@@ -140,14 +140,10 @@ static void targets_release(struct targets *t)
 /* Takes the normalized path. */
 static void check_target(char *target, struct targets *t, const struct path *path, struct manifest_mistakes *m)
 {
-	static const char *const kernels[] = { "/proc", "/sys", "/dev" };
 	struct excerpt e;
 
 	if (strcmp(target, "/") == 0)
 		mistake(m, path, "must not be \"/\": it is the image's own");
-	for (size_t i = 0; i < 3; i++)
-		if (is_below(target, kernels[i]))
-			mistake(m, path, "must not be in %s: it is the kernel's own", kernels[i]);
 	for (size_t i = 0; i < t->n; i++)
 		if (strcmp(t->paths[i], target) == 0) {
 			mistake(m, path, "%s is used twice", excerpt(&e, target, strlen(target)));
@@ -161,6 +157,7 @@ static void check_target(char *target, struct targets *t, const struct path *pat
 static void check_mount(const Capsule__V1__VolumeMount *mount, struct targets *t, const struct path *path,
 			struct manifest_mistakes *m)
 {
+	static const char *const kernels[] = { "/proc", "/sys", "/dev" };
 	struct path name = path_field(path, "volumeName"), target = path_field(path, "mountPath");
 	char *normal;
 
@@ -173,6 +170,9 @@ static void check_mount(const Capsule__V1__VolumeMount *mount, struct targets *t
 		return;
 	}
 	path_normalize(normal);
+	for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
+		if (is_below(normal, kernels[i]))
+			mistake(m, &target, "must not be in %s: it is the kernel's own", kernels[i]);
 	check_target(normal, t, &target, m);
 }
 
@@ -195,7 +195,7 @@ static void check_mounts(Capsule__V1__VolumeMount *const *mounts, size_t n, stru
 	}
 }
 
-/* "/source[:/target[:ro|rw]]" */
+/* "/source[:/target[:ro|rw]]". A target in /dev or /sys is what such a bind is often for. */
 static void check_bind(const char *bind, struct targets *t, const struct path *path, struct manifest_mistakes *m)
 {
 	_cleanup_free_ char *source = strdup(bind), *target = NULL;

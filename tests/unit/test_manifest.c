@@ -150,7 +150,7 @@ START_TEST(full_container)
 		"hostPort: 8080, protocol: udp}]\n"
 		"  mounts: [{volumeName: d, mountPath: /data//x/./, readOnly: True}]\n"
 		"  privileged: true\n  hostPid: true\n  hostIpc: false\n  hostMount: ~\n"
-		"  hostBindPaths: [/etc, '/a:/b', '/c:/d:ro']\n...\n");
+		"  hostBindPaths: [/dev/fuse, '/a:/b', '/c:/d:ro']\n...\n");
 	Capsule__V1__ContainerSpec *c = w->container;
 	char *json = to_json(w);
 
@@ -162,7 +162,7 @@ START_TEST(full_container)
 		"\"networkMode\":\"NETWORK_MODE_BRIDGE\",\"ports\":["
 		"{\"containerPort\":80,\"hostPort\":8080,\"protocol\":\"tcp\"},"
 		"{\"containerPort\":80,\"hostPort\":8080,\"protocol\":\"udp\"}],"
-		"\"privileged\":true,\"hostPid\":true,\"hostBindPaths\":[\"/etc\",\"/a:/b\",\"/c:/d:ro\"]},"
+		"\"privileged\":true,\"hostPid\":true,\"hostBindPaths\":[\"/dev/fuse\",\"/a:/b\",\"/c:/d:ro\"]},"
 		"\"desiredState\":\"DESIRED_STATE_STOPPED\",\"restartPolicy\":\"RESTART_POLICY_ON_FAILURE\","
 		"\"stopGracePeriodSeconds\":0}");
 	ck_assert_uint_eq(c->n_env, 3);
