@@ -186,8 +186,8 @@ static int load_all(const struct cli *cli, struct sources *s, struct error *err)
 			unreadable = true;
 		}
 	if (s->mistakes)
-		return error_set(err, ERR_INVALID_ARGUMENT, "%zu mistake%s in %zu file%s; nothing was applied", s->mistakes,
-				 s->mistakes == 1 ? "" : "s", s->files_with_mistakes,
+		return error_set(err, ERR_INVALID_ARGUMENT, "%zu mistake%s in %zu file%s; nothing was applied",
+				 s->mistakes, s->mistakes == 1 ? "" : "s", s->files_with_mistakes,
 				 s->files_with_mistakes == 1 ? "" : "s");
 	if (unreadable)
 		return error_set(err, ERR_INVALID_ARGUMENT, "nothing was applied");
@@ -217,7 +217,7 @@ static int apply_workload(struct cli *cli, Capsule__V1__Workload *workload, stru
 {
 	Capsule__V1__WorkloadApplyRequest request = CAPSULE__V1__WORKLOAD_APPLY_REQUEST__INIT;
 	_cleanup_message_ Capsule__V1__WorkloadApplyResponse *reply = NULL;
-	const char *result;
+	const char *result, *would;
 	bool dry_run = cli_has(cli, OPT_DRY_RUN);
 	int r;
 
@@ -227,8 +227,8 @@ static int apply_workload(struct cli *cli, Capsule__V1__Workload *workload, stru
 	if (r < 0)
 		return r;
 	result = reply->created ? "created" : reply->n_changes ? "configured" : "unchanged";
-	output_text("workload/%s %s%s\n", workload->name, dry_run && strcmp(result, "unchanged") != 0 ? "would be " : "",
-		    result);
+	would = dry_run && (reply->created || reply->n_changes) ? "would be " : "";
+	output_text("workload/%s %s%s\n", workload->name, would, result);
 	if (dry_run)
 		print_changes(reply);
 	return 0;
