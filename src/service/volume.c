@@ -200,9 +200,14 @@ static void resize_work(struct unary *u)
 
 	if (store_volume_get(u->host->store, request->name, &v, &u->err) < 0 || check_growth(&v, size, &u->err) < 0)
 		return;
-	if (size > v.size_bytes && (store_volume_set_size(u->host->store, request->name, size, &u->err) < 0 ||
-				    backend->ops->grow(backend, request->name, size, &u->err) < 0))
+	if (size > v.size_bytes && store_volume_set_size(u->host->store, request->name, size, &u->err) < 0)
 		return;
+	/* Also when the size is the recorded one: a resize that was cut off is completed by the next one. */
+	if (backend->ops->grow(backend, request->name, size, &u->err) < 0) {
+		if (u->err.code == ERR_RESOURCE_EXHAUSTED)
+			(void)store_volume_undo_size(u->host->store, request->name, v.size_bytes, NULL);
+		return;
+	}
 	(void)load(u, request->name);
 }
 

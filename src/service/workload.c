@@ -17,14 +17,6 @@ static int not_found(const char *name, struct error *err)
 	return error_set(err, ERR_NOT_FOUND, "there is no workload %s", name);
 }
 
-/* The workload as it is now; one that was deleted meanwhile is shown as it was recorded. */
-static Capsule__V1__Workload *current(struct service_host *host, const struct store_workload *record)
-{
-	Capsule__V1__Workload *w = reconciler_get(host->reconciler, record->spec->name);
-
-	return w ? w : (Capsule__V1__Workload *)message_copy(&record->spec->base);
-}
-
 /* ---- Apply ---- */
 
 static int check_host_ports(struct unary *u, const Capsule__V1__Workload *w)

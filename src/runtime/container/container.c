@@ -352,7 +352,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 
 	if (oci_runtime_find(d->oci_runtime, &runtime, err) < 0)
 		return -1;
-	if (make_writable_layer(p, plan->fresh, err) < 0 || make_run_dir(p, plan, err) < 0 || bundle_write(&bundle, err) < 0)
+	if (make_writable_layer(p, false, err) < 0 || make_run_dir(p, plan, err) < 0 || bundle_write(&bundle, err) < 0)
 		return -1;
 	build_command(&command, d, p, plan, &runtime);
 	if (command.failed)
