@@ -186,8 +186,8 @@ static int load_all(const struct cli *cli, struct sources *s, struct error *err)
 			unreadable = true;
 		}
 	if (s->mistakes)
-		return error_set(err, ERR_INVALID_ARGUMENT, "%zu mistake%s in %zu file%s; nothing was applied", s->mistakes,
-				 s->mistakes == 1 ? "" : "s", s->files_with_mistakes,
+		return error_set(err, ERR_INVALID_ARGUMENT, "%zu mistake%s in %zu file%s; nothing was applied",
+				 s->mistakes, s->mistakes == 1 ? "" : "s", s->files_with_mistakes,
 				 s->files_with_mistakes == 1 ? "" : "s");
 	if (unreadable)
 		return error_set(err, ERR_INVALID_ARGUMENT, "nothing was applied");
@@ -213,35 +213,97 @@ static void print_changes(const Capsule__V1__WorkloadApplyResponse *reply)
 	}
 }
 
-static int apply_workload(struct cli *cli, Capsule__V1__Workload *workload, struct error *err)
+static void print_result(const Capsule__V1__Workload *workload, const Capsule__V1__WorkloadApplyResponse *reply,
+			 bool dry_run)
+{
+	const char *result = reply->created ? "created" : reply->n_changes ? "configured" : "unchanged";
+	const char *would = dry_run && (reply->created || reply->n_changes) ? "would be " : "";
+
+	output_text("workload/%s %s%s\n", workload->name, would, result);
+	if (dry_run)
+		print_changes(reply);
+}
+
+static bool is_declared(const struct sources *s, const char *volume)
+{
+	for (size_t i = 0; i < s->n; i++)
+		for (size_t j = 0; j < s->items[i].manifest.n; j++) {
+			const struct manifest_object *object = &s->items[i].manifest.objects[j];
+
+			if (object->kind == MANIFEST_VOLUME && strcmp(object->volume->name, volume) == 0)
+				return true;
+		}
+	return false;
+}
+
+/* Whether all volumes of the workload exist or would be created by these very manifests. */
+static bool volumes_would_exist(struct cli *cli, const struct sources *s, const Capsule__V1__Workload *w)
+{
+	Capsule__V1__VolumeMount *const *mounts = w->container ? w->container->mounts : w->micro_vm->mounts;
+	size_t n = w->container ? w->container->n_mounts : w->micro_vm->n_mounts;
+
+	for (size_t i = 0; i < n; i++) {
+		Capsule__V1__VolumeGetRequest request = CAPSULE__V1__VOLUME_GET_REQUEST__INIT;
+		_cleanup_error_ struct error e = ERROR_INIT;
+
+		request.name = mounts[i]->volume_name;
+		if (!is_declared(s, request.name) && client_call(cli, &volume_get, &request, NULL, &e) < 0)
+			return false;
+	}
+	return n > 0;
+}
+
+/* The daemon cannot judge a workload whose volume would only be there after a real apply: compare it here. */
+static int compare_workload(struct cli *cli, const Capsule__V1__Workload *wanted, struct error *err)
+{
+	Capsule__V1__WorkloadGetRequest request = CAPSULE__V1__WORKLOAD_GET_REQUEST__INIT;
+	Capsule__V1__WorkloadApplyResponse result = CAPSULE__V1__WORKLOAD_APPLY_RESPONSE__INIT;
+	_cleanup_message_ Capsule__V1__Workload *have = NULL;
+	int r;
+
+	request.name = wanted->name;
+	r = client_call(cli, &workload_get, &request, &have, err);
+	if (r < 0 && err->code != ERR_NOT_FOUND)
+		return r;
+	error_release(err);
+	if (have)
+		manifest_normalize_workload(have);
+	if (manifest_diff(have, wanted, &result.changes, &result.n_changes) < 0)
+		return error_errno(err, ENOMEM, "cannot compare");
+	result.created = !have;
+	print_result(wanted, &result, true);
+	manifest_changes_free(result.changes, result.n_changes);
+	return 0;
+}
+
+static int apply_workload(struct cli *cli, const struct sources *s, Capsule__V1__Workload *workload, struct error *err)
 {
 	Capsule__V1__WorkloadApplyRequest request = CAPSULE__V1__WORKLOAD_APPLY_REQUEST__INIT;
 	_cleanup_message_ Capsule__V1__WorkloadApplyResponse *reply = NULL;
-	const char *result;
 	bool dry_run = cli_has(cli, OPT_DRY_RUN);
 	int r;
 
 	request.workload = workload;
 	request.dry_run = dry_run;
 	r = client_call(cli, &workload_apply, &request, &reply, err);
-	if (r < 0)
-		return r;
-	result = reply->created ? "created" : reply->n_changes ? "configured" : "unchanged";
-	output_text("workload/%s %s%s\n", workload->name, dry_run && strcmp(result, "unchanged") != 0 ? "would be " : "",
-		    result);
-	if (dry_run)
-		print_changes(reply);
-	return 0;
+	if (r < 0 && dry_run && err->code == ERR_NOT_FOUND && volumes_would_exist(cli, s, workload)) {
+		error_release(err);
+		return compare_workload(cli, workload, err);
+	}
+	if (r == 0)
+		print_result(workload, reply, dry_run);
+	return r;
 }
 
-static int apply_object(struct cli *cli, const struct manifest_object *object, struct error *err)
+static int apply_object(struct cli *cli, const struct sources *s, const struct manifest_object *object,
+			struct error *err)
 {
 	int r;
 
 	if (object->kind == MANIFEST_VOLUME)
 		r = volume_apply(cli, object->volume, cli_has(cli, OPT_DRY_RUN), err);
 	else
-		r = apply_workload(cli, object->workload, err);
+		r = apply_workload(cli, s, object->workload, err);
 	/* Whoever applies a directory wants to see how far it is. */
 	fflush(stdout);
 	if (r == -1 && !client_lost(cli))
@@ -268,7 +330,7 @@ static int apply_kind(struct cli *cli, const struct sources *s, enum manifest_ki
 
 			if (object->kind != kind)
 				continue;
-			r = apply_object(cli, object, err);
+			r = apply_object(cli, s, object, err);
 			if (r == CLI_USAGE || (r < 0 && client_lost(cli)))
 				return r;
 			if (r < 0) {

@@ -16,10 +16,12 @@ const struct option_spec option_specs[OPT_COUNT] = {
 	[OPT_OUTPUT] = { 'o', "output", VALUE_OUTPUT, "FORM", "form of the output" },
 	[OPT_VERBOSE] = { 0, "verbose", VALUE_NONE, NULL, "add the status code to errors" },
 	[OPT_VERSION] = { 0, "version", VALUE_NONE, NULL, "show the version of this program" },
-	[OPT_FILE] = { 'f', "file", VALUE_TEXT, "FILE", "a manifest, a directory of manifests or - for standard input; may be repeated",
+	[OPT_FILE] = { 'f', "file", VALUE_TEXT, "FILE",
+		       "a manifest, a directory of manifests or - for standard input; may be repeated",
 		       COMPLETE_FILES },
 	[OPT_WAIT] = { 'w', "wait", VALUE_NONE, NULL, "wait until every workload runs, has ended or has failed" },
-	[OPT_NO_WAIT] = { 0, "no-wait", VALUE_NONE, NULL, "return when the daemon has recorded it, not when it is done" },
+	[OPT_NO_WAIT] = { 0, "no-wait", VALUE_NONE, NULL,
+			  "return when the daemon has recorded it, not when it is done" },
 	[OPT_DRY_RUN] = { 0, "dry-run", VALUE_NONE, NULL, "change nothing; show what would change, field by field" },
 	[OPT_FOLLOW] = { 'f', "follow", VALUE_NONE, NULL, "go on with new lines as they are written" },
 	[OPT_TAIL] = { 'n', "tail", VALUE_COUNT, "N", "begin with the last N lines" },
@@ -129,12 +131,13 @@ static int parse_value(const struct option_spec *spec, const char *text, int64_t
 		return 0;
 	case VALUE_DURATION:
 		if (time_parse_duration(text, ret) < 0 || *ret == 0)
-			return cli_usage(err, "--%s: \"%s\" is not a duration; write 30s, 2m or 1h30m", spec->name, text);
+			return cli_usage(err, "--%s: \"%s\" is not a duration; write 30s, 2m or 1h30m", spec->name,
+					 text);
 		return 0;
 	case VALUE_MOMENT:
 		if (parse_moment(text, ret) < 0)
-			return cli_usage(err, "--%s: \"%s\" is neither a duration (10m) nor a time (2026-01-31T12:00:00Z)",
-					 spec->name, text);
+			return cli_usage(err, "--%s: \"%s\" is neither a duration (10m) nor a time "
+					 "(2026-01-31T12:00:00Z)", spec->name, text);
 		return 0;
 	case VALUE_SIZE:
 		if (manifest_parse_size(text, &bytes, err) < 0 || bytes > INT64_MAX) {
@@ -306,7 +309,8 @@ int cli_parse(struct cli *cli, int argc, char **argv, struct error *err)
 		const struct command *child;
 		struct option_table table;
 
-		table_build(&table, verb ? OPTIONS_GLOBAL | cli->command->options : command_options(cli->command), verb);
+		/* A verb without output takes -o too: check_output() says more than getopt could. */
+		table_build(&table, OPTIONS_GLOBAL | cli->command->options, verb);
 		if (scan_options(cli, &table, argc, argv, err) < 0)
 			return -1;
 		argc -= optind;

@@ -65,7 +65,7 @@ enum option_type {
 };
 
 /* What the shell may offer in a place. */
-enum complete { COMPLETE_NONE, COMPLETE_WORKLOADS, COMPLETE_VOLUMES, COMPLETE_IMAGES, COMPLETE_FILES, COMPLETE_COMMANDS };
+enum complete { COMPLETE_NONE, COMPLETE_WORKLOADS, COMPLETE_VOLUMES, COMPLETE_IMAGES, COMPLETE_FILES };
 
 struct option_spec {
 	char letter;       /* 0: only the long name */

@@ -95,9 +95,9 @@ static void on_reader_gone(uv_poll_t *poll, int status, int events)
 }
 
 /*
- * "logs -f | head -1": a stream may be silent for days, and only a write would find that nobody reads any more. A pipe
- * without readers is in error, which the loop can wait for. It must not be made non-blocking, as libuv does with what it
- * polls, so a second description of the same pipe is opened.
+ * "logs -f | head -1": a stream may be silent for days, and only a write would find that nobody reads any more. A
+ * pipe without readers is in error, which the loop can wait for. It must not be made non-blocking, as libuv does with
+ * what it polls, so a second description of the same pipe is opened.
  */
 static void watch_reader(struct client *c)
 {
@@ -227,8 +227,8 @@ static int call_error(const struct client *c, enum error_code code, const char *
 	if (code == ERR_UNAVAILABLE && !c->connected && errnum)
 		return target_error(&c->target, errnum, err);
 	if (code == ERR_UNAVAILABLE && errnum)
-		return error_set(err, ERR_UNAVAILABLE, "the connection to the daemon broke (%s); if it is being restarted, try "
-				 "again", strerror(errnum));
+		return error_set(err, ERR_UNAVAILABLE, "the connection to the daemon broke (%s); if it is being "
+				 "restarted, try again", strerror(errnum));
 	if (code == ERR_DEADLINE_EXCEEDED && c->deadline)
 		return error_set(err, code, "not done within %s (--timeout)", time_format_age(c->timeout, limit));
 	return error_set(err, code, "%s", message && *message ? message : error_code_name(code));

@@ -4,10 +4,10 @@
 /*
  * Completion for shells.
  *
- * The scripts know nothing: they hand the words to the hidden command __complete and offer what it prints, one candidate
- * a line with a tab and a description, or the line ":files" for the shell's own file names. So completion follows the
- * tables of commands and options, and names come from the daemon. A daemon that is slow or absent must not hold up
- * the user's typing: nothing is offered then.
+ * The scripts know nothing: they hand the words to the hidden command __complete and offer what it prints, one
+ * candidate a line with a tab and a description, or the line ":files" for the shell's own file names. So completion
+ * follows the tables of commands and options, and names come from the daemon. A daemon that is slow or absent must not
+ * hold up the user's typing: nothing is offered then.
  */
 #include "capsulectl/client.h"
 #include "capsulectl/commands.h"
@@ -146,10 +146,10 @@ static void offer_workloads(struct cli *cli, const struct offer *o)
 		return;
 	for (size_t i = 0; i < list->n_workloads; i++) {
 		const Capsule__V1__Workload *w = list->workloads[i];
-		char phase[32];
+		int phase = w->status ? (int)w->status->phase : 0;
+		char text[32];
 
-		offer(o, w->name, text_enum(&capsule__v1__workload_phase__descriptor, w->status ? (int)w->status->phase : 0,
-					    phase, sizeof phase));
+		offer(o, w->name, text_enum(&capsule__v1__workload_phase__descriptor, phase, text, sizeof text));
 	}
 }
 

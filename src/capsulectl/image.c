@@ -91,7 +91,8 @@ static int run_pull(struct cli *cli, struct error *err)
 	r = client_stream(cli, &image_pull, &request, on_pull_progress, &pull, err);
 	progress_clear(&pull.progress);
 	if (r == 0 && !pull.arrived)
-		return error_set(err, ERR_INTERNAL, "the daemon ended the pull of %s without the image", request.reference);
+		return error_set(err, ERR_INTERNAL, "the daemon ended the pull of %s without the image",
+				 request.reference);
 	return r;
 }
 

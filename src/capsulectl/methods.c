@@ -8,7 +8,7 @@
 #include "workload.pb-c.h"
 
 #define METHOD(variable, service, name, takes, gives, ...)                                                            \
-	const struct method variable = { "/capsule.v1." service "/" name, &capsule__v1__##takes##__descriptor,          \
+	const struct method variable = { "/capsule.v1." service "/" name, &capsule__v1__##takes##__descriptor,        \
 					 &capsule__v1__##gives##__descriptor, ##__VA_ARGS__ }
 #define STREAM true
 

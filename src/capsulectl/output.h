@@ -4,9 +4,10 @@
 /*
  * What is written to standard output.
  *
- * Text goes through stdio and is flushed, and its errors found, by output_flush() at the end; a stream of log bytes goes
- * straight to the descriptor through output_bytes(). Colour and cutting to the width happen on a terminal only. Text
- * from the daemon may hold anything: control characters are shown as '?', so that nobody's terminal is driven by it.
+ * Text goes through stdio and is flushed, and its errors found, by output_flush() at the end; a stream of log bytes
+ * goes straight to the descriptor through output_bytes(). Colour and cutting to the width happen on a terminal only.
+ * Text from the daemon may hold anything: control characters are shown as '?', so that nobody's terminal is driven by
+ * it. What a workload wrote to its log is passed on as it is.
  */
 #ifndef CAPSULE_CAPSULECTL_OUTPUT_H
 #define CAPSULE_CAPSULECTL_OUTPUT_H

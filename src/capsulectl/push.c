@@ -3,8 +3,8 @@
 
 /*
  * A regular file is read where the call has room: the kernel reads ahead of us, so it does not block for long. A pipe
- * may block for as long as its writer likes, and meanwhile the daemon may have found the archive to be wrong: it is read
- * when the loop finds it readable.
+ * may block for as long as its writer likes, and meanwhile the daemon may have found the archive to be wrong: it is
+ * read when the loop finds it readable.
  */
 #include "capsulectl/push.h"
 
@@ -81,7 +81,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 		fail(p, -status);
 	else
 		read_chunk(p);
-	/* Without room, or without anything to come, there is nothing to wait for here. The call may be over already. */
+	/* Without room, or with nothing more to come, there is nothing to wait for. The call may be over already. */
 	if (p->poll && (p->ended || !rpc_call_writable(p->call)))
 		uv_poll_stop(poll);
 }

@@ -91,7 +91,10 @@ static size_t text_prefix(const char *s, size_t n)
 static void print_styled(const char *text, size_t len, enum style style, bool colour, struct buf *out)
 {
 	static const char *const sequences[] = {
-		[STYLE_GOOD] = "\033[32m", [STYLE_BAD] = "\033[31m", [STYLE_BUSY] = "\033[33m", [STYLE_FAINT] = "\033[2m",
+		[STYLE_GOOD] = "\033[32m",
+		[STYLE_BAD] = "\033[31m",
+		[STYLE_BUSY] = "\033[33m",
+		[STYLE_FAINT] = "\033[2m",
 	};
 
 	if (!colour || style == STYLE_PLAIN) {

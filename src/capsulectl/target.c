@@ -70,12 +70,13 @@ int target_error(const struct target *target, int errnum, struct error *err)
 	if (strncmp(target->address, "unix:", 5) == 0)
 		return socket_error(target->address + 5, errnum, err);
 	if (target->origin == TARGET_THIS_PORT)
-		return error_set(err, ERR_UNAVAILABLE, "no daemon is running here: %s does not exist and nothing listens on "
-				 "%s; " START " or name another with --capsule HOST:PORT", TARGET_SOCKET, TARGET_LOCAL);
+		return error_set(err, ERR_UNAVAILABLE, "no daemon is running here: %s does not exist and nothing "
+				 "listens on %s; " START " or name another with --capsule HOST:PORT",
+				 TARGET_SOCKET, TARGET_LOCAL);
 	switch (errnum) {
 	case ECONNREFUSED:
-		return error_set(err, ERR_UNAVAILABLE, "nothing listens on %s; check the address, and that the daemon there "
-				 "runs and listens on it", target->address);
+		return error_set(err, ERR_UNAVAILABLE, "nothing listens on %s; check the address, and that the daemon "
+				 "there runs and listens on it", target->address);
 	case EHOSTUNREACH:
 	case ENETUNREACH:
 		return error_set(err, ERR_UNAVAILABLE, "cannot reach %s; check the host's name and the network",

@@ -45,7 +45,7 @@ static int apply_new(struct cli *cli, Capsule__V1__VolumeCreateRequest *wanted, 
 
 	if (dry_run) {
 		output_text("volume/%s would be created\n  + size: %s\n", wanted->name,
-			    wanted->size_mib ? manifest_format_size(wanted->size_mib * MIB, size) : "the daemon's default");
+			    manifest_format_size(wanted->size_mib * MIB, size));
 		return 0;
 	}
 	r = client_call(cli, &volume_create, wanted, NULL, err);
@@ -69,9 +69,9 @@ int volume_apply(struct cli *cli, Capsule__V1__VolumeCreateRequest *wanted, bool
 		return r;
 	manifest_format_size(have->size_bytes, from);
 	manifest_format_size(bytes, to);
-	if (bytes < have->size_bytes && bytes) {
-		output_text("volume/%s unchanged (it has %s, more than the %s asked for; volumes only grow)\n", wanted->name,
-			    from, to);
+	if (bytes < have->size_bytes) {
+		output_text("volume/%s unchanged (it has %s, more than the %s asked for; volumes only grow)\n",
+			    wanted->name, from, to);
 		return 0;
 	}
 	if (bytes <= have->size_bytes) {

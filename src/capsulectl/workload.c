@@ -172,7 +172,8 @@ static void print_status(const Workload *w)
 	output_field("Desired", "%s", desired_text(w, text, sizeof text));
 	if (!s)
 		return;
-	output_field("Phase", "%s", text_enum(&capsule__v1__workload_phase__descriptor, (int)s->phase, text, sizeof text));
+	output_field("Phase", "%s",
+		     text_enum(&capsule__v1__workload_phase__descriptor, (int)s->phase, text, sizeof text));
 	output_field("Message", "%s", s->message);
 	output_field("Restarts", "%u", s->restart_count);
 	output_field("Address", "%s", s->address);

@@ -68,10 +68,11 @@ def spec_of(w):
 
 
 class Workloads(workload_grpc.WorkloadServiceServicer):
-    def __init__(self):
+    def __init__(self, volumes):
         self.lock = threading.RLock()
         self.all = {}
         self.watchers = []
+        self.volumes = volumes
 
     def find(self, name, context):
         if name not in self.all:
@@ -119,6 +120,9 @@ class Workloads(workload_grpc.WorkloadServiceServicer):
             new = request.workload
             if new.name.startswith("refused"):
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, "host port 80/tcp is held by workload/other")
+            for mount in [*new.container.mounts, *new.micro_vm.mounts]:
+                if mount.volume_name not in self.volumes.all:
+                    context.abort(grpc.StatusCode.NOT_FOUND, f'volume "{mount.volume_name}" does not exist')
             old = self.all.get(new.name)
             before = flat(spec_of(old)) if old else {}
             after = flat(spec_of(new))
@@ -245,8 +249,8 @@ class Volumes(volume_grpc.VolumeServiceServicer):
         with self.lock:
             if request.name in self.all:
                 context.abort(grpc.StatusCode.ALREADY_EXISTS, f'volume "{request.name}" exists already')
-            v = volume.Volume(name=request.name, size_bytes=(request.size_mib or 1024) << 20,
-                              host_path=f"/somewhere/{request.name}.img", created_at_unix=int(time.time()) - 10800)
+            v = volume.Volume(name=request.name, host_path=f"/somewhere/{request.name}.img",
+                              size_bytes=(request.size_mib or 1024) << 20, created_at_unix=int(time.time()) - 10800)
             if request.name.startswith("used"):
                 v.mounted_by.append("web")
             self.all[v.name] = v
@@ -345,8 +349,9 @@ class Capsule(capsule_grpc.CapsuleServiceServicer):
 
 def main():
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
-    workload_grpc.add_WorkloadServiceServicer_to_server(Workloads(), server)
-    volume_grpc.add_VolumeServiceServicer_to_server(Volumes(), server)
+    volumes = Volumes()
+    workload_grpc.add_WorkloadServiceServicer_to_server(Workloads(volumes), server)
+    volume_grpc.add_VolumeServiceServicer_to_server(volumes, server)
     image_grpc.add_ImageServiceServicer_to_server(Images(), server)
     capsule_grpc.add_CapsuleServiceServicer_to_server(Capsule(), server)
     server.add_insecure_port("unix:" + sys.argv[2])

@@ -231,6 +231,21 @@ def test_dry_run_changes_nothing(ctl):
     assert ctl.record() == ["created data", "applied web"]
 
 
+def test_dry_run_of_a_workload_whose_volume_is_yet_to_be_created(ctl):
+    mounts = "  mounts:\n    - volumeName: data\n      mountPath: /data\n"
+    text = WEB.format(image="nginx", port=8080) + mounts + "---\n" + DATA.format(size="1GiB")
+    out = ctl.out("apply", "--dry-run", "-f", "-", stdin=text)
+    assert out.startswith("volume/data would be created\n  + size: 1GiB\nworkload/web would be created\n")
+    assert "container.mounts" in out
+    ctl.apply_web(wait=False)
+    out = ctl.out("apply", "--dry-run", "-f", "-", stdin=text)
+    assert "workload/web would be configured\n" in out and "container.image" not in out
+    # A volume that nobody declares is missing all the same.
+    err = ctl.fails("apply", "--dry-run", "-f", "-", stdin=WEB.format(image="nginx", port=8080) + mounts)
+    assert err == 'capsulectl: workload/web: volume "data" does not exist\n'
+    assert ctl.record() == ["applied web"]
+
+
 def test_one_that_is_refused_does_not_keep_the_others(ctl):
     documents = [WEB.format(image="nginx", port=8000).replace("name: web", f"name: {n}") for n in ("refused", "web")]
     done = ctl("apply", "-f", "-", stdin="---\n".join(documents), code=1)

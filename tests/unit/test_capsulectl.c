@@ -69,7 +69,8 @@ static const struct {
 	{ "capsulectl --timeout 0 info", "--timeout: \"0\" is not a duration; write 30s, 2m or 1h30m" },
 	{ "capsulectl -o xml workload list", "-o: \"xml\" is not one of table|json|yaml|name|manifest" },
 	{ "capsulectl volume list -o manifest", "-o: \"manifest\" is not one of table|json|yaml|name" },
-	{ "capsulectl -o json workload stop web", "\"capsulectl workload stop\" has no output to give a form: leave -o out" },
+	{ "capsulectl -o json workload stop web",
+	  "\"capsulectl workload stop\" has no output to give a form: leave -o out" },
 	{ "capsulectl workload -f logs web", "unknown option -f" },
 };
 
@@ -274,12 +275,13 @@ static const struct {
 	const char *message;
 } absent[] = {
 	{ "unix:/s", TARGET_OPTION, ENOENT, ERR_UNAVAILABLE,
-	  "the daemon is not running: /s does not exist; start it with \"systemctl start capsuled\" or name another with "
-	  "--capsule" },
+	  "the daemon is not running: /s does not exist; start it with \"systemctl start capsuled\" or name another "
+	  "with --capsule" },
 	{ "unix:/s", TARGET_THIS_SOCKET, ECONNREFUSED, ERR_UNAVAILABLE,
 	  "the daemon is not running: nobody listens on /s; start it with \"systemctl start capsuled\"" },
 	{ "unix:/s", TARGET_THIS_SOCKET, EACCES, ERR_PERMISSION_DENIED,
-	  "you may not use /s; become root, or join the group \"capsule\" (usermod -aG capsule USER) and log in again" },
+	  "you may not use /s; become root, or join the group \"capsule\" (usermod -aG capsule USER) and log in "
+	  "again" },
 	{ "localhost:50000", TARGET_THIS_PORT, ECONNREFUSED, ERR_UNAVAILABLE,
 	  "no daemon is running here: /run/capsule/capsule.sock does not exist and nothing listens on localhost:50000; "
 	  "start it with \"systemctl start capsuled\" or name another with --capsule HOST:PORT" },
