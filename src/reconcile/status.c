@@ -86,8 +86,10 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 	case STATE_RUNNING:
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
 	case STATE_STOPPING:
-		snprintf(out, size, "stopping");
-		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
+		/* One that is on its way to a new run is not what was asked for yet. */
+		snprintf(out, size, "%s", workload_wants_run(w) ? "stopping the former run" : "stopping");
+		return workload_wants_run(w) ? CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING
+					     : CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
 	case STATE_REMOVING:
 		snprintf(out, size, "deleting");
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED;

@@ -50,18 +50,15 @@ def run(*argv, check=True, timeout=PATIENCE, **kwargs):
     return done
 
 
-def netns_links():
-    out = json.loads(run("ip", "-j", "link").stdout or "[]")
-    return sorted(link["ifname"] for link in out)
+# In the name of everything that a daemon of this test process owns: several test runs live side by side on a host.
+MARK = f"capsule-test-{os.getpid()}-"
 
 
 def host_state():
-    """What a daemon could leave behind on this host, by kind."""
-    tables = run("nft", "list", "tables", check=False).stdout.decode().split("\n")
+    """What the daemons of this test process have on this host now, by kind. At rest: nothing."""
+    links = json.loads(run("ip", "-j", "link").stdout or "[]")
     with open("/proc/self/mountinfo") as f:
-        mounts = [line.split()[4] for line in f]
-    loops = run("losetup", "-n", "-O", "NAME,BACK-FILE", check=False).stdout.decode().split("\n")
-    cgroups = [d for d in glob.glob("/sys/fs/cgroup/**/capsule-test*", recursive=True)]
+        mounts = [line.split()[4] for line in f if MARK in line]
     processes = []
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
@@ -69,15 +66,15 @@ def host_state():
                 argv = f.read().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if "capsule-test" in argv and "pytest" not in argv:
+        if MARK in argv:
             processes.append(argv.strip())
     return {
-        "links": netns_links(),
-        "tables": sorted(t for t in tables if t),
-        "mounts": sorted(mounts),
-        "loops": sorted(l.strip() for l in loops if l.strip()),
-        "cgroups": sorted(cgroups),
-        "processes": sorted(processes),
+        "links": [link["ifname"] for link in links if MARK in link.get("ifalias", "")],
+        "tables": [t for t in run("nft", "list", "tables", check=False).stdout.decode().split("\n") if MARK in t],
+        "mounts": mounts,
+        "loops": [l for l in run("losetup", "-n", "-O", "NAME,BACK-FILE", check=False).stdout.decode().split("\n") if MARK in l],
+        "cgroups": glob.glob(f"/sys/fs/cgroup/**/{MARK}*", recursive=True),
+        "processes": processes,
     }
 
 
@@ -89,13 +86,13 @@ class Capsule:
     def __init__(self, *options, subnet=None):
         Capsule.serial += 1
         n = Capsule.serial
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="capsule-test-", dir="/var/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
         self.root = self.dir / "root"
         self.run_dir = self.dir / "run"
         self.socket = self.run_dir / "capsule.sock"
         self.bridge = f"ct{os.getpid() % 10000}-{n}"
         self.net = f"10.{100 + os.getpid() % 100}.{n % 250}"
-        self.table = f"capsule-test-{os.getpid()}-{n}"
+        self.table = f"{MARK}{n}"
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
         self.process = None
         self.log = self.dir / "stderr.log"
@@ -236,9 +233,7 @@ class Capsule:
                 break
             time.sleep(0.05)
         run("nft", "delete", "table", "ip", self.table, check=False)
-        for link in netns_links():
-            if link == self.bridge:
-                run("ip", "link", "del", link, check=False)
+        run("ip", "link", "del", self.bridge, check=False)
         for cgroup in sorted(glob.glob(f"/sys/fs/cgroup/**/{self.table}/*", recursive=True)
                              + glob.glob(f"/sys/fs/cgroup/**/{self.table}", recursive=True), reverse=True):
             if os.path.isdir(cgroup):
