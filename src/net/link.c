@@ -389,7 +389,7 @@ static void add_pair(struct nl_batch *batch, const char *name, const struct netn
 	mnl_attr_put_strz(message, IFLA_INFO_KIND, "veth");
 	data = mnl_attr_nest_start(message, IFLA_INFO_DATA);
 	peer = mnl_attr_nest_start(message, VETH_INFO_PEER);
-	put_up(mnl_nlmsg_put_extra_header(message, sizeof(struct ifinfomsg)));
+	mnl_nlmsg_put_extra_header(message, sizeof(struct ifinfomsg));
 	mnl_attr_put_strz(message, IFLA_IFNAME, "eth0");
 	mnl_attr_put_u32(message, IFLA_NET_NS_FD, (uint32_t)netns->fd);
 	put_mac(message, address);
@@ -402,16 +402,18 @@ static void add_pair(struct nl_batch *batch, const char *name, const struct netn
 static int configure_inside(struct netns *netns, const struct bridge_plan *plan, uint32_t address)
 {
 	struct nl_batch batch = NL_BATCH_INIT;
-	struct ifinfomsg *lo;
+	struct ifinfomsg *info;
 	struct rtmsg *route;
 	struct link eth0;
 	int r = link_find(&netns->nl, "eth0", &eth0);
 
 	if (r <= 0)
 		return r ? r : -ENODEV;
-	lo = nl_batch_add(&batch, RTM_SETLINK, 0, sizeof *lo);
-	mnl_attr_put_strz(nl_message(&batch), IFLA_IFNAME, "lo");
-	put_up(lo);
+	for (int i = 0; i < 2; i++) {
+		info = nl_batch_add(&batch, RTM_SETLINK, 0, sizeof *info);
+		mnl_attr_put_strz(nl_message(&batch), IFLA_IFNAME, i ? "eth0" : "lo");
+		put_up(info);
+	}
 	add_address(&batch, eth0.index, address, plan->prefix);
 	route = nl_batch_add(&batch, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, sizeof *route);
 	route->rtm_family = AF_INET;
