@@ -22,7 +22,8 @@ static struct {
 	pthread_mutex_t lock;
 	bool running, any;
 	uint8_t ports[65536 / 8];
-} pending = { .lock = PTHREAD_MUTEX_INITIALIZER };
+	struct nl ct; /* the thread's alone; kept, because closing it would stop all transactions of nftables for 10 ms */
+} pending = { .lock = PTHREAD_MUTEX_INITIALIZER, .ct = NL_INIT };
 
 struct tuple {
 	uint32_t src, dst;       /* network byte order, as all here */
@@ -126,19 +127,20 @@ static void flow_delete(struct nl *ct, const struct tuple *t)
 /* Forgets the flows to these ports. A kernel whose connection tracking cannot be reached has its time-outs. */
 static void forget(const uint8_t *ports)
 {
-	_cleanup_nl_ struct nl ct = NL_INIT, route = NL_INIT;
+	_cleanup_nl_ struct nl route = NL_INIT;
 	_cleanup_free_ struct tuple *tuples = calloc(FLOWS_MAX, sizeof *tuples);
 	struct flows flows = { .ports = ports, .tuples = tuples };
 	struct nl_batch batch = NL_BATCH_INIT;
 
-	if (!tuples || nl_open(&ct, NETLINK_NETFILTER) < 0 || nl_open(&route, NETLINK_ROUTE) < 0)
+	if (!tuples || (!pending.ct.socket && nl_open(&pending.ct, NETLINK_NETFILTER) < 0) ||
+	    nl_open(&route, NETLINK_ROUTE) < 0)
 		return;
 	add_request(&batch, IPCTNL_MSG_CT_GET, NLM_F_DUMP);
-	if (nl_query(&ct, &batch, flow_look, &flows) < 0)
+	if (nl_query(&pending.ct, &batch, flow_look, &flows) < 0)
 		return;
 	for (size_t i = 0; i < flows.n; i++)
 		if (is_local(&route, tuples[i].dst))
-			flow_delete(&ct, &tuples[i]);
+			flow_delete(&pending.ct, &tuples[i]);
 }
 
 static void *forget_main(void *arg)
