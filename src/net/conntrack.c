@@ -10,9 +10,20 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/rtnetlink.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 
-#define FLOWS_MAX 4096 /* of one workload at once: what is beyond goes by its own time-out */
+#define FLOWS_MAX 4096 /* at once: what is beyond goes by its own time-out */
+
+/* Host ports whose flows are to be forgotten, and whether a thread is at it. One walk serves all that came in meanwhile. */
+static struct {
+	pthread_mutex_t lock;
+	bool running, any;
+	uint8_t ports[65536 / 8];
+	struct nl ct; /* the thread's alone; kept, because closing it would stop all transactions of nftables for 10 ms */
+} pending = { .lock = PTHREAD_MUTEX_INITIALIZER, .ct = NL_INIT };
 
 struct tuple {
 	uint32_t src, dst;       /* network byte order, as all here */
@@ -21,7 +32,7 @@ struct tuple {
 };
 
 struct flows {
-	const struct net_endpoint *endpoint;
+	const uint8_t *ports; /* a bit each */
 	struct tuple *tuples;
 	size_t n;
 };
@@ -55,14 +66,6 @@ static bool tuple_parse(const struct nlattr *attr, struct tuple *ret)
 	return true;
 }
 
-static bool port_is_published(const struct net_endpoint *e, uint16_t port)
-{
-	for (size_t i = 0; i < e->n_ports; i++)
-		if (e->ports[i].udp && e->ports[i].host_port == port)
-			return true;
-	return false;
-}
-
 static void flow_look(const struct nlmsghdr *message, void *arg)
 {
 	const struct nlattr *attrs[CTA_MAX + 1];
@@ -71,7 +74,7 @@ static void flow_look(const struct nlmsghdr *message, void *arg)
 
 	nl_attributes(message, sizeof(struct nfgenmsg), attrs, CTA_MAX);
 	if (flows->n == FLOWS_MAX || !attrs[CTA_TUPLE_ORIG] || !tuple_parse(attrs[CTA_TUPLE_ORIG], &t) ||
-	    !port_is_published(flows->endpoint, ntohs(t.dport)))
+	    !(flows->ports[ntohs(t.dport) / 8] & 1u << ntohs(t.dport) % 8))
 		return;
 	t.zone = attrs[CTA_ZONE] ? mnl_attr_get_u16(attrs[CTA_ZONE]) : 0;
 	flows->tuples[flows->n++] = t;
@@ -97,12 +100,11 @@ static bool is_local(struct nl *route, uint32_t address)
 	return nl_query(route, &batch, route_look, &local) == 0 && local;
 }
 
-static int flow_delete(struct nl *ct, const struct tuple *t)
+static void flow_delete(struct nl *ct, const struct tuple *t)
 {
 	struct nl_batch batch = NL_BATCH_INIT;
 	struct nlattr *tuple, *nest;
 	struct nlmsghdr *message;
-	int r;
 
 	add_request(&batch, IPCTNL_MSG_CT_DELETE, 0);
 	message = nl_message(&batch);
@@ -119,43 +121,81 @@ static int flow_delete(struct nl *ct, const struct tuple *t)
 	mnl_attr_nest_end(message, tuple);
 	if (t->zone)
 		mnl_attr_put_u16(message, CTA_ZONE, t->zone);
-	r = nl_batch_run(ct, &batch);
-	return r == -ENOENT ? 0 : r;
+	(void)nl_batch_run(ct, &batch); /* it may be gone by itself */
 }
 
-/* EINVAL is how nfnetlink says that nobody serves this subsystem. */
-static bool is_absent(int r)
+/* Forgets the flows to these ports. A kernel whose connection tracking cannot be reached has its time-outs. */
+static void forget(const uint8_t *ports)
 {
-	return r == -EINVAL || r == -EOPNOTSUPP || r == -EPROTONOSUPPORT;
-}
-
-int conntrack_forget_udp(const struct net_endpoint *endpoint, struct error *err)
-{
-	_cleanup_nl_ struct nl ct = NL_INIT, route = NL_INIT;
-	_cleanup_free_ struct tuple *tuples = NULL;
-	struct flows flows = { .endpoint = endpoint };
+	_cleanup_nl_ struct nl route = NL_INIT;
+	_cleanup_free_ struct tuple *tuples = calloc(FLOWS_MAX, sizeof *tuples);
+	struct flows flows = { .ports = ports, .tuples = tuples };
 	struct nl_batch batch = NL_BATCH_INIT;
-	bool any = false;
+
+	if (!tuples || (!pending.ct.socket && nl_open(&pending.ct, NETLINK_NETFILTER) < 0) ||
+	    nl_open(&route, NETLINK_ROUTE) < 0)
+		return;
+	add_request(&batch, IPCTNL_MSG_CT_GET, NLM_F_DUMP);
+	if (nl_query(&pending.ct, &batch, flow_look, &flows) < 0)
+		return;
+	for (size_t i = 0; i < flows.n; i++)
+		if (is_local(&route, tuples[i].dst))
+			flow_delete(&pending.ct, &tuples[i]);
+}
+
+static void *forget_main(void *arg)
+{
+	uint8_t ports[sizeof pending.ports];
+
+	for (;;) {
+		pthread_mutex_lock(&pending.lock);
+		if (!pending.any) {
+			pending.running = false;
+			pthread_mutex_unlock(&pending.lock);
+			return NULL;
+		}
+		memcpy(ports, pending.ports, sizeof ports);
+		memset(pending.ports, 0, sizeof pending.ports);
+		pending.any = false;
+		pthread_mutex_unlock(&pending.lock);
+		forget(ports);
+	}
+}
+
+static int thread_start(void)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t all, old;
 	int r;
 
-	for (size_t i = 0; i < endpoint->n_ports; i++)
-		any |= endpoint->ports[i].udp;
-	if (!any)
-		return 0;
-	flows.tuples = tuples = calloc(FLOWS_MAX, sizeof *tuples);
-	if (!tuples)
-		return error_errno(err, ENOMEM, "cannot list the tracked connections");
-	r = nl_open(&ct, NETLINK_NETFILTER);
-	if (r == 0)
-		r = nl_open(&route, NETLINK_ROUTE);
-	if (r == 0) {
-		add_request(&batch, IPCTNL_MSG_CT_GET, NLM_F_DUMP);
-		r = nl_query(&ct, &batch, flow_look, &flows);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&thread, &attr, forget_main, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	return r;
+}
+
+void conntrack_forget_udp(const struct net_endpoint *endpoint)
+{
+	bool start;
+
+	pthread_mutex_lock(&pending.lock);
+	for (size_t i = 0; i < endpoint->n_ports; i++) {
+		uint16_t port = endpoint->ports[i].host_port;
+
+		if (!endpoint->ports[i].udp)
+			continue;
+		pending.ports[port / 8] |= (uint8_t)(1u << port % 8);
+		pending.any = true;
 	}
-	if (is_absent(r))
-		return 0;
-	for (size_t i = 0; r == 0 && i < flows.n; i++)
-		if (is_local(&route, tuples[i].dst))
-			r = flow_delete(&ct, &tuples[i]);
-	return r < 0 ? nl_error(&ct, r, err, "cannot forget tracked UDP flows") : 0;
+	start = pending.any && !pending.running;
+	if (start)
+		pending.running = true;
+	pthread_mutex_unlock(&pending.lock);
+	if (start && thread_start() != 0)
+		forget_main(NULL);
 }

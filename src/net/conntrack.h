@@ -10,11 +10,10 @@
 #ifndef CAPSULE_NET_CONNTRACK_H
 #define CAPSULE_NET_CONNTRACK_H
 
-#include "base/error.h"
 #include "net/net.h"
 
-/* Forgets the UDP flows that came in for these host ports. Flows that are merely forwarded are left alone. Success on a
- * kernel whose connection tracking cannot be reached by netlink. */
-int conntrack_forget_udp(const struct net_endpoint *endpoint, struct error *err);
+/* Forgets the UDP flows that came in for the endpoint's host ports; those that are merely forwarded are left alone. The
+ * kernel walks its whole table for this, 10 ms and more: it happens on a thread of its own, soon after the call. */
+void conntrack_forget_udp(const struct net_endpoint *endpoint);
 
 #endif

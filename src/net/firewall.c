@@ -12,12 +12,13 @@
 
 #define COMMANDS_MAX (16u << 20) /* 65,536 ports are about 6 MiB */
 
-DEFINE_CLEANUP(struct nft_ctx *, nft_ctx_free)
-
+/* Kept for the life of the process, with its socket in the network namespace of the first call: when a socket to
+ * nftables is closed the kernel waits until the leftovers of the last transaction are disposed of, 10 ms and more. */
+static struct nft_ctx *nft;
 static pthread_mutex_t nft_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* The first line of what nft prints says what is wrong; the rest quotes the commands. */
-static int nft_error(struct nft_ctx *nft, const char *what, struct error *err)
+static int nft_error(const char *what, struct error *err)
 {
 	const char *text = nft_ctx_get_error_buffer(nft);
 	const char *message = strstr(text, "Error: ");
@@ -29,11 +30,16 @@ static int nft_error(struct nft_ctx *nft, const char *what, struct error *err)
 
 static int nft_run_locked(const char *commands, const char *what, struct error *err)
 {
-	_cleanup_(nft_ctx_freep) struct nft_ctx *nft = nft_ctx_new(NFT_CTX_DEFAULT);
-
-	if (!nft || nft_ctx_buffer_error(nft) != 0 || nft_ctx_buffer_output(nft) != 0)
+	if (!nft) {
+		nft = nft_ctx_new(NFT_CTX_DEFAULT);
+		if (nft && (nft_ctx_buffer_error(nft) != 0 || nft_ctx_buffer_output(nft) != 0)) {
+			nft_ctx_free(nft);
+			nft = NULL;
+		}
+	}
+	if (!nft)
 		return error_set(err, ERR_INTERNAL, "%s: libnftables cannot be used", what);
-	return nft_run_cmd_from_buffer(nft, commands) == 0 ? 0 : nft_error(nft, what, err);
+	return nft_run_cmd_from_buffer(nft, commands) == 0 ? 0 : nft_error(what, err);
 }
 
 /* One transaction. */

@@ -173,37 +173,29 @@ static const struct chain *chain_to_open(const struct chains *chains)
 	return NULL;
 }
 
-int forward_open(const struct bridge_plan *plan, struct error *err)
+int forward_open(struct nl *nl, const struct bridge_plan *plan, struct error *err)
 {
-	_cleanup_nl_ struct nl nl = NL_INIT;
 	const struct chain *chain;
 	struct chains chains;
 	struct rules rules;
-	int r = nl_open(&nl, NETLINK_NETFILTER);
 
-	if (r < 0)
-		return nl_error(&nl, r, err, "cannot open a netlink socket");
-	if (chains_list(&nl, &chains, err) < 0)
+	if (chains_list(nl, &chains, err) < 0)
 		return -1;
 	chain = chain_to_open(&chains);
 	if (!chain)
 		return 0;
-	if (rules_find(&nl, plan, chain, &rules, err) < 0)
+	if (rules_find(nl, plan, chain, &rules, err) < 0)
 		return -1;
 	return rules.n ? 0 : firewall_accept_in(plan, chain->table, chain->name, err);
 }
 
-int forward_close(const struct bridge_plan *plan, struct error *err)
+int forward_close(struct nl *nl, const struct bridge_plan *plan, struct error *err)
 {
 	const struct chain *const chains[] = { &docker_user, &iptables_forward };
-	_cleanup_nl_ struct nl nl = NL_INIT;
 	struct rules rules;
-	int r = nl_open(&nl, NETLINK_NETFILTER);
 
-	if (r < 0)
-		return nl_error(&nl, r, err, "cannot open a netlink socket");
 	for (size_t c = 0; c < 2; c++) {
-		if (rules_find(&nl, plan, chains[c], &rules, err) < 0)
+		if (rules_find(nl, plan, chains[c], &rules, err) < 0)
 			return -1;
 		for (size_t i = 0; i < rules.n; i++)
 			if (firewall_delete_rule(chains[c]->table, chains[c]->name, rules.handles[i], err) < 0)
@@ -301,16 +293,13 @@ static int obstacle_nft(struct nl *nl, const struct bridge_plan *plan, struct bu
 	return 0;
 }
 
-int forward_obstacle(const struct bridge_plan *plan, char **ret_text, struct error *err)
+int forward_obstacle(struct nl *nl, const struct bridge_plan *plan, char **ret_text, struct error *err)
 {
 	_cleanup_buf_ struct buf text = BUF_INIT(TEXT_MAX);
-	_cleanup_nl_ struct nl nl = NL_INIT;
-	int r = nl_open(&nl, NETLINK_NETFILTER);
 	char *result = NULL;
+	int r;
 
-	if (r < 0)
-		return nl_error(&nl, r, err, "cannot open a netlink socket");
-	if (obstacle_nft(&nl, plan, &text, err) < 0)
+	if (obstacle_nft(nl, plan, &text, err) < 0)
 		return -1;
 	r = legacy_drops(plan->name);
 	if (r < 0)

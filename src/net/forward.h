@@ -8,6 +8,8 @@
  * chain is iptables-nft's (ip filter), we put two accepting rules for the bridge in front: into DOCKER-USER, which
  * Docker leaves to the user, else into FORWARD. They carry our table's name as a comment and go when the bridge goes.
  * Anything else that drops by policy is reported, with the commands that open it; we do not edit it.
+ *
+ * nl is a socket of NETLINK_NETFILTER.
  */
 #ifndef CAPSULE_NET_FORWARD_H
 #define CAPSULE_NET_FORWARD_H
@@ -16,12 +18,12 @@
 #include "net/link.h"
 
 /* Puts the accepting rules where they are missing. */
-int forward_open(const struct bridge_plan *plan, struct error *err);
+int forward_open(struct nl *nl, const struct bridge_plan *plan, struct error *err);
 
 /* Takes them away. */
-int forward_close(const struct bridge_plan *plan, struct error *err);
+int forward_close(struct nl *nl, const struct bridge_plan *plan, struct error *err);
 
 /* What drops the bridge's traffic and how to open it, one sentence a chain, or NULL. Caller frees. */
-int forward_obstacle(const struct bridge_plan *plan, char **ret_text, struct error *err);
+int forward_obstacle(struct nl *nl, const struct bridge_plan *plan, char **ret_text, struct error *err);
 
 #endif

@@ -32,9 +32,13 @@ struct entry {
 struct net {
 	pthread_mutex_t lock;
 	struct bridge_plan plan; /* strings owned */
+	struct nl netfilter;     /* opened at first use and kept: see firewall.c on what closing one costs */
 	struct dns dns;
 	struct entry **entries;
 	size_t n, cap;
+	bool linger;
+	bool shared;             /* something of what all workloads share may be there */
+	bool table;              /* the table is there, unless somebody else took it away */
 	bool forwarding;         /* net.ipv4.ip_forward was seen or set to 1 */
 };
 
@@ -164,6 +168,7 @@ int net_new(const struct net_options *options, struct net **ret, struct error *e
 	pthread_mutex_init(&net->lock, NULL);
 	net->plan = (struct bridge_plan){ strdup(options->bridge), strdup(options->table), options->address,
 					  options->prefix };
+	net->linger = options->linger;
 	if (dns_init(&net->dns, options->run_dir, options->dnsmasq) < 0 || !net->plan.name || !net->plan.table) {
 		net_free(net);
 		return error_errno(err, ENOMEM, "cannot set up the network");
@@ -179,6 +184,7 @@ void net_free(struct net *net)
 	entries_clear(net);
 	free(net->entries);
 	dns_release(&net->dns);
+	nl_close(&net->netfilter);
 	free((void *)(uintptr_t)net->plan.name);
 	free((void *)(uintptr_t)net->plan.table);
 	pthread_mutex_destroy(&net->lock);
@@ -204,7 +210,21 @@ static int rebuild_firewall(struct net *net, struct error *err)
 
 	if (!all)
 		return error_errno(err, ENOMEM, "cannot set up the firewall");
-	return firewall_rebuild(&net->plan, all, n, err);
+	net->table = firewall_rebuild(&net->plan, all, n, err) == 0;
+	return net->table ? 0 : -1;
+}
+
+static int netfilter_open(struct net *net, struct error *err)
+{
+	int r = net->netfilter.socket ? 0 : nl_open(&net->netfilter, NETLINK_NETFILTER);
+
+	return r < 0 ? nl_error(&net->netfilter, r, err, "cannot open a netlink socket") : 0;
+}
+
+/* Accepts the bridge's traffic in other programs' chains. */
+static int open_forward(struct net *net, struct error *err)
+{
+	return netfilter_open(net, err) < 0 ? -1 : forward_open(&net->netfilter, &net->plan, err);
 }
 
 /* Switching it on makes this host a router; it stays on, because others may have come to rely on it. */
@@ -229,6 +249,7 @@ static int enable_forwarding(struct net *net, struct error *err)
 /* The bridge, its names and what else all workloads share. */
 static int ensure_shared(struct net *net, struct nl *nl, unsigned *ret_bridge, struct error *err)
 {
+	net->shared = true;
 	if (bridge_ensure(nl, &net->plan, ret_bridge, err) < 0 || enable_forwarding(net, err) < 0 ||
 	    publish_names(net, err) < 0)
 		return -1;
@@ -241,7 +262,7 @@ static int remove_shared(struct net *net, struct nl *nl, struct error *err)
 	_cleanup_error_ struct error first = ERROR_INIT, next = ERROR_INIT;
 	int r = 0;
 
-	if (forward_close(&net->plan, &next) < 0)
+	if (netfilter_open(net, &next) < 0 || forward_close(&net->netfilter, &net->plan, &next) < 0)
 		r = error_move(first.message ? NULL : &first, &next);
 	if (firewall_remove(&net->plan, &next) < 0)
 		r = error_move(first.message ? NULL : &first, &next);
@@ -249,21 +270,16 @@ static int remove_shared(struct net *net, struct nl *nl, struct error *err)
 		r = error_move(first.message ? NULL : &first, &next);
 	if (bridge_remove(nl, &net->plan, &next) < 0)
 		r = error_move(first.message ? NULL : &first, &next);
+	net->table = false;
+	net->shared = r < 0;
 	return r < 0 ? error_move(err, &first) : 0;
 }
 
-/* Puts the ports of an entry in place of those of an earlier one of the same workload. If the table is not what it was
- * (somebody has flushed the ruleset, say) the whole of it is written anew. */
-static int publish_ports(struct net *net, struct entry *entry, const struct net_endpoint *earlier, struct error *err)
+/* If the table is not what it was (somebody has flushed the ruleset, say) the whole of it is written anew. */
+static int publish_ports(struct net *net, struct entry *entry, struct error *err)
 {
-	bool first = true;
-
-	for (size_t i = 0; i < net->n; i++)
-		first &= !net->entries[i]->published;
 	entry->published = true;
-	if (!first && firewall_change(&net->plan, earlier, &entry->endpoint, NULL) == 0)
-		return 0;
-	if (rebuild_firewall(net, err) == 0)
+	if ((net->table && firewall_change(&net->plan, NULL, &entry->endpoint, NULL) == 0) || rebuild_firewall(net, err) == 0)
 		return 0;
 	entry->published = false;
 	return -1;
@@ -276,7 +292,8 @@ static int withdraw_ports(struct net *net, struct entry *entry, struct error *er
 	entry->published = false;
 	if (firewall_change(&net->plan, &entry->endpoint, NULL, NULL) < 0 && rebuild_firewall(net, err) < 0)
 		return -1;
-	return conntrack_forget_udp(&entry->endpoint, err);
+	conntrack_forget_udp(&entry->endpoint);
+	return 0;
 }
 
 /* Attach */
@@ -308,37 +325,58 @@ static int attach_finish(struct net *net, const char *name, struct error *err)
 
 	LOCK(net);
 	entry = net->entries[entry_find(net, name)];
-	if (dns_finish(&net->dns, err) < 0 || publish_ports(net, entry, NULL, err) < 0 || forward_open(&net->plan, err) < 0)
+	if (dns_finish(&net->dns, err) < 0 || publish_ports(net, entry, err) < 0 || open_forward(net, err) < 0)
 		return -1;
-	return conntrack_forget_udp(&entry->endpoint, err);
+	conntrack_forget_udp(&entry->endpoint);
+	return 0;
 }
 
-/* Takes away what there is of a workload; all of it is tried and the first failure told. */
-static int remove_workload(struct net *net, struct nl *nl, const char *name, struct error *err)
+/* Ports and name go first, under the lock. */
+static int remove_entry(struct net *net, const char *name, struct error *err)
 {
 	_cleanup_error_ struct error first = ERROR_INIT, next = ERROR_INIT;
-	char port[IFNAMSIZ];
-	struct link link;
-	int r = 0, found;
+	int r = 0;
 	size_t i;
 
 	LOCK(net);
 	i = entry_find(net, name);
-	if (i < net->n) {
-		if (withdraw_ports(net, net->entries[i], &next) < 0)
-			r = error_move(&first, &next);
-		entry_drop(net, i);
-		if (net->n && publish_names(net, &next) < 0)
-			r = error_move(first.message ? NULL : &first, &next);
-	}
-	found = link_find(nl, port_name(net->plan.table, name, port), &link);
-	if (found == 1 && port_owner(&link, net->plan.table))
-		found = link_delete(nl, port);
-	if (found < 0) {
-		nl_error(nl, found, &next, "cannot remove the link of %s", name);
+	if (i == net->n)
+		return 0;
+	if (withdraw_ports(net, net->entries[i], &next) < 0)
+		r = error_move(&first, &next);
+	entry_drop(net, i);
+	if (publish_names(net, &next) < 0)
 		r = error_move(first.message ? NULL : &first, &next);
-	}
-	if (net->n == 0 && remove_shared(net, nl, &next) < 0)
+	return r < 0 ? error_move(err, &first) : 0;
+}
+
+/* Outside of the lock: the kernel takes tens of milliseconds for a link, and works on several at a time. */
+static int remove_link(struct net *net, struct nl *nl, const char *name, struct error *err)
+{
+	char port[IFNAMSIZ];
+	struct link link;
+	int r = link_find(nl, port_name(net->plan.table, name, port), &link);
+
+	if (r == 1)
+		r = port_owner(&link, net->plan.table) ? link_delete(nl, port) : 0;
+	return r < 0 ? nl_error(nl, r, err, "cannot remove the link of %s", name) : 0;
+}
+
+static int remove_idle(struct net *net, struct nl *nl, struct error *err)
+{
+	LOCK(net);
+	return net->n == 0 && net->shared ? remove_shared(net, nl, err) : 0;
+}
+
+/* All parts are tried; the first failure is told. */
+static int remove_workload(struct net *net, struct nl *nl, const char *name, struct error *err)
+{
+	_cleanup_error_ struct error first = ERROR_INIT, next = ERROR_INIT;
+	int r = remove_entry(net, name, &first);
+
+	if (remove_link(net, nl, name, &next) < 0)
+		r = error_move(first.message ? NULL : &first, &next);
+	if (!net->linger && remove_idle(net, nl, &next) < 0)
 		r = error_move(first.message ? NULL : &first, &next);
 	return r < 0 ? error_move(err, &first) : 0;
 }
@@ -378,6 +416,18 @@ int net_detach(struct net *net, const char *name, struct error *err)
 		return nl_error(&nl, r, err, "cannot open a netlink socket");
 	if (remove_workload(net, &nl, name, err) < 0)
 		return error_wrap(err, "cannot disconnect %s from the bridge %s", name, net->plan.name);
+	return 0;
+}
+
+int net_sweep(struct net *net, struct error *err)
+{
+	_cleanup_nl_ struct nl nl = NL_INIT;
+	int r = nl_open(&nl, NETLINK_ROUTE);
+
+	if (r < 0)
+		return nl_error(&nl, r, err, "cannot open a netlink socket");
+	if (remove_idle(net, &nl, err) < 0)
+		return error_wrap(err, "cannot remove the bridge %s", net->plan.name);
 	return 0;
 }
 
@@ -446,7 +496,7 @@ static int recover_locked(struct net *net, struct nl *nl, const struct net_endpo
 	if (net->n == 0)
 		return remove_shared(net, nl, err);
 	if (ensure_shared(net, nl, &bridge, err) < 0 || rejoin_links(net, nl, bridge, links, n_links, err) < 0 ||
-	    rebuild_firewall(net, err) < 0 || forward_open(&net->plan, err) < 0)
+	    rebuild_firewall(net, err) < 0 || open_forward(net, err) < 0)
 		return -1;
 	return dns_finish(&net->dns, err);
 }
@@ -475,7 +525,7 @@ int net_recover(struct net *net, const struct net_endpoint *endpoints, size_t n,
 int net_forward_obstacle(struct net *net, char **ret_text, struct error *err)
 {
 	LOCK(net);
-	return forward_obstacle(&net->plan, ret_text, err);
+	return netfilter_open(net, err) < 0 ? -1 : forward_obstacle(&net->netfilter, &net->plan, ret_text, err);
 }
 
 /* Never fails but for memory: what was seen last, or what can be seen without a resolver. */

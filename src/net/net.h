@@ -28,6 +28,8 @@ struct net_options {
 	unsigned prefix;      /* of the subnet */
 	const char *run_dir;  /* <run>/dns: dnsmasq's files; made if missing */
 	const char *dnsmasq;  /* program; "dnsmasq" */
+	bool linger;          /* keep bridge, table and dnsmasq after the last net_detach() until net_sweep(): making
+			       * them costs a first start some 20 ms */
 };
 
 struct net_port {
@@ -56,9 +58,13 @@ int net_parse_subnet(const char *text, uint32_t *ret_address, unsigned *ret_pref
  * Whatever an earlier attempt left under the same name is replaced. On failure nothing is left. */
 int net_attach(struct net *net, const struct net_endpoint *endpoint, int *ret_netns_fd, struct error *err);
 
-/* Takes away ports, name and link, and with the last workload the bridge, the table and dnsmasq too. Missing parts:
- * success. */
+/* Takes away ports, name and link, and with the last workload (unless `linger`) the bridge, the table and dnsmasq too.
+ * Missing parts: success. */
 int net_detach(struct net *net, const char *name, struct error *err);
+
+/* Removes bridge, table and dnsmasq if no workload is attached; else does nothing. For `linger`: to be called when the
+ * bridge has been empty for a while and before the daemon ends. */
+int net_sweep(struct net *net, struct error *err);
 
 /* Takes up what an earlier daemon left: keeps bridge, rules and names of exactly these endpoints (their links exist),
  * removes everything else that carries this net's name, (re)starts dnsmasq if there is an endpoint, and reports in
