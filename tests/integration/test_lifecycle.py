@@ -173,7 +173,7 @@ def test_thirty_at_once(capsule):
                  for i in range(30)]
     capsule.apply("\n---\n".join(documents), "--wait", timeout=180)
     table = capsule.ctl("workload", "list").out
-    assert table.count("Running") == 30
+    assert table.count("Running  Running") == 30
     addresses = {capsule.address(f"w{i}") for i in range(30)}
     assert len(addresses) == 30
     for i in range(30):
