@@ -360,6 +360,23 @@ static int find_for_delete(const json_t *index, const char *text, size_t *ret, s
 	return error_set(err, ERR_NOT_FOUND, "there is no image %s here", full);
 }
 
+int image_store_identify(struct image_store *store, const char *reference, char **ret_reference, struct error *err)
+{
+	_cleanup_json_ json_t *index = NULL;
+	const char *name;
+	char *found;
+	size_t at;
+
+	if (layout_index_read(&store->layout, &index, err) < 0 || find_for_delete(index, reference, &at, err) < 0)
+		return -1;
+	name = entry_reference(json_array_get(json_object_get(index, "manifests"), at));
+	found = strdup(name ? name : reference);
+	if (!found)
+		return error_errno(err, ENOMEM, "cannot look up %s", reference);
+	*ret_reference = found;
+	return 0;
+}
+
 int image_store_delete(struct image_store *store, const char *reference, char **ret_reference, struct error *err)
 {
 	_cleanup_close_ int lock = layout_lock(&store->layout, true, err);

@@ -8,9 +8,7 @@
 #include "imager/archive.h"
 #include "imager/confine.h"
 #include "imager/content.h"
-#ifdef HAVE_REGISTRY
 #include "imager/registry.h"
-#endif
 
 #include <getopt.h>
 #include <stdio.h>
@@ -66,11 +64,7 @@ static int transfer(const struct arguments *a, struct content *content, struct e
 {
 	if (!strcmp(a->verb, "push"))
 		return confine(a->root, err) < 0 ? -1 : archive_push(content, STDIN_FILENO, err);
-#ifdef HAVE_REGISTRY
 	return confine(NULL, err) < 0 ? -1 : registry_pull(content, a->reference, a->registries, err);
-#else
-	return error_set(err, ERR_UNIMPLEMENTED, "this capsule-image was built without the registry client");
-#endif
 }
 
 int main(int argc, char **argv)

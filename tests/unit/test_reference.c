@@ -59,6 +59,7 @@ static const struct {
 	{ "user/" HEX64, "docker.io", "user/" HEX64, "latest", NULL },
 	{ "x:" A128, "docker.io", "library/x", A128, NULL },
 	{ "r.example/" A255, "r.example", A255, "latest", NULL },
+	{ A128 A50 A50 A10 "aaaaaaaaa", "docker.io", "library/" A128 A50 A50 A10 "aaaaaaaaa", "latest", NULL },
 };
 
 /* Each with the words that its one message must hold. */
@@ -126,6 +127,10 @@ static const struct {
 	{ "nginx:" A128 "a", "tag is longer" },
 	{ "a:b:c", "\"a:b\" is not a name" },
 	{ "r.example/" A255 "a", "repository name is longer" },
+	{ "docker.io/" A255, "repository name is longer" },
+	{ A128 A50 A50 A10 A10, "repository name is longer" },
+	{ A255, "repository name is longer" },
+	{ A128 "." A50 A50 A10 A10 "a/" A255, "full form is longer" },
 	{ "nginx@", "digest must begin" },
 	{ "nginx@sha256", "digest must begin" },
 	{ "nginx@sha256:", "64 lower-case hex" },

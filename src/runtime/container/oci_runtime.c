@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "runtime/container/oci_runtime.h"
+
+#include "base/fs.h"
+#include "base/process.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+#define PROBE_TIMEOUT_MS 10000
+
+/* One entry for each choice that was ever asked for; a process asks for one. */
+struct known {
+	char *choice;
+	struct oci_runtime runtime;
+	struct known *next;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct known *known;
+
+static char *find_in_path(const char *name)
+{
+	const char *path = getenv("PATH");
+
+	if (strchr(name, '/'))
+		return access(name, X_OK) == 0 ? realpath(name, NULL) : NULL;
+	if (!path || !*path)
+		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+	while (*path) {
+		size_t len = strcspn(path, ":");
+		char *candidate = len && *path == '/' ? fs_path("%.*s/%s", (int)len, path, name) : NULL;
+
+		if (candidate && access(candidate, X_OK) == 0)
+			return candidate;
+		free(candidate);
+		path += len + (path[len] == ':');
+	}
+	return NULL;
+}
+
+/* Whether the program exists and answers; else why not. */
+static int probe(const char *name, struct oci_runtime *ret, struct error *err)
+{
+	_cleanup_process_result_ struct process_result result = { 0 };
+	_cleanup_free_ char *program = find_in_path(name);
+	const char *argv[] = { program, "--version", NULL };
+	const struct process_run run = { .spawn = { .argv = argv }, .timeout_ms = PROBE_TIMEOUT_MS };
+
+	if (!program)
+		return error_set(err, ERR_FAILED_PRECONDITION, "the OCI runtime %s is not installed", name);
+	if (process_run(&run, &result, err) < 0)
+		return -1;
+	if (result.exit_code != 0)
+		return error_set(err, ERR_FAILED_PRECONDITION, "the OCI runtime %s does not work: \"%s --version\" exits %d",
+				 name, program, result.exit_code);
+	ret->is_crun = !strncmp(result.output, "crun ", 5);
+	ret->program = steal_ptr(&program);
+	return 0;
+}
+
+static int probe_choice(const char *choice, struct oci_runtime *ret, struct error *err)
+{
+	_cleanup_error_ struct error first = ERROR_INIT;
+
+	if (strcmp(choice, "auto") != 0)
+		return probe(choice, ret, err);
+	if (probe("crun", ret, &first) == 0 || probe("runc", ret, NULL) == 0)
+		return 0;
+	return error_set(err, ERR_FAILED_PRECONDITION, "%s and runc is neither; install crun (apt install crun)",
+			 error_message(&first));
+}
+
+int oci_runtime_find(const char *choice, struct oci_runtime *ret, struct error *err)
+{
+	struct known *k;
+	int r = 0;
+
+	if (!choice || !*choice)
+		choice = "auto";
+	pthread_mutex_lock(&lock);
+	for (k = known; k && strcmp(k->choice, choice) != 0;)
+		k = k->next;
+	if (!k) {
+		struct oci_runtime found;
+
+		r = probe_choice(choice, &found, err);
+		k = r == 0 ? calloc(1, sizeof *k) : NULL;
+		if (k) {
+			k->choice = strdup(choice);
+			k->runtime = found;
+		}
+		if (r == 0 && (!k || !k->choice)) {
+			free(k);
+			r = error_errno(err, ENOMEM, "cannot remember the OCI runtime");
+		}
+		if (r == 0) {
+			k->next = known;
+			known = k;
+		}
+	}
+	if (r == 0)
+		*ret = k->runtime;
+	pthread_mutex_unlock(&lock);
+	return r;
+}

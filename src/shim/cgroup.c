@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "shim/cgroup.h"
+
+#include "base/fs.h"
+#include "base/timeutil.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+
+#define CGROUP_ROOT "/sys/fs/cgroup"
+#define DEPTH_MAX 32 /* of cgroups that a workload made below its own */
+#define KILL_BATCH 256
+
+enum cgroup_mode cgroup_mode(void)
+{
+	struct statfs fs;
+
+	if (statfs(CGROUP_ROOT, &fs) < 0)
+		return CGROUP_NONE;
+	if (fs.f_type == CGROUP2_SUPER_MAGIC)
+		return CGROUP_V2;
+	if (fs.f_type != TMPFS_MAGIC)
+		return CGROUP_NONE;
+	if (statfs(CGROUP_ROOT "/unified", &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC)
+		return CGROUP_HYBRID;
+	return CGROUP_V1;
+}
+
+typedef int (*hierarchy_fn)(int rootfd, void *arg);
+
+/* Calls fn with each hierarchy's root; stops at the first that does not return 0. */
+static int each_hierarchy(hierarchy_fn fn, void *arg)
+{
+	_cleanup_closedir_ DIR *dir = NULL;
+	struct dirent *entry;
+	int fd, r = 0;
+
+	fd = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	if (cgroup_mode() == CGROUP_V2) {
+		r = fn(fd, arg);
+		close(fd);
+		return r;
+	}
+	dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return 0;
+	}
+	/* Symbolic links there are other names of combined hierarchies. */
+	while (r == 0 && (entry = readdir(dir))) {
+		_cleanup_close_ int root = -1;
+
+		if (entry->d_name[0] == '.' || (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN))
+			continue;
+		root = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (root >= 0)
+			r = fn(root, arg);
+	}
+	return r;
+}
+
+static const char *relative(const char *path)
+{
+	while (*path == '/')
+		path++;
+	return *path ? path : ".";
+}
+
+static int open_below(int rootfd, const char *path)
+{
+	return openat(rootfd, relative(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+static void write_file(int dirfd, const char *name, const char *text)
+{
+	_cleanup_close_ int fd = openat(dirfd, name, O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)fs_write_all(fd, text, strlen(text));
+}
+
+/* The pids of one cgroup.procs, in batches; the file may change between two of them. */
+struct procs {
+	FILE *file;
+};
+
+static bool procs_open(struct procs *p, int dirfd)
+{
+	int fd = openat(dirfd, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+
+	p->file = fd < 0 ? NULL : fdopen(fd, "re");
+	if (!p->file && fd >= 0)
+		close(fd);
+	return p->file;
+}
+
+static size_t procs_next(struct procs *p, pid_t *pids, size_t max)
+{
+	size_t n = 0;
+	int pid;
+
+	while (n < max && fscanf(p->file, "%d", &pid) == 1)
+		/* 0 is a process that this pid namespace cannot name. */
+		if (pid > 0)
+			pids[n++] = pid;
+	return n;
+}
+
+struct kill_pass {
+	const char *path;
+	struct pollfd *watch; /* pidfds of what was killed; NULL: nobody waits */
+	size_t n_watch, max_watch;
+	size_t killed;
+};
+
+static void kill_one(struct kill_pass *pass, pid_t pid)
+{
+	int pidfd;
+
+	/* What cannot be signalled does not count: a v1 hierarchy lists processes for a while after their end. */
+	if (pass->n_watch >= pass->max_watch) {
+		if (kill(pid, SIGKILL) == 0)
+			pass->killed++;
+		return;
+	}
+	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (pidfd < 0)
+		return;
+	if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0) {
+		close(pidfd);
+		return;
+	}
+	pass->killed++;
+	pass->watch[pass->n_watch++] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
+}
+
+static void kill_tree(struct kill_pass *pass, int dirfd, unsigned depth)
+{
+	_cleanup_closedir_ DIR *dir = NULL;
+	struct dirent *entry;
+	pid_t pids[KILL_BATCH];
+	struct procs procs;
+	size_t n;
+	int copy;
+
+	if (procs_open(&procs, dirfd)) {
+		while ((n = procs_next(&procs, pids, KILL_BATCH)) > 0)
+			for (size_t i = 0; i < n; i++)
+				kill_one(pass, pids[i]);
+		fclose(procs.file);
+	}
+	copy = depth < DEPTH_MAX ? openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	dir = copy < 0 ? NULL : fdopendir(copy);
+	while (dir && (entry = readdir(dir))) {
+		_cleanup_close_ int child = -1;
+
+		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+			continue;
+		child = openat(dirfd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (child >= 0)
+			kill_tree(pass, child, depth + 1);
+	}
+}
+
+static int kill_in_hierarchy(int rootfd, void *arg)
+{
+	struct kill_pass *pass = arg;
+	_cleanup_close_ int dirfd = open_below(rootfd, pass->path);
+	bool freezer;
+
+	if (dirfd < 0)
+		return 0;
+	/* v2 kills all at once and atomically against forks; the walk below only finds those that are still ending.
+	 * On v1 the freezer keeps them from forking. A frozen process does not die, so it is thawed after. */
+	write_file(dirfd, "cgroup.kill", "1");
+	freezer = faccessat(dirfd, "freezer.state", W_OK, 0) == 0;
+	if (freezer)
+		write_file(dirfd, "freezer.state", "FROZEN");
+	kill_tree(pass, dirfd, 0);
+	if (freezer)
+		write_file(dirfd, "freezer.state", "THAWED");
+	return 0;
+}
+
+size_t cgroup_kill_once(const char *path)
+{
+	struct kill_pass pass = { .path = path };
+
+	each_hierarchy(kill_in_hierarchy, &pass);
+	return pass.killed;
+}
+
+static bool wait_gone(struct kill_pass *pass, int64_t deadline)
+{
+	bool gone = true;
+
+	for (size_t i = 0; i < pass->n_watch; i++) {
+		int64_t left = (deadline - time_monotonic_ns()) / NSEC_PER_MSEC;
+
+		if (gone && poll(&pass->watch[i], 1, left < 0 ? 0 : (int)left) == 0)
+			gone = false;
+		close(pass->watch[i].fd);
+	}
+	pass->n_watch = 0;
+	return gone;
+}
+
+int cgroup_kill(const char *path, int64_t timeout_ms, struct error *err)
+{
+	struct pollfd watch[KILL_BATCH];
+	struct kill_pass pass = { .path = path, .watch = watch, .max_watch = KILL_BATCH };
+	int64_t deadline = time_monotonic_ns() + timeout_ms * NSEC_PER_MSEC;
+
+	for (;;) {
+		pass.killed = 0;
+		each_hierarchy(kill_in_hierarchy, &pass);
+		if (pass.killed == 0)
+			return 0;
+		if (!wait_gone(&pass, deadline) || time_monotonic_ns() >= deadline)
+			return error_set(err, ERR_DEADLINE_EXCEEDED,
+					 "processes in the cgroup %s do not end although they were killed", path);
+	}
+}
+
+struct remove_pass {
+	const char *path;
+	int error;
+};
+
+static int remove_tree(int parentfd, const char *name, unsigned depth)
+{
+	_cleanup_closedir_ DIR *dir = NULL;
+	struct dirent *entry;
+	int fd;
+
+	/* The files of a cgroup are not entries that need removing; only child cgroups are. */
+	if (unlinkat(parentfd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+		return 0;
+	if ((errno != EBUSY && errno != ENOTEMPTY) || depth >= DEPTH_MAX)
+		return -errno;
+	fd = openat(parentfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return -ENOMEM;
+	}
+	while ((entry = readdir(dir)))
+		if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
+			(void)remove_tree(fd, entry->d_name, depth + 1);
+	return unlinkat(parentfd, name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : -errno;
+}
+
+static int remove_in_hierarchy(int rootfd, void *arg)
+{
+	struct remove_pass *pass = arg;
+	int r = remove_tree(rootfd, relative(pass->path), 0);
+
+	if (r < 0 && pass->error == 0)
+		pass->error = -r;
+	return 0;
+}
+
+int cgroup_remove(const char *path, struct error *err)
+{
+	struct remove_pass pass = { .path = path };
+
+	each_hierarchy(remove_in_hierarchy, &pass);
+	return pass.error ? error_errno(err, pass.error, "cannot remove the cgroup %s", path) : 0;
+}
+
+static int exists_in_hierarchy(int rootfd, void *arg)
+{
+	return faccessat(rootfd, relative(arg), F_OK, 0) == 0;
+}
+
+bool cgroup_exists(const char *path)
+{
+	return each_hierarchy(exists_in_hierarchy, (void *)(uintptr_t)path) != 0;
+}
+
+static int oom_in_hierarchy(int rootfd, void *arg)
+{
+	static const char *const files[] = { "memory.events", "memory.oom_control" };
+	_cleanup_close_ int dirfd = open_below(rootfd, arg);
+
+	for (size_t i = 0; dirfd >= 0 && i < sizeof files / sizeof files[0]; i++) {
+		_cleanup_free_ char *text = NULL;
+		char *line;
+		int n;
+
+		if (fs_read(dirfd, files[i], 4096, &text, NULL, NULL) < 0)
+			continue;
+		line = strstr(text, "\noom_kill ");
+		if (line && sscanf(line, " oom_kill %d", &n) == 1 && n > 0)
+			return 1;
+	}
+	return 0;
+}
+
+bool cgroup_oom_killed(const char *path)
+{
+	return each_hierarchy(oom_in_hierarchy, (void *)(uintptr_t)path) != 0;
+}
+
+struct enumerate_pass {
+	const char *path;
+	void (*fn)(const char *name, void *arg);
+	void *arg;
+};
+
+static int enumerate_hierarchy(int rootfd, void *arg)
+{
+	struct enumerate_pass *pass = arg;
+	_cleanup_closedir_ DIR *dir = NULL;
+	struct dirent *entry;
+	int fd = open_below(rootfd, pass->path);
+
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir && fd >= 0)
+		close(fd);
+	while (dir && (entry = readdir(dir)))
+		if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
+			pass->fn(entry->d_name, pass->arg);
+	return 0;
+}
+
+void cgroup_enumerate(const char *path, void (*fn)(const char *name, void *arg), void *arg)
+{
+	struct enumerate_pass pass = { path, fn, arg };
+
+	each_hierarchy(enumerate_hierarchy, &pass);
+}

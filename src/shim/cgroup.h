@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * The cgroup of a workload, on v2, v1 and hybrid hosts (kernel: admin-guide/cgroup-v2.rst, cgroup-v1/). The OCI runtime
+ * makes it; this finds out what is in it, empties it and removes it. A path is that of the OCI config's cgroupsPath:
+ * absolute, the same below every hierarchy ("/capsule/web").
+ *
+ * Threads: any. Calls touch the kernel only; cgroup_kill() waits for processes to end.
+ */
+#ifndef CAPSULE_SHIM_CGROUP_H
+#define CAPSULE_SHIM_CGROUP_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum cgroup_mode {
+	CGROUP_NONE, /* nothing is mounted on /sys/fs/cgroup */
+	CGROUP_V1,
+	CGROUP_V2,
+	CGROUP_HYBRID, /* v1 hierarchies, and a v2 one on `unified` */
+};
+
+enum cgroup_mode cgroup_mode(void);
+
+/* Sends SIGKILL to every process in the cgroup and below it. Returns how many there were, at least; 0: it is empty or
+ * does not exist. A process that forks meanwhile may get away: call until 0. */
+size_t cgroup_kill_once(const char *path);
+
+/* Kills until the cgroup is empty and the processes are gone, or the time is over (DEADLINE_EXCEEDED). */
+int cgroup_kill(const char *path, int64_t timeout_ms, struct error *err);
+
+/* Removes the cgroup and those below it from all hierarchies. Missing: success. It must be empty. */
+int cgroup_remove(const char *path, struct error *err);
+
+bool cgroup_exists(const char *path);
+
+/* Whether the kernel killed a process in it for want of memory. */
+bool cgroup_oom_killed(const char *path);
+
+/* Calls fn once or more for the name of every cgroup directly below path, in any hierarchy. */
+void cgroup_enumerate(const char *path, void (*fn)(const char *name, void *arg), void *arg);
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * What daemon and shim say to each other, and what a shim leaves behind.
+ *
+ * Start. The daemon binds and listens on <run>/workloads/<name>/shim.sock before it starts the shim, and hands that
+ * socket over. So from the moment the shim exists a daemon can connect to it, also one that comes later and finds a shim
+ * that is still setting up. File descriptors of the new shim: SHIM_FD_CONNECTION, a first connection; SHIM_FD_LISTEN;
+ * SHIM_FD_NETNS, the network namespace to enter, with --netns.
+ *
+ * Messages. SOCK_SEQPACKET: one packet is one message, a `struct shim_header` and a body of `length` bytes in the host's
+ * byte order. On every connection the shim speaks first: SHIM_HELLO when the payload runs, or SHIM_FAILED. When the run
+ * ends it sends SHIM_EXIT and closes.
+ *
+ * Evolution. A type never changes its meaning and a body only grows at its end: a receiver takes the part that it knows
+ * and sees zeros where the sender had less to say. A type that the shim does not know is answered with
+ * SHIM_UNSUPPORTED, so a newer daemon can drive an older shim. Types 16 to 31 are meant for running further processes
+ * (with terminals and their sizes), 32 to 47 for statistics.
+ *
+ * Functions: any thread; nothing here allocates.
+ */
+#ifndef CAPSULE_SHIM_PROTOCOL_H
+#define CAPSULE_SHIM_PROTOCOL_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SHIM_PROTOCOL_VERSION 1
+#define SHIM_BODY_MAX 2048
+
+#define SHIM_FD_CONNECTION 3
+#define SHIM_FD_LISTEN 4
+#define SHIM_FD_NETNS 5
+
+/* Files in a workload's run directory. */
+#define SHIM_SOCKET "shim.sock"
+#define SHIM_PID_FILE "shim.pid"
+#define SHIM_EXIT_FILE "exit"
+
+/* One shim can mount this many layers and volumes. */
+#define SHIM_LAYERS_MAX 128
+#define SHIM_VOLUMES_MAX 32
+
+enum shim_type {
+	SHIM_HELLO = 1,       /* to the daemon: struct shim_hello */
+	SHIM_FAILED = 2,      /* to the daemon: why the payload does not run, text without a NUL */
+	SHIM_EXIT = 3,        /* to the daemon: struct shim_result */
+	SHIM_STOP = 4,        /* to the shim: struct shim_stop */
+	SHIM_UNSUPPORTED = 5, /* to the daemon: struct shim_unsupported */
+};
+
+struct shim_header {
+	uint16_t version;
+	uint16_t type;
+	uint32_t length;
+};
+
+struct shim_hello {
+	uint64_t generation;
+	int64_t started_at_ns; /* realtime */
+	int32_t pid;           /* first process of the workload */
+	uint32_t reserved;
+};
+
+struct shim_stop {
+	int64_t grace_ms;
+	int32_t signal; /* 0: the image's stop signal */
+	uint32_t reserved;
+};
+
+struct shim_unsupported {
+	uint32_t type;
+};
+
+struct shim_result {
+	uint64_t generation;
+	int64_t started_at_ns;
+	int64_t finished_at_ns;
+	int32_t exit_code; /* 128 + signal for a kill */
+	uint8_t oom_killed;
+	uint8_t stopped; /* after a SHIM_STOP or SIGTERM to the shim */
+	uint8_t reserved[2];
+};
+
+struct shim_message {
+	enum shim_type type;
+	size_t length;
+	union {
+		struct shim_hello hello;
+		struct shim_stop stop;
+		struct shim_unsupported unsupported;
+		struct shim_result result;
+		char text[SHIM_BODY_MAX + 1]; /* NUL-terminated by shim_receive() */
+	} body;
+};
+
+/* Sends one message without blocking. 0, or -errno. */
+int shim_send(int fd, enum shim_type type, const void *body, size_t length);
+
+/* Receives one message; blocks as the socket does. 1: a message; 0: the peer is gone; -errno, -EPROTO for a malformed
+ * packet. */
+int shim_receive(int fd, struct shim_message *ret);
+
+/* The exit file: "key value" lines, readable for people. dirfd is the run directory. Reading: 1, or 0 when there is no
+ * (whole) record. */
+int shim_result_write(int dirfd, const struct shim_result *result, struct error *err);
+int shim_result_read(int dirfd, struct shim_result *ret);
+
+/* The pid file names a process by pid and start time, so that a reused pid is never taken for the shim. Reading returns
+ * a pidfd, or -1 when that process does not exist any more. */
+int shim_pid_write(int dirfd, struct error *err);
+int shim_pid_open(int dirfd, pid_t *ret_pid);
+
+#endif
