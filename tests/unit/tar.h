@@ -119,36 +119,46 @@ static inline void tar_sparse(struct tar *tar, const char *path, int64_t size, i
 	archive_entry_free(entry);
 }
 
-/* A ustar header of any type and size, without what it announces. Ends the archive. */
+static inline void tar_raw(struct tar *tar, const void *data, size_t len)
+{
+	tar_on_write(NULL, tar, data, len);
+}
+
+/* A ustar header of any type and size, without what it announces. */
 static inline void tar_raw_header(struct tar *tar, const char *name, char type, uint64_t size)
 {
 	uint8_t h[512] = { 0 };
 	unsigned sum = 0;
 
-	tar_end(tar);
 	snprintf((char *)h, 100, "%s", name);
 	memcpy(h + 100, "0000644", 8);
 	memcpy(h + 108, "0000000", 8);
 	memcpy(h + 116, "0000000", 8);
-	snprintf((char *)h + 124, 12, "%011llo", (unsigned long long)(size & 077777777777ULL));
-	if (size > 077777777777ULL || size >= (uint64_t)1 << 32) {
-		memset(h + 124, 0, 12); /* base 256 */
-		h[124] = 0x80;
-		for (int i = 0; i < 8; i++)
-			h[135 - i] = (uint8_t)(size >> (8 * i));
-	}
+	h[124] = 0x80; /* the size in base 256 */
+	for (int i = 0; i < 8; i++)
+		h[135 - i] = (uint8_t)(size >> (8 * i));
 	memcpy(h + 136, "00000000000", 12);
+	memset(h + 148, ' ', 8);
 	h[156] = (uint8_t)type;
 	memcpy(h + 257, "ustar", 6);
 	memcpy(h + 263, "00", 2);
-	memset(h + 148, ' ', 8);
 	for (int i = 0; i < 512; i++)
 		sum += h[i];
 	snprintf((char *)h + 148, 8, "%06o", sum);
-	free(tar->data);
-	tar->data = malloc(sizeof h);
-	memcpy(tar->data, h, sizeof h);
-	tar->len = sizeof h;
+	tar_raw(tar, h, sizeof h);
+}
+
+/* An empty file with one pax record. */
+static inline void tar_raw_pax(struct tar *tar, const char *key, const char *value)
+{
+	char block[512] = { 0 };
+	int len = (int)(strlen(key) + strlen(value) + 3), digits = len + 1 < 10 ? 1 : 2;
+
+	len += digits;
+	snprintf(block, sizeof block, "%d %s=%s\n", len, key, value);
+	tar_raw_header(tar, "pax", 'x', (uint64_t)len);
+	tar_raw(tar, block, sizeof block);
+	tar_raw_header(tar, "file", '0', 0);
 }
 
 /* A part of the archive through "gzip" or "zstd"; the result is to be released. */
