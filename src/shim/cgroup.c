@@ -121,25 +121,17 @@ struct kill_pass {
 	size_t killed;
 };
 
+/* What has ended does not count, though it may be listed until its parent has looked, and on v1 a while longer. */
 static void kill_one(struct kill_pass *pass, pid_t pid)
 {
-	int pidfd;
+	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
-	/* What cannot be signalled does not count: a v1 hierarchy lists processes for a while after their end. */
-	if (pass->n_watch >= pass->max_watch) {
-		if (kill(pid, SIGKILL) == 0)
-			pass->killed++;
+	if (pidfd < 0 || poll(&p, 1, 0) != 0 || syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0)
 		return;
-	}
-	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (pidfd < 0)
-		return;
-	if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0) {
-		close(pidfd);
-		return;
-	}
 	pass->killed++;
-	pass->watch[pass->n_watch++] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
+	if (pass->n_watch < pass->max_watch)
+		pass->watch[pass->n_watch++] = (struct pollfd){ .fd = steal_fd(&pidfd), .events = POLLIN };
 }
 
 static void kill_tree(struct kill_pass *pass, int dirfd, unsigned depth)

@@ -308,34 +308,50 @@ static int run_shim(const struct command *c, int dirfd, const struct driver_plan
 	return 0;
 }
 
+/* runc writes its log as `time="..." level=error msg="..."` with C's escapes. Leaves the message alone in the text. */
+static void unquote_message(char *text)
+{
+	char *from = strstr(text, " msg=\""), *to = text;
+
+	if (!from)
+		return;
+	for (from += 6; *from && *from != '"'; from++) {
+		if (*from == '\\' && from[1])
+			from++;
+		*to++ = *from;
+	}
+	*to = '\0';
+}
+
 /* The OCI runtime's words in terms of the user's. */
 static void clarify(struct error *err)
 {
 	static const struct {
 		const char *sign, *meaning;
 	} known[] = {
-		{ "not found in $PATH", "not found in the image" },
-		{ "executable file not found", "not found in the image" },
 		{ "missing dynamic library", "its interpreter or dynamic loader is not in the image" },
-		{ "Exec format error", "not a program for this machine" },
+		{ "not found in $PATH", "not found in the image" },
+		{ "no such file or directory", "not found in the image" },
 		{ "exec format error", "not a program for this machine" },
-		{ "no such file or directory: unknown", "not found in the image" },
-		{ "Permission denied", "permission denied: it is not executable for the container's user" },
 		{ "permission denied", "permission denied: it is not executable for the container's user" },
 	};
-	const char *text = error_message(err), *open, *close;
-	size_t i = 0;
+	_cleanup_free_ char *text = strdup(error_message(err));
+	const char *program, *end;
 
-	/* crun quotes the program with `, runc with ". */
-	if (!strstr(text, "exec"))
+	if (!text)
 		return;
-	open = strpbrk(text, "`\"");
-	close = open ? strpbrk(open + 1, "`\"") : NULL;
-	while (i < sizeof known / sizeof known[0] && !strstr(text, known[i].sign))
-		i++;
-	if (close && close > open + 1 && i < sizeof known / sizeof known[0])
-		error_set(err, ERR_FAILED_PRECONDITION, "exec: %.*s: %s", (int)(close - open - 1), open + 1,
-			  known[i].meaning);
+	unquote_message(text);
+	/* crun quotes the program with `, runc with ". */
+	program = strstr(text, "exec: \"");
+	program = program ? program + strlen("exec: \"") : strchr(text, '`') ? strchr(text, '`') + 1 : NULL;
+	end = program && strstr(text, "exec") ? strpbrk(program, "`\"") : NULL;
+	for (size_t i = 0; end && end > program && i < sizeof known / sizeof known[0]; i++)
+		if (strcasestr(text, known[i].sign)) {
+			error_set(err, ERR_FAILED_PRECONDITION, "exec: %.*s: %s", (int)(end - program), program,
+				  known[i].meaning);
+			return;
+		}
+	error_set(err, err->code, "%s", text);
 }
 
 static int container_cleanup(struct driver *driver, const char *name, struct error *err);

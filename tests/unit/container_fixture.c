@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "runtime_fixture.h"
+#include "container_fixture.h"
 
 #include "base/buf.h"
 #include "base/fs.h"
