@@ -34,6 +34,14 @@ enum cgroup_mode cgroup_mode(void)
 
 typedef int (*hierarchy_fn)(int rootfd, void *arg);
 
+/* A plain directory there may hold files that look alike: crun writes such ones where it finds no v2 hierarchy. */
+static bool is_hierarchy(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && (fs.f_type == CGROUP_SUPER_MAGIC || fs.f_type == CGROUP2_SUPER_MAGIC);
+}
+
 /* Calls fn with each hierarchy's root; stops at the first that does not return 0. */
 static int each_hierarchy(hierarchy_fn fn, void *arg)
 {
@@ -61,7 +69,7 @@ static int each_hierarchy(hierarchy_fn fn, void *arg)
 		if (entry->d_name[0] == '.' || (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN))
 			continue;
 		root = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (root >= 0)
+		if (root >= 0 && is_hierarchy(root))
 			r = fn(root, arg);
 	}
 	return r;
