@@ -184,13 +184,14 @@ START_TEST(bench)
 	fixture_init(&f, "crun");
 	w = fixture_workload("bench", "exec sleep 1000");
 	prepare_bare();
+	write_bundle(w, false);
 	for (int k = 0; k < rounds; k++) {
 		driver_run(w, &starts, &stops, &cleanups);
-		write_bundle(w, false);
 		bare_run(&bare);
-		write_bundle(w, true);
-		bare_run(&names);
 	}
+	write_bundle(w, true);
+	for (int k = 0; k < rounds; k++)
+		bare_run(&names);
 	print("start() to running", &starts);
 	print("bare crun run --detach, the same bundle", &bare);
 	print("bare crun run --detach, seccomp by names", &names);
