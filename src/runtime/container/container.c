@@ -274,16 +274,14 @@ static void build_command(struct command *c, const struct container_driver *d, c
 	c->argv[c->n] = NULL;
 }
 
-/* Starts the shim and hears its first word. */
-static int run_shim(const struct command *c, int dirfd, const struct driver_plan *plan, struct driver_instance *ret,
-		    struct error *err)
+/* Starts the shim. *ret_fd: the first connection to it. */
+static int spawn_shim(const struct command *c, int dirfd, const struct driver_plan *plan, int *ret_fd, pid_t *ret_pid,
+		      struct error *err)
 {
 	_cleanup_close_ int listener = listen_for_daemons(dirfd, err), mine = -1, theirs = -1;
 	struct process_fd fds[3];
 	struct process_spawn spawn = { .argv = c->argv, .fds = fds, .n_fds = 2, .new_session = true };
-	struct shim_message message;
-	int pair[2], r;
-	pid_t pid;
+	int pair[2];
 
 	if (listener < 0)
 		return -1;
@@ -295,16 +293,33 @@ static int run_shim(const struct command *c, int dirfd, const struct driver_plan
 	fds[1] = (struct process_fd){ listener, SHIM_FD_LISTEN };
 	if (plan->netns_fd >= 0)
 		fds[spawn.n_fds++] = (struct process_fd){ plan->netns_fd, SHIM_FD_NETNS };
-	if (process_spawn(&spawn, &pid, NULL, err) < 0)
+	if (process_spawn(&spawn, ret_pid, NULL, err) < 0)
 		return -1;
-	close(steal_fd(&theirs));
-	close(steal_fd(&listener));
-	/* The process that was started goes at once; the shim is its child and nobody's. */
+	*ret_fd = steal_fd(&mine);
+	return 0;
+}
+
+/* While the shim makes its namespace and mounts, the bundle is written. Then it is told to go on. */
+static int run_shim(const struct command *c, const struct bundle *bundle, int dirfd, struct driver_instance *ret,
+		    struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct shim_message message;
+	pid_t pid;
+	int r;
+
+	if (spawn_shim(c, dirfd, bundle->plan, &fd, &pid, err) < 0)
+		return -1;
+	r = bundle_write(bundle, err);
+	/* The process that was started is gone by now; the shim is its child and nobody's. */
 	process_wait(pid);
-	r = await_hello(mine, &message, err);
-	if (r <= 0)
+	if (r < 0)
 		return -1;
-	instance_running(ret, &message, &mine);
+	/* If the shim has failed meanwhile, it has said why. */
+	(void)shim_send(fd, SHIM_START, NULL, 0);
+	if (await_hello(fd, &message, err) <= 0)
+		return -1;
+	instance_running(ret, &message, &fd);
 	return 0;
 }
 
@@ -368,7 +383,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 
 	if (oci_runtime_find(d->oci_runtime, &runtime, err) < 0)
 		return -1;
-	if (make_writable_layer(p, plan->fresh, err) < 0 || make_run_dir(p, plan, err) < 0 || bundle_write(&bundle, err) < 0)
+	if (make_writable_layer(p, plan->fresh, err) < 0 || make_run_dir(p, plan, err) < 0)
 		return -1;
 	build_command(&command, d, p, plan, &runtime);
 	if (command.failed)
@@ -376,7 +391,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 	dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0)
 		return error_errno(err, errno, "cannot open %s", p->run_dir);
-	return run_shim(&command, dirfd, plan, ret, err);
+	return run_shim(&command, &bundle, dirfd, ret, err);
 }
 
 static int container_start(struct driver *driver, const struct driver_plan *plan, struct driver_instance *ret,
