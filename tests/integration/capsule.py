@@ -78,6 +78,15 @@ def host_state():
     }
 
 
+def alive(pid):
+    """Whether the process exists and is more than a zombie that its parent has yet to notice."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 class Capsule:
     """One daemon with everything that belongs to it."""
 
@@ -261,6 +270,18 @@ class Capsule:
                 pass
         found.discard(os.getpid())
         return found
+
+    def shim(self, name):
+        """The pid of the workload's shim, or None."""
+        for pid in self.pids():
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    argv = f.read().split(b"\0")[:-1]
+            except OSError:
+                continue
+            if argv and argv[0].endswith(b"/capsule-shim") and argv[-1] == name.encode():
+                return pid
+        return None
 
     def power_cut(self):
         """As a reboot looks to the next daemon: nothing runs, the run root is empty, the state root is as it was."""
