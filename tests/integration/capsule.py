@@ -94,6 +94,7 @@ class Capsule:
         Capsule.serial += 1
         n = Capsule.serial
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
+        self.dir.chmod(0o755)  # dnsmasq gives up root and must find its files
         self.root = self.dir / "root"
         self.run_dir = self.dir / "run"
         self.socket = self.run_dir / "capsule.sock"
