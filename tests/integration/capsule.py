@@ -111,7 +111,7 @@ class Capsule:
     def argv(self):
         return [str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
-                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", *self.options]
+                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
         assert self.process is None

@@ -85,8 +85,7 @@ def test_a_delete_that_was_cut_off_is_finished(capsule):
     wait_for(lambda: "up" in capsule.logs("w"), "the trap")
     capsule.ctl("workload", "delete", "--no-wait", "w")
     capsule.kill()
-    for pid in capsule.pids():
-        os.kill(pid, signal.SIGKILL)
+    os.kill(capsule.shim("w"), signal.SIGKILL)
     capsule.start()
     wait_for(lambda: capsule.names() == [], "the delete to be finished")
 
