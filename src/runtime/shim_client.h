@@ -32,7 +32,7 @@ struct shim_client *shim_client_new(uv_loop_t *loop, int fd, void (*on_exit)(con
 void shim_client_free(struct shim_client *c);
 
 /* Asks the shim to send the signal and, after grace_ms, to kill everything in the workload. The shim sees to it even if
- * the daemon is gone. Again with a smaller grace: shortens it. */
+ * the daemon is gone. Again with a smaller grace: shortens it. Signal 0 is the one that the image asks for. */
 int shim_client_stop(struct shim_client *c, int signal, int64_t grace_ms, struct error *err);
 
 #endif

@@ -193,8 +193,9 @@ static void on_message(struct server *s, unsigned i)
 	}
 	switch (m.type) {
 	case SHIM_STOP:
-		if (m.body.stop.signal > 0 && m.body.stop.signal < NSIG && m.body.stop.grace_ms <= INT64_C(1) << 40)
-			stop(s, m.body.stop.signal, m.body.stop.grace_ms);
+		if (m.body.stop.signal >= 0 && m.body.stop.signal < NSIG && m.body.stop.grace_ms <= INT64_C(1) << 40)
+			stop(s, m.body.stop.signal ? m.body.stop.signal : s->shim->options->stop_signal,
+			     m.body.stop.grace_ms);
 		break;
 	default:
 		unsupported.type = m.type;

@@ -214,6 +214,38 @@ START_TEST(stop_sends_the_signal)
 }
 END_TEST
 
+START_TEST(stop_knows_the_images_signal)
+{
+	struct driver_instance i;
+	struct shim_result r;
+
+	f.image.config.stop_signal = (char *)"SIGUSR2";
+	i = start(fixture_workload("web", "trap 'exit 8' USR2; touch /ready; while :; do sleep 0.05; done"));
+	await_file("web", "ready");
+	fixture_stop(&i, 0, 20000);
+	fixture_wait(&i, &r);
+	ck_assert(r.stopped);
+	ck_assert_int_eq(r.exit_code, 8);
+}
+END_TEST
+
+START_TEST(many_layers)
+{
+	static char *layers[SHIM_LAYERS_MAX], path[SHIM_LAYERS_MAX][128];
+	struct shim_result r;
+
+	for (int i = 0; i < SHIM_LAYERS_MAX; i++) {
+		snprintf(path[i], sizeof path[i], "%s/layers/%064d", f.root, i);
+		ck_assert_int_eq(mkdir(path[i], 0755), 0);
+		layers[i] = i == 7 ? f.layer : path[i];
+	}
+	f.image.layers = layers;
+	f.image.n_layers = SHIM_LAYERS_MAX;
+	r = run(fixture_workload("web", "exit 2"), NULL);
+	ck_assert_int_eq(r.exit_code, 2);
+}
+END_TEST
+
 START_TEST(stop_kills_after_the_grace)
 {
 	struct driver_instance i = start(fixture_workload("web", "trap '' TERM; while :; do sleep 1; done"));
@@ -629,6 +661,8 @@ int main(void)
 	tcase_add_test(c, default_profile_confines);
 	tcase_add_test(c, privileged_is_not_confined);
 	tcase_add_test(c, stop_sends_the_signal);
+	tcase_add_test(c, stop_knows_the_images_signal);
+	tcase_add_test(c, many_layers);
 	tcase_add_test(c, stop_kills_after_the_grace);
 	tcase_add_test(c, sigterm_to_the_shim_stops);
 	tcase_add_test(c, program_is_missing);
