@@ -160,50 +160,83 @@ int fs_mkdir_all(int dirfd, const char *path, mode_t mode, struct error *err)
 	return 0;
 }
 
-static int remove_at(int dirfd, const char *name, dev_t dev);
+/*
+ * Removal goes down at most this many directories. What lies deeper, as a hostile archive may bring it, is moved to the
+ * top of the tree and removed from there, so that neither the stack nor the number of descriptors grows with the depth.
+ */
+#define REMOVE_DEPTH_MAX 32
 
-static int remove_entries(int dirfd, const char *name, dev_t dev)
+struct removal {
+	int top;         /* the tree's first directory; -1 before it is open */
+	dev_t dev;
+	uint64_t *freed; /* NULL: not counted */
+	unsigned depth, moved;
+};
+
+static int remove_at(struct removal *rm, int dirfd, const char *name);
+
+static int remove_entries(struct removal *rm, int fd)
 {
 	_cleanup_closedir_ DIR *dir = NULL;
-	int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	struct dirent *entry;
-	struct stat st;
 	int first = 0;
 
-	if (fd < 0)
-		return -errno;
 	dir = fdopendir(fd);
 	if (!dir) {
 		close(fd);
 		return -ENOMEM;
 	}
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (st.st_dev != dev)
-		return -EXDEV;
 	while ((errno = 0, entry = readdir(dir))) {
 		int r;
 
 		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
 			continue;
-		r = remove_at(fd, entry->d_name, dev);
+		r = remove_at(rm, fd, entry->d_name);
 		if (r < 0 && first == 0)
 			first = r;
 	}
 	return first;
 }
 
-static int remove_at(int dirfd, const char *name, dev_t dev)
+static int move_up(struct removal *rm, int dirfd, const char *name)
 {
-	int r;
+	char to[64];
 
-	if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
+	do {
+		snprintf(to, sizeof to, FS_TMP_PREFIX "deep-%u", rm->moved++);
+		if (renameat2(dirfd, name, rm->top, to, RENAME_NOREPLACE) == 0)
+			return 0;
+	} while (errno == EEXIST);
+	return -errno;
+}
+
+static int remove_dir(struct removal *rm, int dirfd, const char *name)
+{
+	unsigned moved;
+	struct stat st;
+	int fd, r;
+
+	if (unlinkat(dirfd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
 		return 0;
-	if (errno != EISDIR && errno != EPERM)
+	if (errno != ENOTEMPTY && errno != EEXIST)
 		return -errno;
-	r = remove_entries(dirfd, name, dev);
-	if (r == -ENOENT)
-		return 0;
+	if (rm->depth == REMOVE_DEPTH_MAX)
+		return move_up(rm, dirfd, name);
+	do {
+		fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0)
+			return errno == ENOENT ? 0 : -errno;
+		if (fstat(fd, &st) < 0 || st.st_dev != rm->dev) {
+			close(fd);
+			return -EXDEV;
+		}
+		if (rm->depth == 0)
+			rm->top = fd;
+		moved = rm->moved;
+		rm->depth++;
+		r = remove_entries(rm, fd);
+		rm->depth--;
+	} while (r == 0 && rm->depth == 0 && rm->moved != moved);
 	if (r < 0)
 		return r;
 	if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
@@ -211,18 +244,40 @@ static int remove_at(int dirfd, const char *name, dev_t dev)
 	return 0;
 }
 
-int fs_remove_tree(int dirfd, const char *path, struct error *err)
+static int remove_at(struct removal *rm, int dirfd, const char *name)
 {
+	struct stat st;
+
+	if (rm->freed && fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && (S_ISDIR(st.st_mode) || st.st_nlink == 1))
+		*rm->freed += (uint64_t)st.st_blocks * 512;
+	if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
+		return 0;
+	if (errno != EISDIR && errno != EPERM)
+		return -errno;
+	return remove_dir(rm, dirfd, name);
+}
+
+int fs_remove_tree_counted(int dirfd, const char *path, uint64_t *ret_freed, struct error *err)
+{
+	struct removal rm = { .top = -1, .freed = ret_freed };
 	struct stat st;
 	int r;
 
+	if (ret_freed)
+		*ret_freed = 0;
 	if (fstatat(dirfd, path, &st, AT_SYMLINK_NOFOLLOW) < 0) {
 		if (errno == ENOENT)
 			return 0;
 		return error_errno(err, errno, "cannot remove %s", path);
 	}
-	r = remove_at(dirfd, path, st.st_dev);
+	rm.dev = st.st_dev;
+	r = remove_at(&rm, dirfd, path);
 	return r < 0 ? error_errno(err, -r, "cannot remove %s", path) : 0;
+}
+
+int fs_remove_tree(int dirfd, const char *path, struct error *err)
+{
+	return fs_remove_tree_counted(dirfd, path, NULL, err);
 }
 
 int fs_open_in(int rootfd, const char *path, int flags, mode_t mode)

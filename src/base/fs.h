@@ -47,6 +47,9 @@ int fs_mkdir_all(int dirfd, const char *path, mode_t mode, struct error *err);
  * path is success. */
 int fs_remove_tree(int dirfd, const char *path, struct error *err);
 
+/* As fs_remove_tree; *ret_freed (may be NULL) counts the bytes of disk that became free, also when it fails. */
+int fs_remove_tree_counted(int dirfd, const char *path, uint64_t *ret_freed, struct error *err);
+
 /* Opens path below rootfd as if rootfd were "/": symbolic links and ".." cannot lead out
  * (openat2(2), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS). Returns an fd (always O_CLOEXEC) or -errno. */
 int fs_open_in(int rootfd, const char *path, int flags, mode_t mode);

@@ -4,13 +4,18 @@
 /*
  * Pulls and pushes, as the daemon sees them: one capsule-image process each.
  *
- * Threads: the loop's only. Nothing here blocks. Callbacks never run inside the call that starts a transfer.
+ * The worker runs in a session of its own with the daemon's environment; it dies with the daemon (imager/confine.h).
+ *
+ * Threads: the loop's only. Nothing here blocks. Callbacks never run inside a call to this module. The program ignores
+ * SIGPIPE. The loop has to run until it is idle for the last memory and the last process to be released.
  *
  * The worker's standard output carries one JSON object a line:
  *   {"progress": {"done": N, "total": N, "status": "text"}}       any number
  *   {"image": {"reference": R, "digest": D}}                      one for each image that is now in the index
  *   {"error": {"code": "NOT_FOUND", "message": "..."}}            at most one, last
- * A worker that ends without a result is an INTERNAL error that says how it ended.
+ * A worker that ends without a result is an INTERNAL error that says how it ended and what it last wrote to standard
+ * error. So is one that breaks this protocol: it is killed. A line has at most TRANSFER_LINE_MAX bytes, a transfer
+ * brings at most TRANSFER_IMAGES_MAX images.
  */
 #ifndef CAPSULE_IMAGE_TRANSFER_H
 #define CAPSULE_IMAGE_TRANSFER_H
@@ -20,6 +25,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
+
+#define TRANSFER_LINE_MAX (64u << 10)
+#define TRANSFER_IMAGES_MAX 1024
 
 struct transfer;
 
@@ -36,8 +44,8 @@ struct transfer_progress {
 
 struct transfer_callbacks {
 	void (*progress)(const struct transfer_progress *progress, void *arg); /* may be NULL */
-	/* Exactly once, unless the transfer was cancelled. references are the callee's for the time of the call. After it
-	 * the transfer is gone. err is NULL on success. */
+	/* Exactly once, unless the transfer was cancelled. references are the callee's for the time of the call. After
+	 * it the transfer is gone. err is NULL on success. */
 	void (*done)(char **references, size_t n_references, const struct error *err, void *arg);
 	void (*drained)(void *arg); /* push: room for more input; may be NULL */
 	void *arg;
@@ -57,7 +65,8 @@ struct transfer *transfer_push(uv_loop_t *loop, const struct transfer_options *o
 size_t transfer_write(struct transfer *t, const void *data, size_t len);
 void transfer_end(struct transfer *t);
 
-/* Kills the worker; no callback runs any more. Its leftovers are swept by the next transfer or the next start. */
+/* Kills the worker; no callback runs any more, and the transfer is gone for the caller. Its leftovers are swept by the
+ * next transfer or the next start. */
 void transfer_cancel(struct transfer *t);
 
 #endif

@@ -70,6 +70,14 @@ void blob_abort(struct blob_writer *w); /* NULL is fine */
  * their blobs, syncs, and enters the image in the index under the full reference, replacing what had that name. */
 int content_register(struct content *c, const char *reference, const char *manifest_digest, struct error *err);
 
+struct content_image {
+	const char *reference;
+	const char *manifest_digest;
+};
+
+/* The same for several images, of which all or none are entered. */
+int content_register_all(struct content *c, const struct content_image *images, size_t n, struct error *err);
+
 /* ---- results, on standard output (image/transfer.h describes the lines); thread-safe ---- */
 
 void report_progress(uint64_t done, uint64_t total, const char *status);

@@ -6,7 +6,7 @@
  *
  * manifest_parse() reads every document of a text and reports every mistake, each with file, line, column and the path
  * of the field. manifest_check_*() hold the rules that do not depend on the form of the input; the daemon calls them on
- * every request, because it trusts no client.
+ * every request, because it trusts no client. Unknown fields are a mistake in a text, but not in a message.
  *
  * Pure functions over memory: thread-safe, no I/O. Limits: MANIFEST_SIZE_MAX bytes, MANIFEST_DOCUMENTS_MAX documents,
  * nesting of 32, MANIFEST_MISTAKES_MAX mistakes (one more says that there are others).
@@ -25,6 +25,23 @@
 #define MANIFEST_MISTAKES_MAX 100
 #define MANIFEST_NAME_MAX 63
 
+/* Limits of one workload, in elements and bytes. */
+#define MANIFEST_ENV_MAX 1024
+#define MANIFEST_WORDS_MAX 1024        /* command and args, each */
+#define MANIFEST_STRING_MAX 131071     /* one word, or one NAME=value: MAX_ARG_STRLEN of execve(2) less the NUL */
+#define MANIFEST_STRINGS_MAX (1u << 20) /* all words and variables */
+#define MANIFEST_PORTS_MAX 1024
+#define MANIFEST_MOUNTS_MAX 64
+#define MANIFEST_BINDS_MAX 64
+#define MANIFEST_IMAGE_MAX 512
+#define MANIFEST_PATH_MAX 4095
+#define MANIFEST_CMDLINE_MAX 1024
+#define MANIFEST_VCPUS_MAX 256
+#define MANIFEST_MEMORY_MIB_MIN 32
+#define MANIFEST_MEMORY_MIB_MAX (1u << 24)
+#define MANIFEST_VOLUME_MIB_MIN 16
+#define MANIFEST_VOLUME_MIB_MAX (64u << 20)
+
 /* ---- mistakes ---- */
 
 struct manifest_mistake {
@@ -36,6 +53,7 @@ struct manifest_mistake {
 struct manifest_mistakes {
 	struct manifest_mistake *items;
 	size_t n;
+	bool out_of_memory; /* the list may be incomplete; there may be none */
 };
 
 void manifest_mistakes_release(struct manifest_mistakes *m);
@@ -64,8 +82,9 @@ struct manifest {
 
 void manifest_release(struct manifest *m);
 
-/* Returns 0 with the objects, normalized and checked, or -1 with at least one mistake. Empty documents are skipped; a
- * text without any object is a mistake. */
+/* Returns 0 with the objects, normalized and checked, or -1 with at least one mistake, in the order of the text. What
+ * *ret_mistakes held before is not released. Empty documents are skipped; a text without any object is a mistake, and
+ * so are two objects of the same kind and name. */
 int manifest_parse(const char *text, size_t len, struct manifest *ret, struct manifest_mistakes *ret_mistakes);
 
 /* ---- rules ---- */
@@ -78,7 +97,8 @@ int manifest_check_name(const char *what, const char *name, struct error *err);
  * vcpus, memory; env sorted by name; an empty desired_state stays. Status is dropped. */
 void manifest_normalize_workload(Capsule__V1__Workload *workload);
 
-/* Adds a mistake for every rule that the workload breaks. 0 if there is none, else -1. */
+/* Adds a mistake for every rule that the workload breaks; normalized or not. 0 if there is none, else -1. The image's
+ * reference is checked for its characters only; its grammar is the image store's. */
 int manifest_check_workload(const Capsule__V1__Workload *workload, struct manifest_mistakes *ret_mistakes);
 int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct manifest_mistakes *ret_mistakes);
 
@@ -86,11 +106,13 @@ int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct
  * state and times do not count. */
 bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
-/* The part of a change that needs the running workload to be recreated: false when only restart policy or grace differ. */
+/* Whether the running process may stay when one becomes the other: kind and spec are equal, and at most restart policy
+ * and grace differ. */
 bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
-/* Field by field; either may be NULL. Both normalized. The caller frees through manifest_changes_free(). 0, or -1
- * without memory. */
+/* Field by field; either may be NULL. Both normalized. Lists of strings count as one value, and so does an element of
+ * ports or mounts that is on one side only. Status and times are left out, and so is a desired state that `to` does not
+ * name. The caller frees through manifest_changes_free(). 0, or -1 without memory. */
 int manifest_diff(const Capsule__V1__Workload *from, const Capsule__V1__Workload *to,
 		  Capsule__V1__FieldChange ***ret_changes, size_t *ret_n);
 void manifest_changes_free(Capsule__V1__FieldChange **changes, size_t n);
@@ -108,13 +130,14 @@ char *manifest_format_size(uint64_t bytes, char out[MANIFEST_SIZE_TEXT]);
 /* ---- output: one walker over protobuf-c descriptors ---- */
 
 /* proto3 JSON mapping: lowerCamelCase names, 64-bit integers as strings, bytes as base64, enums by name, maps as
- * objects, fields at their default left out. indent 0: one line. 0, or -1 (buffer limit). */
+ * objects, fields at their default left out. indent 0: one line. No newline at the end. 0, or -1 (buffer limit). */
 int message_to_json(const ProtobufCMessage *message, unsigned indent, struct buf *out);
 
-/* The same data as YAML block style. */
+/* The same data as YAML block style; 64-bit integers are numbers there. Ends with a newline. */
 int message_to_yaml(const ProtobufCMessage *message, struct buf *out);
 
-/* The workload in the form of a manifest: parsing it gives the same workload. */
+/* The workload in the form of a manifest, without what the daemon reports: parsing it gives the same workload. Ends
+ * with a newline. */
 int manifest_print_workload(const Capsule__V1__Workload *workload, struct buf *out);
 
 #endif

@@ -16,6 +16,7 @@
 #include "base/error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct net;
@@ -27,6 +28,8 @@ struct net_options {
 	unsigned prefix;      /* of the subnet */
 	const char *run_dir;  /* <run>/dns: dnsmasq's files; made if missing */
 	const char *dnsmasq;  /* program; "dnsmasq" */
+	bool linger;          /* keep bridge, table and dnsmasq after the last net_detach() until net_sweep(): making
+			       * them costs a first start some 20 ms */
 };
 
 struct net_port {
@@ -42,7 +45,7 @@ struct net_endpoint {
 	size_t n_ports;
 };
 
-/* Only remembers the options; the bridge, the table and dnsmasq appear with the first endpoint. */
+/* Strings are copied. Only remembers the options; the bridge, the table and dnsmasq appear with the first endpoint. */
 int net_new(const struct net_options *options, struct net **ret, struct error *err);
 /* Forgets; what is on the host stays. */
 void net_free(struct net *net);
@@ -55,8 +58,13 @@ int net_parse_subnet(const char *text, uint32_t *ret_address, unsigned *ret_pref
  * Whatever an earlier attempt left under the same name is replaced. On failure nothing is left. */
 int net_attach(struct net *net, const struct net_endpoint *endpoint, int *ret_netns_fd, struct error *err);
 
-/* Takes away ports, name and link. Missing parts: success. */
+/* Takes away ports, name and link, and with the last workload (unless `linger`) the bridge, the table and dnsmasq too.
+ * Missing parts: success. */
 int net_detach(struct net *net, const char *name, struct error *err);
+
+/* Removes bridge, table and dnsmasq if no workload is attached; else does nothing. For `linger`: to be called when the
+ * bridge has been empty for a while and before the daemon ends. */
+int net_sweep(struct net *net, struct error *err);
 
 /* Takes up what an earlier daemon left: keeps bridge, rules and names of exactly these endpoints (their links exist),
  * removes everything else that carries this net's name, (re)starts dnsmasq if there is an endpoint, and reports in
@@ -69,7 +77,23 @@ int net_recover(struct net *net, const struct net_endpoint *endpoints, size_t n,
 int net_host_port_holder(bool udp, uint16_t port, char **ret_holder, struct error *err);
 
 /* What a container's /etc/resolv.conf says: on the bridge its resolver is the bridge's address (search and options are
- * taken from the host's file); on the host's network the host's own file. Caller frees. */
+ * taken from the host's file; ndots is 0, so that a bare name is asked as it stands first); on the host's network the
+ * host's own file. Where names do not resolve on the bridge (net_names_obstacle) it is the host's file without the
+ * resolvers on its loopback. Best asked after net_attach(). Caller frees. */
 int net_resolv_conf(const struct net *net, bool bridge, char **ret_text, struct error *err);
+
+/* What on this host stands in the way of the bridge: text for the user, with the command that helps, or NULL. Caller
+ * frees. net_forward_obstacle: a firewall drops what the bridge forwards (one line a chain). Docker's and iptables-nft's
+ * FORWARD chains are opened by net_attach() and net_recover() by themselves and told of only if that did not last.
+ * net_names_obstacle: dnsmasq is missing or cannot run; workloads run without names then. */
+int net_forward_obstacle(struct net *net, char **ret_text, struct error *err);
+int net_names_obstacle(struct net *net, char **ret_text, struct error *err);
+
+/* A pidfd of the running dnsmasq, readable when it ends, owned by the caller; -1: none runs. It is a new process after
+ * net_dns_restart() and after the first net_attach() on an empty bridge, and ends by itself with the last net_detach(). */
+int net_dns_pidfd(struct net *net);
+
+/* Starts dnsmasq again if it has ended and there is an endpoint; else does nothing. */
+int net_dns_restart(struct net *net, struct error *err);
 
 #endif

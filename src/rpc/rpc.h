@@ -5,7 +5,7 @@
  * gRPC over HTTP/2 on any connected byte stream, for servers and clients.
  *
  * The core (struct rpc_conn) knows no event loop: bytes go in with rpc_conn_receive() and come out through
- * rpc_conn_pending(). rpc/uv.h drives it from libuv. Rules: grpc/doc/PROTOCOL-HTTP2.md; RFC 9113.
+ * rpc_conn_pending() (rpc/conn.h). rpc/uv.h drives it from libuv. Rules: grpc/doc/PROTOCOL-HTTP2.md; RFC 9113.
  *
  * Threads: a connection and its calls belong to one thread. Callbacks run inside rpc_conn_receive() or the loop.
  * Limits: a message has at most RPC_MESSAGE_MAX bytes, a connection RPC_STREAMS_MAX calls, header lists 16 KiB.
@@ -22,6 +22,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define RPC_MESSAGE_MAX (4u << 20)
 #define RPC_STREAMS_MAX 1024u
@@ -35,6 +36,10 @@ struct rpc_call;
 struct rpc_method {
 	const char *path;                                /* "/package.Service/Method" */
 	const ProtobufCMessageDescriptor *receives;      /* server: the request; client: the reply */
+	/* Exactly one message is received. It is delivered when the sender has ended its side, so after it none can
+	 * follow. Server: none or a second one ends the call with INVALID_ARGUMENT. Client: it is delivered right
+	 * before `close` with ERR_OK; a success without it becomes INTERNAL. */
+	bool receives_one;
 	void (*open)(struct rpc_call *call);             /* server: headers are here, no message yet */
 	/* A message arrived. It is the callee's for the time of the call only. */
 	void (*message)(struct rpc_call *call, const ProtobufCMessage *message);
@@ -46,9 +51,19 @@ struct rpc_method {
 	void *arg;                                       /* rpc_call_method(call)->arg */
 };
 
+/* The far end of a connection. */
+struct rpc_peer {
+	int fd;        /* the socket, the connection's; -1 where there is none */
+	bool local;    /* a Unix socket: the fields below are the process that connected (SO_PEERCRED) */
+	pid_t pid;
+	uid_t uid;
+	gid_t gid;
+};
+
 const struct rpc_method *rpc_call_method(const struct rpc_call *call);
 void rpc_call_set_data(struct rpc_call *call, void *data);
 void *rpc_call_data(const struct rpc_call *call);
+const struct rpc_peer *rpc_call_peer(const struct rpc_call *call);
 
 /* Queues a message. 0, or -1 if the call is finished or gone (then nothing is sent). */
 int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message);

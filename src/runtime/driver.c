@@ -75,3 +75,13 @@ int driver_enumerate(const struct driver_options *o, void (*fn)(const char *name
 			fn(names.items[i], arg);
 	return 0;
 }
+
+void driver_instance_release(struct driver_instance *instance)
+{
+	cleanup_closep(&instance->shim_fd);
+	free(instance->image_digest);
+	for (size_t i = 0; i < instance->n_layers; i++)
+		free(instance->layers[i]);
+	free(instance->layers);
+	*instance = (struct driver_instance){ .shim_fd = -1 };
+}

@@ -34,7 +34,6 @@ struct driver_volume {
 struct driver_plan {
 	const Capsule__V1__Workload *spec;
 	uint64_t generation;          /* recorded with the instance, see driver_instance */
-	bool fresh;                   /* throw away the writable layer of the last run: the spec has changed */
 	const struct image *image;    /* resolved */
 	int netns_fd;                 /* -1: the host's network */
 	const char *address;          /* "172.20.254.2"; NULL on the host's network */
@@ -54,13 +53,20 @@ struct driver_instance {
 	bool oom_killed;
 	bool stopped;                 /* it ended because of a stop request */
 	int64_t finished_at_ns;
+	/* recover() only: what the run was started from, so that it can be kept from collection. Owned. */
+	char *image_digest;
+	char **layers;
+	size_t n_layers;
 };
+
+void driver_instance_release(struct driver_instance *instance);
 
 struct driver_ops {
 	const char *name;
 
 	/* Prepares the run and starts it; returns when the payload's process has been executed. On failure everything is
-	 * undone. What the payload prints goes to the workload's log from the first byte. */
+	 * undone. What the payload prints goes to the workload's log from the first byte. The writable layer of the last
+	 * run is kept only if it was made for the same generation and the same image digest. */
 	int (*start)(struct driver *d, const struct driver_plan *plan, struct driver_instance *ret, struct error *err);
 
 	/* After a run has ended, however: kills what is left of it, removes its cgroup, runtime state and run directory.

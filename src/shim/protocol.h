@@ -71,7 +71,7 @@ struct shim_hello {
 
 struct shim_stop {
 	int64_t grace_ms;
-	int32_t signal; /* 0: the one that the image asks for */
+	int32_t signal; /* 0: the image's stop signal */
 	uint32_t reserved;
 };
 

@@ -35,6 +35,9 @@ struct store_workload {
 	uint64_t generation;         /* the revision at which the spec needed a new process; equal: same process */
 	uint32_t address;            /* IPv4 lease in host byte order; 0: none (host network) */
 	int64_t created_at_ns;
+	bool completed;              /* this generation has ended and is not to be started again; see store_set_completed() */
+	int exit_code;               /* of that end */
+	int64_t finished_at_ns;
 };
 
 void store_workload_release(struct store_workload *w);
@@ -68,12 +71,22 @@ int store_list(struct store *store, struct store_workload **ret, size_t *ret_n, 
 /* Forgets the workload with its lease, ports and claims. Missing: success. */
 int store_remove(struct store *store, const char *name, struct error *err);
 
+/* Records that the run of this generation has ended for good, by the workload's restart policy, so that no restart of the
+ * daemon or of the machine runs it again. Ignored if the spec has a newer generation or the workload is gone. An apply
+ * with a new generation, or store_set_desired() to RUNNING, clears it. */
+int store_set_completed(struct store *store, const char *name, uint64_t generation, int exit_code, int64_t finished_at_ns,
+			struct error *err);
+
 /* Takes the claims again for a workload that is desired RUNNING: for a start after store_release_claims(). */
 int store_claim(struct store *store, const char *name, struct error *err);
 
 /* Gives up the claims of a workload whose process is gone: all of them, or with keep_spec those that its present spec
  * does not name. */
 int store_release_claims(struct store *store, const char *name, bool keep_spec, struct error *err);
+
+/* Gives a new address to every workload whose lease lies outside the subnet, with a new revision and generation: for a
+ * start with another subnet than before. */
+int store_adopt_subnet(struct store *store, const struct store_subnet *subnet, struct error *err);
 
 /* Who has published this host port: *ret_name is NULL if nobody; caller frees. */
 int store_port_holder(struct store *store, const char *protocol, uint16_t host_port, char **ret_name, struct error *err);
@@ -84,7 +97,9 @@ struct store_volume {
 	char *name;
 	char *backend;      /* "file" */
 	uint64_t size_bytes;
-	bool ready;         /* false: its file system is being made or removed; finished or undone at the next start */
+	bool ready;         /* false: its file system is being made or removed, nothing can claim it. What is found so at
+			     * start was cut off: remove its storage, then the entry */
+	bool deleting;      /* not ready because it is being removed */
 	int64_t created_at_ns;
 	char *claimed_by;   /* NULL: nobody */
 };
@@ -94,10 +109,15 @@ void store_volume_release(struct store_volume *v);
 
 /* Records a volume that is not ready yet. ALREADY_EXISTS. */
 int store_volume_create(struct store *store, const char *name, const char *backend, uint64_t size_bytes, struct error *err);
+
+/* Its file system is made. FAILED_PRECONDITION when it is being deleted. With ready false: it is being made again. */
 int store_volume_set_ready(struct store *store, const char *name, bool ready, struct error *err);
 
 /* Records the new size before the backend grows it. FAILED_PRECONDITION if it would shrink or is claimed. */
 int store_volume_set_size(struct store *store, const char *name, uint64_t size_bytes, struct error *err);
+
+/* Takes back what store_volume_set_size() recorded, when the backend had no room to grow. */
+int store_volume_undo_size(struct store *store, const char *name, uint64_t size_bytes, struct error *err);
 int store_volume_get(struct store *store, const char *name, struct store_volume *ret, struct error *err);
 int store_volume_list(struct store *store, struct store_volume **ret, size_t *ret_n, struct error *err);
 
@@ -107,6 +127,8 @@ int store_volume_users(struct store *store, const char *name, char ***ret_names,
 /* Marks the volume as going away (ready = false) unless a spec names it (FAILED_PRECONDITION, with who) or, with
  * force, unless it is claimed. After that no workload can claim it. */
 int store_volume_begin_delete(struct store *store, const char *name, bool force, struct error *err);
+
+/* Forgets a volume that is not ready: its storage is gone. Missing: success. */
 int store_volume_remove(struct store *store, const char *name, struct error *err);
 
 /* ---- the machine ---- */
@@ -114,5 +136,8 @@ int store_volume_remove(struct store *store, const char *name, struct error *err
 /* A small value that belongs to this state root, such as its id. Missing: *ret is NULL. Caller frees. */
 int store_meta_get(struct store *store, const char *key, char **ret, struct error *err);
 int store_meta_set(struct store *store, const char *key, const char *value, struct error *err);
+
+/* Sets the value if there is none yet; *ret is the one that then stands. Caller frees. */
+int store_meta_default(struct store *store, const char *key, const char *value, char **ret, struct error *err);
 
 #endif

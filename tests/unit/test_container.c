@@ -329,6 +329,7 @@ START_TEST(killed_shim_takes_the_container_along)
 	ck_assert(again.ended);
 	ck_assert_int_eq(again.exit_code, 255);
 	ck_assert_int_eq(again.shim_fd, -1);
+	driver_instance_release(&again);
 	assert_dead(i.pid);
 	ck_assert_int_eq(f.driver->ops->cleanup(f.driver, "web", &err), 0);
 	ck_assert_int_eq(f.driver->ops->cleanup(f.driver, "web", &err), 0);
@@ -365,17 +366,23 @@ START_TEST(found_again_alive_and_ended)
 	ck_assert_int_eq(again.pid, i.pid);
 	ck_assert_uint_eq(again.generation, 7);
 	ck_assert(again.started_at_ns == i.started_at_ns);
+	ck_assert_str_eq(again.image_digest, "sha256:1");
+	ck_assert_uint_eq(again.n_layers, 1);
+	ck_assert_str_eq(again.layers[0], f.layer);
 	fixture_stop(&again, SIGKILL, 0);
 	fixture_wait(&again, &r);
+	driver_instance_release(&again);
 	ck_assert_int_eq(f.driver->ops->recover(f.driver, "web", &again, &err), 0);
 	ck_assert(again.ended && again.stopped);
 	ck_assert_int_eq(again.exit_code, 137);
 	ck_assert(again.finished_at_ns == r.finished_at_ns);
 	ck_assert_uint_eq(again.generation, 7);
+	ck_assert_uint_eq(again.n_layers, 1);
+	driver_instance_release(&again);
 }
 END_TEST
 
-START_TEST(writable_layer_is_kept_unless_fresh)
+START_TEST(writable_layer_is_kept_for_its_generation)
 {
 	struct driver_plan plan = { .image = &f.image, .netns_fd = -1 };
 	struct driver_instance i;
@@ -389,7 +396,15 @@ START_TEST(writable_layer_is_kept_unless_fresh)
 	fixture_wait(&i, &r);
 	ck_assert_int_eq(r.exit_code, 4);
 	plan.spec = w;
-	plan.fresh = true;
+	plan.generation = 8;
+	ck_assert_int_eq(f.driver->ops->start(f.driver, &plan, &i, NULL), 0);
+	fixture_wait(&i, &r);
+	ck_assert_int_eq(r.exit_code, 0);
+	ck_assert_int_eq(f.driver->ops->start(f.driver, &plan, &i, NULL), 0);
+	fixture_wait(&i, &r);
+	ck_assert_int_eq(r.exit_code, 4);
+	/* Another image under the same name. */
+	f.image.digest = (char *)"sha256:2";
 	ck_assert_int_eq(f.driver->ops->start(f.driver, &plan, &i, NULL), 0);
 	fixture_wait(&i, &r);
 	ck_assert_int_eq(r.exit_code, 0);
@@ -670,7 +685,7 @@ int main(void)
 	tcase_add_test(c, killed_shim_takes_the_container_along);
 	tcase_add_test(c, cleanup_of_a_running_one);
 	tcase_add_test(c, found_again_alive_and_ended);
-	tcase_add_test(c, writable_layer_is_kept_unless_fresh);
+	tcase_add_test(c, writable_layer_is_kept_for_its_generation);
 	tcase_add_test(c, host_pid_leaves_no_process);
 	tcase_add_test(c, host_paths);
 	tcase_add_test(c, enters_the_network_namespace);

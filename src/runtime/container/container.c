@@ -8,6 +8,7 @@
 #include "base/process.h"
 #include "base/timeutil.h"
 #include "runtime/container/bundle.h"
+#include "runtime/container/origin.h"
 #include "shim/cgroup.h"
 #include "shim/protocol.h"
 
@@ -141,11 +142,16 @@ static void instance_running(struct driver_instance *i, const struct shim_messag
 
 /* ---- start ---- */
 
-static int make_writable_layer(const struct places *p, bool fresh, struct error *err)
+static int make_writable_layer(const struct places *p, const struct driver_plan *plan, struct error *err)
 {
-	if (fresh && (fs_remove_tree(AT_FDCWD, p->upper, err) < 0 || fs_remove_tree(AT_FDCWD, p->work, err) < 0))
+	bool keep = origin_matches(p->state_dir, plan);
+
+	if (!keep && (fs_remove_tree(AT_FDCWD, p->upper, err) < 0 || fs_remove_tree(AT_FDCWD, p->work, err) < 0))
 		return -1;
 	if (fs_mkdir_all(AT_FDCWD, p->state_dir, 0711, err) < 0)
+		return -1;
+	/* After the old layer is gone: a record never speaks of an older layer than it stands beside. */
+	if (!keep && origin_write(p->state_dir, plan, err) < 0)
 		return -1;
 	if (mkdir(p->work, 0700) < 0 && errno != EEXIST)
 		return error_errno(err, errno, "cannot make %s", p->work);
@@ -383,7 +389,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 
 	if (oci_runtime_find(d->oci_runtime, &runtime, err) < 0)
 		return -1;
-	if (make_writable_layer(p, plan->fresh, err) < 0 || make_run_dir(p, plan, err) < 0)
+	if (make_writable_layer(p, plan, err) < 0 || make_run_dir(p, plan, err) < 0)
 		return -1;
 	build_command(&command, d, p, plan, &runtime);
 	if (command.failed)
@@ -486,17 +492,14 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 	};
 }
 
-static int container_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
+static int find_instance(const struct places *p, const char *name, struct driver_instance *ret, struct error *err)
 {
-	_cleanup_places_ struct places p = { 0 };
 	_cleanup_close_ int dirfd = -1, fd = -1;
 	struct shim_result result = { .exit_code = 255 };
 	struct shim_message message;
 
-	if (places_init(&p, container_of(driver), name, err) < 0)
-		return -1;
-	dirfd = open(p.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dirfd < 0 && !cgroup_exists(p.cgroup)) {
+	dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0 && !cgroup_exists(p->cgroup)) {
 		*ret = (struct driver_instance){ .shim_fd = -1 };
 		return 0;
 	}
@@ -512,10 +515,21 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 	}
 	/* The shim was killed, or failed with nobody to tell. Without it the container's output goes nowhere and its end
 	 * would be seen by nobody, so it does not go on. */
-	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p.cgroup, KILL_TIMEOUT_MS, err) < 0)
+	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p->cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
 	result.finished_at_ns = time_realtime_ns();
 	instance_ended(ret, &result);
+	return 0;
+}
+
+static int container_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
+{
+	_cleanup_places_ struct places p = { 0 };
+
+	if (places_init(&p, container_of(driver), name, err) < 0 || find_instance(&p, name, ret, err) < 0)
+		return -1;
+	if (ret->pid || ret->ended)
+		origin_read(p.state_dir, ret);
 	return 0;
 }
 

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+#
+# A short front door to Meson and Ninja. `sudo make demo` and `sudo make check` also install what they need.
+
+BUILD   ?= build
+PREFIX  ?= /usr
+DESTDIR ?=
+# Debian's tools, whatever else is first in PATH.
+export PATH := /usr/bin:$(PATH)
+
+.PHONY: all check demo bench install deb clean deps deps-run
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	@meson setup $(BUILD) --prefix=$(PREFIX)
+
+# Installs Debian's packages that are missing: those to build and run, and for `check` and `bench` those of the tests.
+deps-run:
+	@packaging/dependencies run
+deps:
+	@packaging/dependencies run test
+
+demo: deps-run
+	@$(MAKE) --no-print-directory all
+	@tests/demo/demo $(BUILD)
+
+check: deps
+	@tests/check
+
+bench: deps
+	@$(MAKE) --no-print-directory all
+	@tests/bench/bench $(BUILD)
+
+install: all
+	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
+
+deb: deps
+	@packaging/make-deb $(BUILD)
+
+clean:
+	@rm -rf $(BUILD) build-*

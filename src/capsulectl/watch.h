@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/* Waiting for workloads to get where they were sent. */
+#ifndef CAPSULE_CAPSULECTL_WATCH_H
+#define CAPSULE_CAPSULECTL_WATCH_H
+
+#include "capsulectl/cli.h"
+
+enum watch_goal {
+	WATCH_RUNNING, /* runs; one that has ended by itself, or is to be stopped, is through as well */
+	WATCH_STOPPED,
+	WATCH_DELETED,
+};
+
+/* Follows the daemon's events until every named workload has reached the goal, and prints a line for each
+ * ("workload/web running"). One that fails or disappears on the way is reported on standard error. 0, or -1: not all
+ * reached it; err is set only if it was not reported. */
+int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, struct error *err);
+
+#endif

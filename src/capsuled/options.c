@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "capsuled/options.h"
+
+#include "base/fs.h"
+#include "base/timeutil.h"
+#include "manifest/manifest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <string.h>
+#include <yaml.h>
+
+#define CONFIG_DEFAULT "/etc/capsule/capsuled.yaml"
+#define CONFIG_SIZE_MAX (1u << 20)
+#define OPTION_KEY_FIRST 256 /* getopt_long's value of the table's first row */
+
+#ifndef CAPSULE_LIBEXECDIR
+#define CAPSULE_LIBEXECDIR "/usr/libexec/capsule"
+#endif
+
+struct option_row {
+	const char *name, *arg, *fallback;
+	const char *help;
+	int (*set)(struct options *o, size_t offset, const char *value, struct error *err);
+	size_t offset;
+	bool list;
+};
+
+static int set_string(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	char **field = (char **)(void *)((char *)o + offset);
+	char *copy;
+
+	if (!*value)
+		return error_set(err, ERR_INVALID_ARGUMENT, "must not be empty");
+	copy = strdup(value);
+	if (!copy)
+		return error_errno(err, ENOMEM, "cannot keep it");
+	free(*field);
+	*field = copy;
+	return 0;
+}
+
+static int set_directory(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	if (*value != '/')
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not an absolute path", value);
+	return set_string(o, offset, value, err);
+}
+
+static int set_list(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	struct option_list *list = (struct option_list *)(void *)((char *)o + offset);
+
+	if (list->n == OPTIONS_LIST_MAX)
+		return error_set(err, ERR_INVALID_ARGUMENT, "is given more than %d times", OPTIONS_LIST_MAX);
+	list->items[list->n] = NULL;
+	if (set_string((struct options *)(void *)&list->items[list->n], 0, value, err) < 0)
+		return -1;
+	list->n++;
+	return 0;
+}
+
+static int set_mirror(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	const char *equals = strchr(value, '=');
+
+	if (!equals || equals == value || (strncmp(equals + 1, "http://", 7) && strncmp(equals + 1, "https://", 8)))
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not of the form HOST=URL with an http or https URL",
+				 value);
+	return set_list(o, offset, value, err);
+}
+
+static int set_level(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	if (log_level_parse(value, &o->log_level) < 0)
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not one of error, warn, info, debug", value);
+	return 0;
+}
+
+static int set_size(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	uint64_t bytes;
+
+	if (manifest_parse_size(value, &bytes, err) < 0)
+		return -1;
+	if (bytes < 4096)
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is less than 4KiB", value);
+	*(uint64_t *)(void *)((char *)o + offset) = bytes;
+	return 0;
+}
+
+static int set_files(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	char *end;
+	long n = strtol(value, &end, 10);
+
+	if (*end || end == value || n < 1 || n > 1000)
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not a number from 1 to 1000", value);
+	o->log_max_files = (unsigned)n;
+	return 0;
+}
+
+static int set_duration(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	if (time_parse_duration(value, &o->stop_grace_ns) < 0)
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not a duration such as 10s or 1m30s", value);
+	return 0;
+}
+
+static int set_flag(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	*(bool *)((char *)o + offset) = true;
+	return 0;
+}
+
+#define FIELD(f) offsetof(struct options, f)
+
+static const struct option_row rows[] = {
+	{ "config", "FILE", NULL, "configuration file (default: " CONFIG_DEFAULT ", if it exists)", set_string, FIELD(config), false },
+	{ "root", "DIR", "/var/lib/capsule", "state that survives a reboot", set_directory, FIELD(root), false },
+	{ "run", "DIR", "/run/capsule", "state that does not", set_directory, FIELD(run), false },
+	{ "listen", "ADDRESS", NULL,
+	  "where the API is served: unix:PATH, or HOST:PORT on loopback; may be given several times\n"
+	  "(default: unix:<run>/capsule.sock)", set_list, FIELD(listen), true },
+	{ "bridge", "NAME", "br0", "bridge that workloads are connected to", set_string, FIELD(bridge), false },
+	{ "subnet", "CIDR", "172.20.254.1/24", "address of the bridge and size of its subnet", set_string, FIELD(subnet), false },
+	{ "table", "NAME", "capsule", "nftables table that holds the daemon's rules", set_string, FIELD(table), false },
+	{ "dnsmasq", "PROGRAM", "dnsmasq", "resolver for the names of workloads", set_string, FIELD(dnsmasq), false },
+	{ "oci-runtime", "RUNTIME", "auto", "auto, crun, runc, or the path of another OCI runtime", set_string, FIELD(oci_runtime), false },
+	{ "cgroup-parent", "PATH", "/capsule", "cgroup below which each workload has its own", set_directory, FIELD(cgroup_parent), false },
+	{ "shim", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-shim", "program that holds a running workload", set_string, FIELD(shim), false },
+	{ "image-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-image", "program that pulls and unpacks images", set_string, FIELD(image_worker), false },
+	{ "log-level", "LEVEL", "info", "error, warn, info or debug", set_level, FIELD(log_level), false },
+	{ "log-max-size", "SIZE", "10MiB", "size at which a log, of a workload or of the daemon, is rotated", set_size, FIELD(log_max_size), false },
+	{ "log-max-files", "N", "3", "files kept of each log, the one being written included", set_files, FIELD(log_max_files), false },
+	{ "stop-grace", "DURATION", "10s", "time between stop signal and kill, for workloads that do not say", set_duration, FIELD(stop_grace_ns), false },
+	{ "registry-mirror", "HOST=URL", NULL, "ask this mirror before the registry HOST; may be given several times", set_mirror, FIELD(mirrors), true },
+	{ "plain-http", "HOST", NULL, "speak plain HTTP with this registry; may be given several times", set_list, FIELD(plain_http), true },
+	{ "credentials", "FILE", NULL, "registry credentials in the format of Docker's config.json", set_string, FIELD(credentials), false },
+	{ "help", NULL, NULL, "print this text", set_flag, FIELD(help), false },
+	{ "version", NULL, NULL, "print the version", set_flag, FIELD(version), false },
+};
+#define N_ROWS (sizeof rows / sizeof rows[0])
+
+static void list_release(struct option_list *list)
+{
+	for (size_t i = 0; i < list->n; i++)
+		free(list->items[i]);
+	list->n = 0;
+}
+
+void options_release(struct options *o)
+{
+	for (size_t i = 0; i < N_ROWS; i++)
+		if (rows[i].set == set_string || rows[i].set == set_directory)
+			free(*(char **)(void *)((char *)o + rows[i].offset));
+	list_release(&o->listen);
+	list_release(&o->mirrors);
+	list_release(&o->plain_http);
+	memset(o, 0, sizeof *o);
+}
+
+void options_print_help(void)
+{
+	printf("Usage: capsuled [OPTION]...\n\n"
+	       "Keeps this host's containers and volumes in the state that was applied with capsulectl.\n\nOptions:\n");
+	for (size_t i = 0; i < N_ROWS; i++) {
+		char left[64];
+		const char *help = rows[i].help, *newline = strchr(help, '\n');
+
+		snprintf(left, sizeof left, "--%s%s%s", rows[i].name, rows[i].arg ? " " : "", rows[i].arg ? rows[i].arg : "");
+		printf("  %-28s %.*s", left, newline ? (int)(newline - help) : (int)strlen(help), help);
+		if (newline)
+			printf("\n  %-28s %s", "", newline + 1);
+		if (rows[i].fallback)
+			printf(" (default: %s)", rows[i].fallback);
+		printf("\n");
+	}
+	printf("\nThe configuration file is YAML: each option under its name without the dashes, for example\n\n"
+	       "  subnet: 10.88.0.1/16\n  listen: [\"unix:/run/capsule/capsule.sock\", \"127.0.0.1:50000\"]\n\n"
+	       "The command line wins over the file. SIGTERM ends the daemon and leaves the workloads running.\n");
+}
+
+static const struct option_row *row_of(const char *name)
+{
+	for (size_t i = 0; i < N_ROWS; i++)
+		if (!strcmp(rows[i].name, name))
+			return &rows[i];
+	return NULL;
+}
+
+/* ---- the configuration file ---- */
+
+struct config {
+	yaml_document_t document;
+	const char *file;
+	struct options *options;
+};
+
+static int config_error(const struct config *c, const yaml_node_t *node, struct error *err, const char *what)
+{
+	return error_set(err, ERR_INVALID_ARGUMENT, "%s:%zu: %s", c->file, node->start_mark.line + 1, what);
+}
+
+static int config_value(struct config *c, const struct option_row *row, const yaml_node_t *value, struct error *err)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+
+	if (value->type != YAML_SCALAR_NODE)
+		return config_error(c, value, err, "a plain value is expected here");
+	if (row->set(c->options, row->offset, (const char *)value->data.scalar.value, &why) < 0)
+		return error_set(err, ERR_INVALID_ARGUMENT, "%s:%zu: %s %s", c->file, value->start_mark.line + 1, row->name,
+				 error_message(&why));
+	return 0;
+}
+
+static int config_pair(struct config *c, const yaml_node_pair_t *pair, struct error *err)
+{
+	const yaml_node_t *key = yaml_document_get_node(&c->document, pair->key);
+	yaml_node_t *value = yaml_document_get_node(&c->document, pair->value);
+	const struct option_row *row = NULL;
+
+	if (key->type == YAML_SCALAR_NODE)
+		row = row_of((const char *)key->data.scalar.value);
+	if (!row || !row->arg || row->offset == FIELD(config))
+		return config_error(c, key, err, "there is no such option; see capsuled --help");
+	if (row->list && value->type == YAML_SEQUENCE_NODE) {
+		for (yaml_node_item_t *item = value->data.sequence.items.start; item < value->data.sequence.items.top; item++)
+			if (config_value(c, row, yaml_document_get_node(&c->document, *item), err) < 0)
+				return -1;
+		return 0;
+	}
+	return config_value(c, row, value, err);
+}
+
+static int config_apply(struct config *c, struct error *err)
+{
+	yaml_node_t *top = yaml_document_get_root_node(&c->document);
+
+	if (!top)
+		return 0;
+	if (top->type != YAML_MAPPING_NODE)
+		return config_error(c, top, err, "the file must hold a mapping of option names to values");
+	for (yaml_node_pair_t *pair = top->data.mapping.pairs.start; pair < top->data.mapping.pairs.top; pair++)
+		if (config_pair(c, pair, err) < 0)
+			return -1;
+	return 0;
+}
+
+static int config_read(const char *file, bool required, struct options *o, struct error *err)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	_cleanup_free_ char *text = NULL;
+	struct config c = { .file = file, .options = o };
+	yaml_parser_t parser;
+	size_t len;
+	int result;
+
+	if (fs_read(AT_FDCWD, file, CONFIG_SIZE_MAX, &text, &len, &why) < 0)
+		return why.code == ERR_NOT_FOUND && !required ? 0 : error_move(err, &why);
+	if (!yaml_parser_initialize(&parser))
+		return error_errno(err, ENOMEM, "cannot read %s", file);
+	yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
+	if (!yaml_parser_load(&parser, &c.document)) {
+		result = error_set(err, ERR_INVALID_ARGUMENT, "%s:%zu: %s", file, parser.problem_mark.line + 1,
+				   parser.problem ? parser.problem : "not YAML");
+	} else {
+		result = config_apply(&c, err);
+		yaml_document_delete(&c.document);
+	}
+	yaml_parser_delete(&parser);
+	return result;
+}
+
+/* ---- the command line ---- */
+
+static void long_options(struct option out[N_ROWS + 1])
+{
+	memset(out, 0, (N_ROWS + 1) * sizeof *out);
+	for (size_t i = 0; i < N_ROWS; i++) {
+		out[i].name = rows[i].name;
+		out[i].has_arg = rows[i].arg ? required_argument : no_argument;
+		out[i].val = OPTION_KEY_FIRST + (int)i;
+	}
+}
+
+/* Lists given on the command line replace those of the file. */
+static int command_line(int argc, char **argv, struct options *o, bool only_config, struct error *err)
+{
+	struct option longs[N_ROWS + 1];
+	bool fresh[N_ROWS] = { false };
+	int key;
+
+	long_options(longs);
+	optind = 0;
+	opterr = 0;
+	while ((key = getopt_long(argc, argv, "+:hV", longs, NULL)) != -1) {
+		_cleanup_error_ struct error why = ERROR_INIT;
+		size_t i = key == 'h' ? N_ROWS - 2 : key == 'V' ? N_ROWS - 1 : (size_t)(key - OPTION_KEY_FIRST);
+
+		if (key == ':')
+			return error_set(err, ERR_INVALID_ARGUMENT, "%s needs a value; see capsuled --help", argv[optind - 1]);
+		if (key == '?')
+			return error_set(err, ERR_INVALID_ARGUMENT, "there is no option %s; see capsuled --help",
+					 argv[optind - 1]);
+		if (only_config != (rows[i].offset == FIELD(config) || rows[i].set == set_flag))
+			continue;
+		if (rows[i].list && !fresh[i])
+			list_release((struct option_list *)(void *)((char *)o + rows[i].offset));
+		fresh[i] = true;
+		if (rows[i].set(o, rows[i].offset, optarg, &why) < 0)
+			return error_set(err, ERR_INVALID_ARGUMENT, "--%s %s", rows[i].name, error_message(&why));
+	}
+	if (optind < argc)
+		return error_set(err, ERR_INVALID_ARGUMENT, "unexpected argument \"%s\"; see capsuled --help", argv[optind]);
+	return 0;
+}
+
+int options_parse(int argc, char **argv, struct options *ret, struct error *err)
+{
+	struct options o = { 0 };
+
+	for (size_t i = 0; i < N_ROWS; i++)
+		if (rows[i].fallback && rows[i].set(&o, rows[i].offset, rows[i].fallback, err) < 0)
+			goto fail;
+	if (command_line(argc, argv, &o, true, err) < 0)
+		goto fail;
+	if (!o.help && !o.version &&
+	    (config_read(o.config ? o.config : CONFIG_DEFAULT, o.config, &o, err) < 0 ||
+	     command_line(argc, argv, &o, false, err) < 0))
+		goto fail;
+	*ret = o;
+	return 0;
+fail:
+	options_release(&o);
+	return -1;
+}
+
+/* ---- for capsule-image ---- */
+
+static json_t *registry_of(json_t *registries, const char *host)
+{
+	json_t *r = json_object_get(registries, host);
+
+	if (!r) {
+		r = json_object();
+		json_object_set_new(registries, host, r);
+	}
+	return r;
+}
+
+char *options_registries_json(const struct options *o, struct error *err)
+{
+	json_t *top = json_object(), *registries = json_object();
+	char *text;
+
+	json_object_set_new(top, "registries", registries);
+	for (size_t i = 0; i < o->mirrors.n; i++) {
+		const char *url = strchr(o->mirrors.items[i], '=') + 1;
+		_cleanup_free_ char *host = strndup(o->mirrors.items[i], (size_t)(url - 1 - o->mirrors.items[i]));
+		json_t *r = registry_of(registries, host ? host : "");
+
+		if (!json_object_get(r, "mirrors"))
+			json_object_set_new(r, "mirrors", json_array());
+		json_array_append_new(json_object_get(r, "mirrors"), json_string(url));
+	}
+	for (size_t i = 0; i < o->plain_http.n; i++)
+		json_object_set_new(registry_of(registries, o->plain_http.items[i]), "plainHttp", json_true());
+	if (o->credentials)
+		json_object_set_new(top, "credentialsFile", json_string(o->credentials));
+	text = json_dumps(top, JSON_INDENT(2) | JSON_SORT_KEYS);
+	json_decref(top);
+	if (!text)
+		error_errno(err, ENOMEM, "cannot write the registries' settings");
+	return text;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * capsule-image: one transfer into the image store, as a process of its own. The daemon starts it and reads its standard
+ * output (image/transfer.h); it works from a command line just as well.
+ */
+#include "imager/archive.h"
+#include "imager/confine.h"
+#include "imager/content.h"
+#include "imager/registry.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char USAGE[] =
+	"usage: capsule-image push --root DIR < ARCHIVE\n"
+	"       capsule-image pull --root DIR [--registries FILE] REFERENCE\n"
+	"\n"
+	"  --root DIR          the state root, whose image store receives the image\n"
+	"  --registries FILE   mirrors, plain HTTP hosts and credentials\n";
+
+struct arguments {
+	const char *verb, *root, *registries, *reference;
+};
+
+static int parse_arguments(int argc, char **argv, struct arguments *ret)
+{
+	static const struct option options[] = {
+		{ "root", required_argument, NULL, 'r' },
+		{ "registries", required_argument, NULL, 'c' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	struct arguments a = { 0 };
+	int c, wanted;
+
+	while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
+		switch (c) {
+		case 'r':
+			a.root = optarg;
+			break;
+		case 'c':
+			a.registries = optarg;
+			break;
+		case 'h':
+			fputs(USAGE, stdout);
+			exit(0);
+		default:
+			return -1;
+		}
+	a.verb = optind < argc ? argv[optind] : "";
+	wanted = !strcmp(a.verb, "pull") ? 2 : !strcmp(a.verb, "push") ? 1 : -1;
+	if (!a.root || argc - optind != wanted)
+		return -1;
+	a.reference = argv[optind + 1];
+	*ret = a;
+	return 0;
+}
+
+static int transfer(const struct arguments *a, struct content *content, struct error *err)
+{
+	if (!strcmp(a->verb, "push"))
+		return confine(a->root, err) < 0 ? -1 : archive_push(content, STDIN_FILENO, err);
+	return confine(NULL, err) < 0 ? -1 : registry_pull(content, a->reference, a->registries, err);
+}
+
+int main(int argc, char **argv)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct content *content = NULL;
+	struct arguments a;
+	int r;
+
+	if (parse_arguments(argc, argv, &a) < 0) {
+		fputs(USAGE, stderr);
+		return 2;
+	}
+	umask(022);
+	/* No setlocale(): unpack.h says why. */
+	r = content_open(a.root, NULL, &content, &err);
+	if (r == 0)
+		r = transfer(&a, content, &err);
+	content_close(content);
+	if (r < 0)
+		report_error(&err);
+	return r < 0;
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "manifest/check.h"
+#include "manifest/fields.h"
+#include "manifest/manifest.h"
+
+#include <string.h>
+
+/* Two messages that differ in what this version does not know would never be equal. */
+static void drop_unknown(ProtobufCMessage *message)
+{
+	for (unsigned i = 0; i < message->n_unknown_fields; i++)
+		free(message->unknown_fields[i].data);
+	free(message->unknown_fields);
+	message->unknown_fields = NULL;
+	message->n_unknown_fields = 0;
+	for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+		const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
+
+		if (field->type != PROTOBUF_C_TYPE_MESSAGE || !field_is_set(message, field))
+			continue;
+		if (field->label != PROTOBUF_C_LABEL_REPEATED) {
+			drop_unknown(field_message(field_member(message, field)));
+			continue;
+		}
+		for (size_t j = 0; j < field_count(message, field); j++)
+			drop_unknown(field_message(field_item(message, field, j)));
+	}
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+	const ProtobufCMessage *x = field_message(a), *y = field_message(b);
+	char unused[FIELD_NAME_MAX];
+
+	return strcmp(map_key(x, unused), map_key(y, unused));
+}
+
+static void sort_env(void *env, size_t n)
+{
+	if (n)
+		qsort(env, n, sizeof(void *), compare_entries);
+}
+
+static void normalize_mounts(Capsule__V1__VolumeMount **mounts, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		path_normalize(mounts[i]->mount_path);
+}
+
+static void normalize_ports(Capsule__V1__PortMapping **ports, size_t n)
+{
+	char *tcp;
+
+	for (size_t i = 0; i < n; i++) {
+		if (*ports[i]->protocol)
+			continue;
+		/* Without memory it stays empty, which means the same. */
+		tcp = strdup("tcp");
+		if (!tcp)
+			continue;
+		if (ports[i]->protocol != (const char *)protobuf_c_empty_string)
+			free(ports[i]->protocol);
+		ports[i]->protocol = tcp;
+	}
+}
+
+void manifest_normalize_workload(Capsule__V1__Workload *workload)
+{
+	Capsule__V1__ContainerSpec *c = workload->container;
+	Capsule__V1__MicroVMSpec *v = workload->micro_vm;
+
+	if (workload->status)
+		capsule__v1__workload_status__free_unpacked(steal_ptr(&workload->status), NULL);
+	drop_unknown(&workload->base);
+	if (workload->restart_policy == CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_UNSPECIFIED)
+		workload->restart_policy = CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_ALWAYS;
+	if (c) {
+		if (c->network_mode == CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_UNSPECIFIED)
+			c->network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_BRIDGE;
+		sort_env(c->env, c->n_env);
+		normalize_mounts(c->mounts, c->n_mounts);
+		normalize_ports(c->ports, c->n_ports);
+	}
+	if (v) {
+		v->vcpus = v->vcpus ? v->vcpus : 1;
+		v->memory_mib = v->memory_mib ? v->memory_mib : 256;
+		sort_env(v->env, v->n_env);
+		normalize_mounts(v->mounts, v->n_mounts);
+		normalize_ports(v->ports, v->n_ports);
+	}
+}
+
+/* ---- equality ---- */
+
+/* What the fields that matter look like on the wire; normalized workloads have one form only. */
+static uint8_t *pack(const Capsule__V1__Workload *workload, bool with_policy, size_t *ret_len)
+{
+	Capsule__V1__Workload w;
+	uint8_t *bytes;
+	size_t len;
+
+	capsule__v1__workload__init(&w);
+	w.kind = workload->kind;
+	w.container = workload->container;
+	w.micro_vm = workload->micro_vm;
+	if (with_policy) {
+		w.restart_policy = workload->restart_policy;
+		w.stop_grace_case = workload->stop_grace_case;
+		w.stop_grace_period_seconds = workload->stop_grace_period_seconds;
+	}
+	len = capsule__v1__workload__get_packed_size(&w);
+	bytes = malloc(len + 1);
+	if (bytes)
+		*ret_len = capsule__v1__workload__pack(&w, bytes);
+	return bytes;
+}
+
+static bool packed_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b, bool with_policy)
+{
+	size_t n_a = 0, n_b = 0;
+	_cleanup_free_ uint8_t *bytes_a = pack(a, with_policy, &n_a), *bytes_b = pack(b, with_policy, &n_b);
+
+	/* Without memory nothing is known to be equal. */
+	return bytes_a && bytes_b && n_a == n_b && memcmp(bytes_a, bytes_b, n_a) == 0;
+}
+
+bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b)
+{
+	return packed_equal(a, b, true);
+}
+
+bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b)
+{
+	return packed_equal(a, b, false);
+}

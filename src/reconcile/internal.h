@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/* What the files of the reconciler share. */
+#ifndef CAPSULE_RECONCILE_INTERNAL_H
+#define CAPSULE_RECONCILE_INTERNAL_H
+
+#include "reconcile/reconcile.h"
+#include "reconcile/spec.h"
+#include "runtime/shim_client.h"
+
+#include <uthash.h>
+
+/* The states of a workload. In those marked (task) a task of this workload is under way and nothing else may begin. */
+enum state {
+	STATE_DOWN,     /* nothing on the host but what it keeps on disk */
+	STATE_PULLING,  /* its image is being fetched */
+	STATE_STARTING, /* (task) */
+	STATE_RUNNING,  /* held by a shim */
+	STATE_STOPPING, /* its shim was asked to end it */
+	STATE_CLEANING, /* (task) removing what a run left, giving up claims */
+	STATE_WAITING,  /* down until its timer fires */
+	STATE_REMOVING, /* (task) */
+};
+
+/* How the last run ended. */
+struct run_result {
+	bool valid;
+	bool lost;      /* the shim was killed: nobody saw the end */
+	bool oom_killed;
+	int exit_code;
+	int64_t finished_at_ns;
+};
+
+struct workload {
+	UT_hash_handle hh;
+	struct reconciler *owner;
+	char name[64];
+	struct store_workload record;
+	enum state state;
+
+	/* The present run, or the last one. */
+	struct shim_client *shim;
+	pid_t pid;
+	uint64_t run_generation;
+	int64_t started_at_ns;
+	struct run_result result;
+	char *image_digest;
+	char **layers; /* of the run: kept from collection */
+	size_t n_layers;
+
+	/* What comes next. */
+	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
+	bool completed;         /* ended, and by its restart policy not to be started again */
+	bool restart_requested;
+	bool failed;            /* the last attempt to start failed: `failure` says why */
+	char *failure;
+	unsigned restart_count;
+	unsigned attempts;      /* ends in a row without a stable minute: decides the back-off */
+	int64_t due_at_ns;      /* monotonic: no start before this; 0: at any time */
+	bool image_missing;     /* what the last attempt to start found out */
+	uv_timer_t timer;
+
+	/* While PULLING. */
+	struct pull_ticket *ticket;
+	char *pull_status;
+	uint64_t pull_done, pull_total;
+};
+
+struct reconciler {
+	struct reconciler_host host;
+	struct workload *workloads; /* uthash by name */
+	struct reconciler_watch *watches, *watch_cursor;
+	bool halted;
+	size_t closing;
+};
+
+/* ---- machine.c: on the loop ---- */
+
+struct workload *workload_new(struct reconciler *r, const char *name);
+void workload_free(struct workload *w); /* takes it out of the table; the memory goes when its timer is closed */
+
+/* Does the next step that state and wish ask for, if any. */
+void workload_advance(struct workload *w);
+
+/* Takes note of the end of a run and decides about a restart. asked: it ended because the daemon wanted it to. */
+void workload_note_end(struct workload *w, const struct run_result *result, bool asked);
+
+/* The end of step_start(): instance is NULL on failure. */
+void workload_started(struct workload *w, struct driver_instance *instance, const struct error *err);
+
+/* A new wish: what the past attempts decided (back-off, completion, failure, a pull under way) counts no more. */
+void workload_reset(struct workload *w);
+
+/* Tells the watchers. */
+void workload_changed(struct workload *w);
+
+/* Frees the workload and tells the watchers that it is gone. */
+void workload_gone(struct workload *w);
+
+/* A step other than a start failed ("delete it"): it is tried again after a while. */
+void workload_step_failed(struct workload *w, const char *what, const struct error *err);
+
+bool workload_wants_run(const struct workload *w);
+
+/* Takes over the list of layers that are in use, instead of the former one. */
+void workload_keep_layers(struct workload *w, char **layers, size_t n);
+
+/* A connected run, just started or found at start-up. Takes instance->shim_fd. */
+void workload_adopt(struct workload *w, struct driver_instance *instance);
+
+/* ---- steps.c: what the tasks do; each begins one and ends in workload_advance() ---- */
+
+void step_start(struct workload *w);
+void step_clean(struct workload *w);
+void step_remove(struct workload *w);
+
+/* The endpoint of a record; the ports are allocated, freed by the caller. -1 without memory. */
+int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, struct net_port **ret_ports);
+
+/* ---- status.c ---- */
+
+/* Fills a message on the stack whose strings live in `text` and in the workload. */
+struct status_view {
+	Capsule__V1__Workload workload;
+	Capsule__V1__WorkloadStatus status;
+	char message[1024];
+	char address[16];
+};
+void status_fill(const struct workload *w, struct status_view *view);
+
+#endif

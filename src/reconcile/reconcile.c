@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "reconcile/internal.h"
+
+#include "base/log.h"
+#include "image/reference.h"
+
+#include <string.h>
+#include <utlist.h>
+
+int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, struct error *err)
+{
+	struct reconciler *r = calloc(1, sizeof *r);
+
+	if (!r)
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	r->host = *host;
+	*ret = r;
+	return 0;
+}
+
+void reconciler_free(struct reconciler *r)
+{
+	struct workload *w, *next;
+
+	if (!r)
+		return;
+	HASH_ITER(hh, r->workloads, w, next)
+		workload_free(w);
+	/* Closed timers still call back into the workloads' owner. */
+	while (r->closing)
+		uv_run(r->host.loop, UV_RUN_ONCE);
+	free(r);
+}
+
+void reconciler_halt(struct reconciler *r)
+{
+	r->halted = true;
+}
+
+static struct workload *find(struct reconciler *r, const char *name)
+{
+	struct workload *w;
+
+	HASH_FIND_STR(r->workloads, name, w);
+	return w;
+}
+
+void reconciler_submit(struct reconciler *r, struct store_workload *record)
+{
+	struct workload *w = find(r, record->spec->name);
+	bool anew = !w;
+
+	if (!w)
+		w = workload_new(r, record->spec->name);
+	if (!anew && record->revision < w->record.revision) {
+		store_workload_release(record);
+		return;
+	}
+	if (anew || record->generation != w->record.generation ||
+	    record->spec->desired_state != w->record.spec->desired_state)
+		workload_reset(w);
+	store_workload_release(&w->record);
+	w->record = *record;
+	memset(record, 0, sizeof *record);
+	/* The store took claims for it. */
+	if (w->record.spec->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING)
+		w->holds = true;
+	workload_advance(w);
+	workload_changed(w);
+}
+
+int reconciler_restart(struct reconciler *r, const char *name, struct error *err)
+{
+	struct workload *w = find(r, name);
+
+	if (!w)
+		return error_set(err, ERR_NOT_FOUND, "there is no workload %s", name);
+	if (w->record.spec->desired_state != CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING)
+		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s is %s; start it with: capsulectl workload start %s",
+				 name,
+				 w->record.spec->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING ?
+					 "being deleted" : "stopped",
+				 name);
+	workload_reset(w);
+	w->restart_requested = true;
+	workload_advance(w);
+	workload_changed(w);
+	return 0;
+}
+
+void reconciler_start(struct reconciler *r, const char *name)
+{
+	struct workload *w = find(r, name);
+
+	if (!w || !(w->completed || w->state == STATE_WAITING))
+		return;
+	workload_reset(w);
+	workload_advance(w);
+	workload_changed(w);
+}
+
+/* ---- reading ---- */
+
+static Capsule__V1__Workload *copy_of(const Capsule__V1__Workload *workload)
+{
+	size_t len = capsule__v1__workload__get_packed_size(workload);
+	_cleanup_free_ uint8_t *bytes = malloc(len ? len : 1);
+
+	if (!bytes)
+		return NULL;
+	capsule__v1__workload__pack(workload, bytes);
+	return capsule__v1__workload__unpack(NULL, len, bytes);
+}
+
+Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name)
+{
+	struct workload *w = find(r, name);
+	struct status_view view;
+
+	if (!w)
+		return NULL;
+	status_fill(w, &view);
+	return copy_of(&view.workload);
+}
+
+static int by_name(const struct workload *a, const struct workload *b)
+{
+	return strcmp(a->name, b->name);
+}
+
+void reconciler_each(struct reconciler *r, void (*fn)(const Capsule__V1__Workload *workload, void *arg), void *arg)
+{
+	struct workload *w, *next;
+
+	HASH_SORT(r->workloads, by_name);
+	HASH_ITER(hh, r->workloads, w, next) {
+		struct status_view view;
+
+		status_fill(w, &view);
+		fn(&view.workload, arg);
+	}
+}
+
+bool reconciler_is_down(struct reconciler *r, const char *name)
+{
+	struct workload *w = find(r, name);
+
+	return !w || (!w->holds && (w->state == STATE_DOWN || w->state == STATE_WAITING));
+}
+
+const char *reconciler_image_user(struct reconciler *r, const char *reference)
+{
+	struct workload *w, *next;
+
+	HASH_ITER(hh, r->workloads, w, next) {
+		_cleanup_free_ char *full = NULL;
+
+		if (reference_normalize(spec_image(w->record.spec), &full, NULL) == 0 && !strcmp(full, reference))
+			return w->name;
+	}
+	return NULL;
+}
+
+int reconciler_layers_in_use(struct reconciler *r, char ***ret, size_t *ret_n)
+{
+	struct workload *w, *next;
+	size_t n = 0, max = 0;
+	char **layers;
+
+	HASH_ITER(hh, r->workloads, w, next)
+		max += w->n_layers;
+	layers = calloc(max ? max : 1, sizeof *layers);
+	if (!layers)
+		return -1;
+	HASH_ITER(hh, r->workloads, w, next)
+		for (size_t i = 0; i < w->n_layers; i++) {
+			layers[n] = strdup(w->layers[i]);
+			if (layers[n])
+				n++;
+		}
+	*ret = layers;
+	*ret_n = n;
+	return 0;
+}
+
+size_t reconciler_count(struct reconciler *r)
+{
+	return HASH_COUNT(r->workloads);
+}
+
+/* ---- watching ---- */
+
+void reconciler_watch_add(struct reconciler *r, struct reconciler_watch *watch)
+{
+	DL_APPEND(r->watches, watch);
+}
+
+void reconciler_watch_remove(struct reconciler *r, struct reconciler_watch *watch)
+{
+	if (r->watch_cursor == watch)
+		r->watch_cursor = watch->next;
+	DL_DELETE(r->watches, watch);
+}

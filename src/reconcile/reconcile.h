@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * The reconciler makes the host match what the store holds. It alone acts on the host; services record wishes in the
+ * store and hand the record over with reconciler_submit().
+ *
+ * Each workload is a state machine (machine.c holds its table) with at most one task under way. Events are: a new record,
+ * a request to restart, the end of a task, of a pull, of the workload's process, and its timer.
+ *
+ * Threads: the loop's only, but for reconciler_recover(), which runs before the loop does and may block.
+ */
+#ifndef CAPSULE_RECONCILE_RECONCILE_H
+#define CAPSULE_RECONCILE_RECONCILE_H
+
+#include "base/error.h"
+#include "base/task.h"
+#include "image/puller.h"
+#include "image/store.h"
+#include "net/net.h"
+#include "runtime/driver.h"
+#include "store/store.h"
+#include "volume/backend.h"
+
+#include "workload.pb-c.h"
+
+#include <stdbool.h>
+#include <uv.h>
+
+struct reconciler;
+
+/* All borrowed; they outlive the reconciler. */
+struct reconciler_host {
+	uv_loop_t *loop;
+	struct task_runner *tasks;
+	struct store *store;
+	struct image_store *images;
+	struct puller *puller;
+	struct volume_backend *volumes;
+	struct net *net;
+	struct driver *container;
+	const struct driver_options *driver_options;
+	int64_t stop_grace_ms; /* where a workload does not say */
+};
+
+int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, struct error *err);
+
+/* Lets go of everything; workloads go on. No task may be under way. */
+void reconciler_free(struct reconciler *r);
+
+/* Reads the store, takes up what still runs, removes what belongs to nobody, and sets every workload on its way. */
+int reconciler_recover(struct reconciler *r, struct error *err);
+
+/* From now on no new step begins: for the end of the daemon. Steps under way end by themselves. */
+void reconciler_halt(struct reconciler *r);
+
+/* Takes over a record that was just stored (the content is moved out of *record). An older revision than the known one
+ * is ignored. */
+void reconciler_submit(struct reconciler *r, struct store_workload *record);
+
+/* Stops and starts again; also ends a back-off. NOT_FOUND, or FAILED_PRECONDITION unless desired is RUNNING. */
+int reconciler_restart(struct reconciler *r, const char *name, struct error *err);
+
+/* The user asked for a start: a back-off ends, and a workload that has ended for good runs once more. */
+void reconciler_start(struct reconciler *r, const char *name);
+
+/* ---- reading ---- */
+
+/* The workload as the API shows it: spec, desired state, status. A copy, freed by the caller with
+ * capsule__v1__workload__free_unpacked(). NULL if there is none of this name. */
+Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name);
+
+/* Calls fn with every workload, by name. The message is valid for the time of the call. */
+void reconciler_each(struct reconciler *r, void (*fn)(const Capsule__V1__Workload *workload, void *arg), void *arg);
+
+/* Whether the workload has no process and no step under way; true for one that does not exist. */
+bool reconciler_is_down(struct reconciler *r, const char *name);
+
+/* Name of a workload whose spec names this image (full reference), or NULL. Valid until the next event. */
+const char *reconciler_image_user(struct reconciler *r, const char *reference);
+
+/* Paths of the layers that running workloads use; the array and its strings are the caller's. */
+int reconciler_layers_in_use(struct reconciler *r, char ***ret, size_t *ret_n);
+
+/* Counts by phase, for metrics and the log. */
+size_t reconciler_count(struct reconciler *r);
+
+/* ---- watching ---- */
+
+/* Called after every visible change of a workload, and with gone = true when it has been removed. */
+struct reconciler_watch {
+	void (*changed)(const char *name, bool gone, void *arg);
+	void *arg;
+	struct reconciler_watch *prev, *next; /* the reconciler's */
+};
+
+/* The watch is the caller's and stays where it is until it is removed; it may be removed inside its callback. */
+void reconciler_watch_add(struct reconciler *r, struct reconciler_watch *watch);
+void reconciler_watch_remove(struct reconciler *r, struct reconciler_watch *watch);
+
+#endif

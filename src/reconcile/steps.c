@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * The three steps that act on the host. Each is straight-line code on a task's thread, over copies: it never touches the
+ * workload, which may change meanwhile. Its end, on the loop, hands the outcome to the machine.
+ */
+#include "reconcile/internal.h"
+
+#include "base/log.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+struct step {
+	struct workload *w; /* for the loop's side only: a workload is not freed while a step is under way */
+	const struct reconciler_host *host;
+	char name[64];
+	struct store_workload record;
+	bool keep_claims;    /* clean: it will be started again */
+	bool completed;      /* clean: to be recorded with the result */
+	struct run_result result;
+	uint64_t run_generation;
+	/* Outcome. */
+	struct error err;
+	bool ok, image_missing;
+	struct driver_instance instance;
+	struct image image;
+};
+
+static void record_copy(const struct store_workload *from, struct store_workload *to)
+{
+	size_t len = capsule__v1__workload__get_packed_size(from->spec);
+	_cleanup_free_ uint8_t *bytes = malloc(len ? len : 1);
+
+	if (!bytes)
+		abort();
+	capsule__v1__workload__pack(from->spec, bytes);
+	*to = *from;
+	to->spec = capsule__v1__workload__unpack(NULL, len, bytes);
+	if (!to->spec)
+		abort();
+}
+
+static struct step *step_new(struct workload *w, enum state state)
+{
+	struct step *s = calloc(1, sizeof *s);
+
+	if (!s)
+		abort();
+	s->w = w;
+	s->host = &w->owner->host;
+	snprintf(s->name, sizeof s->name, "%s", w->name);
+	record_copy(&w->record, &s->record);
+	s->instance.shim_fd = -1;
+	w->state = state;
+	return s;
+}
+
+static void step_free(struct step *s)
+{
+	store_workload_release(&s->record);
+	error_release(&s->err);
+	image_release(&s->image);
+	cleanup_closep(&s->instance.shim_fd);
+	free(s);
+}
+
+int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, struct net_port **ret_ports)
+{
+	Capsule__V1__PortMapping **mappings;
+	size_t n = spec_ports(record->spec, &mappings);
+	struct net_port *ports = calloc(n ? n : 1, sizeof *ports);
+
+	if (!ports)
+		return -1;
+	for (size_t i = 0; i < n; i++)
+		ports[i] = (struct net_port){ spec_port_is_udp(mappings[i]), (uint16_t)mappings[i]->host_port,
+					      (uint16_t)mappings[i]->container_port };
+	*ret_ports = ports;
+	*ret = (struct net_endpoint){ record->spec->name, record->address, ports, n };
+	return 0;
+}
+
+/* ---- start ---- */
+
+/* The volumes of a start: their devices live until the shim has mounted them. */
+struct volumes {
+	struct driver_volume *items;
+	char **devices;
+	int *fds;
+	size_t n;
+};
+
+static void volumes_release(struct volumes *v)
+{
+	for (size_t i = 0; i < v->n; i++) {
+		free(v->devices[i]);
+		cleanup_closep(&v->fds[i]);
+	}
+	free(v->items);
+	free(v->devices);
+	free(v->fds);
+}
+
+static int volumes_attach(struct step *s, struct volumes *v)
+{
+	struct volume_backend *backend = s->host->volumes;
+	Capsule__V1__VolumeMount **mounts;
+	size_t n = spec_mounts(s->record.spec, &mounts);
+
+	v->items = calloc(n ? n : 1, sizeof *v->items);
+	v->devices = calloc(n ? n : 1, sizeof *v->devices);
+	v->fds = calloc(n ? n : 1, sizeof *v->fds);
+	if (!v->items || !v->devices || !v->fds)
+		return error_set(&s->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	for (size_t i = 0; i < n; i++) {
+		v->fds[i] = -1;
+		v->n = i + 1;
+		if (backend->ops->attach(backend, mounts[i]->volume_name, mounts[i]->read_only, &v->devices[i], &v->fds[i],
+					 &s->err) < 0)
+			return -1;
+		v->items[i] = (struct driver_volume){ mounts[i]->volume_name, v->devices[i], mounts[i]->read_only,
+						      mounts[i]->mount_path };
+	}
+	return 0;
+}
+
+static int start_on_network(struct step *s, const struct volumes *volumes)
+{
+	bool bridge = spec_on_bridge(s->record.spec);
+	_cleanup_free_ struct net_port *ports = NULL;
+	_cleanup_free_ char *resolv_conf = NULL;
+	_cleanup_close_ int netns = -1;
+	struct net_endpoint endpoint;
+	struct in_addr in = { .s_addr = htonl(s->record.address) };
+	char address[INET_ADDRSTRLEN];
+	struct driver_plan plan = {
+		.spec = s->record.spec,
+		.generation = s->record.generation,
+		.image = &s->image,
+		.volumes = volumes->items,
+		.n_volumes = volumes->n,
+	};
+
+	if (net_resolv_conf(s->host->net, bridge, &resolv_conf, &s->err) < 0)
+		return -1;
+	if (bridge) {
+		if (endpoint_of(&s->record, &endpoint, &ports) < 0)
+			return error_set(&s->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+		if (net_attach(s->host->net, &endpoint, &netns, &s->err) < 0)
+			return error_wrap(&s->err, "cannot connect it to the bridge");
+		plan.address = inet_ntop(AF_INET, &in, address, sizeof address);
+	}
+	plan.netns_fd = netns;
+	plan.resolv_conf = resolv_conf;
+	if (s->host->container->ops->start(s->host->container, &plan, &s->instance, &s->err) < 0) {
+		if (bridge)
+			(void)net_detach(s->host->net, s->name, NULL);
+		return -1;
+	}
+	return 0;
+}
+
+static int start_run(struct step *s)
+{
+	_cleanup_(volumes_release) struct volumes volumes = { 0 };
+	Capsule__V1__VolumeMount **mounts;
+
+	if (image_store_resolve(s->host->images, spec_image(s->record.spec), &s->image, &s->err) < 0) {
+		/* A damaged image is fetched again, like a missing one. */
+		s->image_missing = s->err.code == ERR_NOT_FOUND || s->err.code == ERR_DATA_LOSS;
+		return -1;
+	}
+	if (spec_mounts(s->record.spec, &mounts) > 0 && store_claim(s->host->store, s->name, &s->err) < 0)
+		return -1;
+	if (volumes_attach(s, &volumes) < 0)
+		return -1;
+	return start_on_network(s, &volumes);
+}
+
+static void start_work(void *arg)
+{
+	struct step *s = arg;
+
+	s->ok = start_run(s) == 0;
+}
+
+static void start_done(void *arg)
+{
+	struct step *s = arg;
+	struct workload *w = s->w;
+
+	w->image_missing = s->image_missing;
+	if (s->ok) {
+		free(w->image_digest);
+		w->image_digest = steal_ptr(&s->image.digest);
+		workload_keep_layers(w, s->image.layers, s->image.n_layers);
+		s->image.layers = NULL;
+		s->image.n_layers = 0;
+	}
+	workload_started(w, s->ok ? &s->instance : NULL, &s->err);
+	step_free(s);
+}
+
+void step_start(struct workload *w)
+{
+	struct step *s = step_new(w, STATE_STARTING);
+
+	w->holds = true;
+	task_start(w->owner->host.tasks, start_work, start_done, s);
+}
+
+/* ---- clean ---- */
+
+static int clean_run(struct step *s)
+{
+	if (s->host->container->ops->cleanup(s->host->container, s->name, &s->err) < 0)
+		return -1;
+	if (net_detach(s->host->net, s->name, &s->err) < 0)
+		return -1;
+	if (s->completed && store_set_completed(s->host->store, s->name, s->run_generation, s->result.exit_code,
+						s->result.finished_at_ns, &s->err) < 0)
+		return -1;
+	return store_release_claims(s->host->store, s->name, s->keep_claims, &s->err);
+}
+
+static void clean_work(void *arg)
+{
+	struct step *s = arg;
+
+	s->ok = clean_run(s) == 0;
+}
+
+static void clean_done(void *arg)
+{
+	struct step *s = arg;
+	struct workload *w = s->w;
+
+	w->state = STATE_DOWN;
+	w->holds = !s->ok || s->keep_claims;
+	if (s->ok)
+		workload_keep_layers(w, NULL, 0);
+	if (!s->ok)
+		workload_step_failed(w, "clean up after it", &s->err);
+	step_free(s);
+	workload_advance(w);
+	workload_changed(w);
+}
+
+void step_clean(struct workload *w)
+{
+	struct step *s = step_new(w, STATE_CLEANING);
+
+	s->keep_claims = workload_wants_run(w);
+	s->completed = w->completed && w->result.valid;
+	s->result = w->result;
+	s->run_generation = w->run_generation;
+	task_start(w->owner->host.tasks, clean_work, clean_done, s);
+}
+
+/* ---- remove ---- */
+
+static void remove_work(void *arg)
+{
+	struct step *s = arg;
+
+	s->ok = s->host->container->ops->remove(s->host->container, s->name, &s->err) == 0 &&
+		net_detach(s->host->net, s->name, &s->err) == 0 && store_remove(s->host->store, s->name, &s->err) == 0;
+}
+
+static void remove_done(void *arg)
+{
+	struct step *s = arg;
+	struct workload *w = s->w;
+
+	if (s->ok) {
+		log_info("workload %s: deleted", w->name);
+		workload_gone(w);
+	} else {
+		w->state = STATE_DOWN;
+		workload_step_failed(w, "delete it", &s->err);
+		workload_advance(w);
+		workload_changed(w);
+	}
+	step_free(s);
+}
+
+void step_remove(struct workload *w)
+{
+	task_start(w->owner->host.tasks, remove_work, remove_done, step_new(w, STATE_REMOVING));
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/* WorkloadService: the calls that answer once. */
+#include "service/unary.h"
+
+#include "image/reference.h"
+#include "manifest/manifest.h"
+#include "reconcile/spec.h"
+
+#include <string.h>
+
+#define DESIRED(s) CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_##s
+
+static int not_found(const char *name, struct error *err)
+{
+	return error_set(err, ERR_NOT_FOUND, "there is no workload %s", name);
+}
+
+/* ---- Apply ---- */
+
+static int check_host_ports(struct unary *u, const Capsule__V1__Workload *w)
+{
+	Capsule__V1__PortMapping **ports;
+	size_t n = spec_ports(w, &ports);
+
+	for (size_t i = 0; i < n; i++) {
+		_cleanup_free_ char *workload = NULL, *process = NULL;
+		bool udp = spec_port_is_udp(ports[i]);
+		uint16_t port = (uint16_t)ports[i]->host_port;
+
+		/* A port that a workload holds is redirected before it could reach a listener; the store judges those. */
+		if (store_port_holder(u->host->store, udp ? "udp" : "tcp", port, &workload, &u->err) < 0)
+			return -1;
+		if (workload)
+			continue;
+		if (net_host_port_holder(udp, port, &process, &u->err) < 0)
+			return -1;
+		if (process)
+			return error_set(&u->err, ERR_FAILED_PRECONDITION,
+					 "host port %u/%s is in use by %s; stop it or choose another hostPort", port,
+					 udp ? "udp" : "tcp", process);
+	}
+	return 0;
+}
+
+static int check_image(const Capsule__V1__Workload *w, struct error *err)
+{
+	_cleanup_reference_ struct reference reference = { 0 };
+
+	if (!spec_is_container(w) && (!w->micro_vm->image || !*w->micro_vm->image))
+		return 0; /* its own kernel and root file system */
+	if (reference_parse(spec_image(w), &reference, err) < 0)
+		return error_wrap(err, "%s.image", spec_is_container(w) ? "container" : "microVm");
+	return 0;
+}
+
+static void apply_work(struct unary *u)
+{
+	const Capsule__V1__WorkloadApplyRequest *request = (const void *)u->request;
+
+	if (check_image(request->workload, &u->err) < 0 || check_host_ports(u, request->workload) < 0)
+		return;
+	(void)store_apply(u->host->store, request->workload, &u->host->subnet, request->dry_run, &u->record, &u->before,
+			  &u->err);
+}
+
+static void apply_done(struct unary *u)
+{
+	const Capsule__V1__WorkloadApplyRequest *request = (const void *)u->request;
+	Capsule__V1__WorkloadApplyResponse reply = CAPSULE__V1__WORKLOAD_APPLY_RESPONSE__INIT;
+	Capsule__V1__Workload *now;
+
+	if (u->err.code != ERR_OK) {
+		unary_fail(u);
+		return;
+	}
+	reply.created = !u->before.spec;
+	if (manifest_diff(u->before.spec, u->record.spec, &reply.changes, &reply.n_changes) < 0) {
+		error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+		unary_fail(u);
+		return;
+	}
+	now = (Capsule__V1__Workload *)message_copy(&u->record.spec->base);
+	if (!request->dry_run) {
+		protobuf_c_message_free_unpacked(&now->base, NULL);
+		reconciler_submit(u->host->reconciler, &u->record);
+		now = reconciler_get(u->host->reconciler, request->workload->name);
+	}
+	reply.workload = now;
+	unary_reply(u, &reply.base);
+	manifest_changes_free(reply.changes, reply.n_changes);
+	if (now)
+		protobuf_c_message_free_unpacked(&now->base, NULL);
+}
+
+static void apply_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	Capsule__V1__WorkloadApplyRequest *request = (Capsule__V1__WorkloadApplyRequest *)message_copy(message);
+	struct manifest_mistakes mistakes = { 0 };
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (!request->workload) {
+		error_set(&err, ERR_INVALID_ARGUMENT, "the request holds no workload");
+		rpc_call_fail(call, &err);
+	} else if (manifest_normalize_workload(request->workload),
+		   manifest_check_workload(request->workload, &mistakes) < 0) {
+		manifest_mistakes_error(&mistakes, &err);
+		rpc_call_fail(call, &err);
+	} else {
+		unary_start(call, &request->base, apply_work, apply_done);
+	}
+	manifest_mistakes_release(&mistakes);
+	protobuf_c_message_free_unpacked(&request->base, NULL);
+}
+
+/* ---- Get, List ---- */
+
+static void get_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	const Capsule__V1__WorkloadGetRequest *request = (const void *)message;
+	Capsule__V1__Workload *w = reconciler_get(call_host(call)->reconciler, request->name);
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (!w) {
+		not_found(request->name, &err);
+		rpc_call_fail(call, &err);
+		return;
+	}
+	rpc_reply(call, &w->base);
+	protobuf_c_message_free_unpacked(&w->base, NULL);
+}
+
+static void list_one(const Capsule__V1__Workload *workload, void *arg)
+{
+	Capsule__V1__WorkloadListResponse *reply = arg;
+
+	reply->workloads[reply->n_workloads++] = (Capsule__V1__Workload *)message_copy(&workload->base);
+}
+
+static void list_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	struct reconciler *r = call_host(call)->reconciler;
+	Capsule__V1__WorkloadListResponse reply = CAPSULE__V1__WORKLOAD_LIST_RESPONSE__INIT;
+
+	reply.workloads = calloc(reconciler_count(r) + 1, sizeof *reply.workloads);
+	if (!reply.workloads)
+		abort();
+	reconciler_each(r, list_one, &reply);
+	rpc_reply(call, &reply.base);
+	for (size_t i = 0; i < reply.n_workloads; i++)
+		protobuf_c_message_free_unpacked(&reply.workloads[i]->base, NULL);
+	free(reply.workloads);
+}
+
+/* ---- Delete, Stop, Start: a new desired state ---- */
+
+static void desired_work(struct unary *u, Capsule__V1__DesiredState state)
+{
+	/* All three requests have the name as their only field. */
+	const Capsule__V1__WorkloadStopRequest *request = (const void *)u->request;
+
+	(void)store_set_desired(u->host->store, request->name, state, &u->record, &u->err);
+}
+
+static void desired_done(struct unary *u, const ProtobufCMessage *reply)
+{
+	if (u->err.code != ERR_OK) {
+		unary_fail(u);
+		return;
+	}
+	reconciler_submit(u->host->reconciler, &u->record);
+	unary_reply(u, reply);
+}
+
+static void delete_work(struct unary *u)
+{
+	desired_work(u, DESIRED(DELETING));
+}
+
+static void delete_done(struct unary *u)
+{
+	Capsule__V1__WorkloadDeleteResponse reply = CAPSULE__V1__WORKLOAD_DELETE_RESPONSE__INIT;
+
+	desired_done(u, &reply.base);
+}
+
+static void delete_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	unary_start(call, message, delete_work, delete_done);
+}
+
+static void stop_work(struct unary *u)
+{
+	desired_work(u, DESIRED(STOPPED));
+}
+
+static void stop_done(struct unary *u)
+{
+	Capsule__V1__WorkloadStopResponse reply = CAPSULE__V1__WORKLOAD_STOP_RESPONSE__INIT;
+
+	desired_done(u, &reply.base);
+}
+
+static void stop_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	unary_start(call, message, stop_work, stop_done);
+}
+
+static void start_work(struct unary *u)
+{
+	desired_work(u, DESIRED(RUNNING));
+}
+
+static void start_done(struct unary *u)
+{
+	const Capsule__V1__WorkloadStartRequest *request = (const void *)u->request;
+	Capsule__V1__WorkloadStartResponse reply = CAPSULE__V1__WORKLOAD_START_RESPONSE__INIT;
+
+	desired_done(u, &reply.base);
+	if (u->err.code == ERR_OK)
+		reconciler_start(u->host->reconciler, request->name);
+}
+
+static void start_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	unary_start(call, message, start_work, start_done);
+}
+
+static void restart_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	const Capsule__V1__WorkloadRestartRequest *request = (const void *)message;
+	Capsule__V1__WorkloadRestartResponse reply = CAPSULE__V1__WORKLOAD_RESTART_RESPONSE__INIT;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (reconciler_restart(call_host(call)->reconciler, request->name, &err) < 0)
+		rpc_call_fail(call, &err);
+	else
+		rpc_reply(call, &reply.base);
+}
+
+#define METHOD(verb, handler, request)                                                                                \
+	{                                                                                                             \
+		.path = "/capsule.v1.WorkloadService/" #verb, .receives = &capsule__v1__##request##__descriptor,      \
+		.receives_one = true, .message = handler, .close = unary_on_close                                     \
+	}
+
+int workload_service_register(struct rpc_server *server, struct service_host *host)
+{
+	static const struct rpc_method methods[] = {
+		METHOD(Apply, apply_message, workload_apply_request),
+		METHOD(Get, get_message, workload_get_request),
+		METHOD(List, list_message, workload_list_request),
+		METHOD(Delete, delete_message, workload_delete_request),
+		METHOD(Stop, stop_message, workload_stop_request),
+		METHOD(Start, start_message, workload_start_request),
+		METHOD(Restart, restart_message, workload_restart_request),
+	};
+
+	return service_add(server, host, methods, sizeof methods / sizeof methods[0]);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "store/schema.h"
+
+const char *const schema_migrations[] = {
+	"PRAGMA application_id = 0x43415053;"
+
+	"CREATE TABLE meta ("
+	"  key TEXT PRIMARY KEY,"
+	"  value TEXT NOT NULL"
+	") STRICT, WITHOUT ROWID;"
+
+	/* One row. A revision is never given twice, not even after the workload that had it is gone. */
+	"CREATE TABLE counter ("
+	"  id INTEGER PRIMARY KEY CHECK (id = 1),"
+	"  revision INTEGER NOT NULL,"
+	"  last_address INTEGER NOT NULL"
+	") STRICT;"
+	"INSERT INTO counter VALUES (1, 0, 0);"
+
+	/* spec: a packed capsule.v1.Workload without desired_state, status and created_at_unix. */
+	"CREATE TABLE workload ("
+	"  name TEXT PRIMARY KEY,"
+	"  spec BLOB NOT NULL,"
+	"  desired INTEGER NOT NULL,"
+	"  revision INTEGER NOT NULL,"
+	"  generation INTEGER NOT NULL,"
+	"  created_at_ns INTEGER NOT NULL,"
+	"  completed INTEGER NOT NULL DEFAULT 0,"
+	"  exit_code INTEGER NOT NULL DEFAULT 0,"
+	"  finished_at_ns INTEGER NOT NULL DEFAULT 0"
+	") STRICT, WITHOUT ROWID;"
+
+	"CREATE TABLE lease ("
+	"  address INTEGER PRIMARY KEY,"
+	"  workload TEXT NOT NULL UNIQUE REFERENCES workload (name) ON DELETE CASCADE"
+	") STRICT;"
+
+	"CREATE TABLE port ("
+	"  protocol TEXT NOT NULL,"
+	"  host_port INTEGER NOT NULL,"
+	"  workload TEXT NOT NULL REFERENCES workload (name) ON DELETE CASCADE,"
+	"  PRIMARY KEY (protocol, host_port)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE INDEX port_workload ON port (workload);"
+
+	"CREATE TABLE volume ("
+	"  name TEXT PRIMARY KEY,"
+	"  backend TEXT NOT NULL,"
+	"  size_bytes INTEGER NOT NULL,"
+	"  state INTEGER NOT NULL," /* enum volume_state */
+	"  created_at_ns INTEGER NOT NULL"
+	") STRICT, WITHOUT ROWID;"
+
+	/* The volumes that a spec names. A volume may be deleted by force while one does: no reference to it. */
+	"CREATE TABLE mount ("
+	"  workload TEXT NOT NULL REFERENCES workload (name) ON DELETE CASCADE,"
+	"  volume TEXT NOT NULL,"
+	"  PRIMARY KEY (workload, volume)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE INDEX mount_volume ON mount (volume);"
+
+	/* Who may mount a volume now: one workload. */
+	"CREATE TABLE claim ("
+	"  volume TEXT PRIMARY KEY REFERENCES volume (name),"
+	"  workload TEXT NOT NULL REFERENCES workload (name) ON DELETE CASCADE"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE INDEX claim_workload ON claim (workload);",
+};
+
+const size_t schema_version = sizeof schema_migrations / sizeof schema_migrations[0];

@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "volume/backend.h"
+
+#include "base/fs.h"
+#include "volume/ext4.h"
+#include "volume/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#define SUFFIX ".img"
+#define MIB(bytes) ((unsigned long long)((bytes) >> 20))
+
+/* An operation on a volume under way, on its thread's stack. */
+struct busy {
+	const char *name;
+	struct busy *next;
+};
+
+struct file_backend {
+	struct volume_backend base;
+	char *directory;
+
+	/* One operation a volume at a time; different volumes do not wait for each other. */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct busy *busy;
+
+	/* Held from the look at the room that is left to the moment it is promised. */
+	pthread_mutex_t room_lock;
+};
+
+static struct file_backend *self(struct volume_backend *b)
+{
+	return (struct file_backend *)b;
+}
+
+/* ---- one operation a volume ---- */
+
+static bool is_busy(const struct file_backend *fb, const char *name)
+{
+	for (const struct busy *b = fb->busy; b; b = b->next)
+		if (!strcmp(b->name, name))
+			return true;
+	return false;
+}
+
+static void volume_lock(struct file_backend *fb, struct busy *me)
+{
+	pthread_mutex_lock(&fb->lock);
+	while (is_busy(fb, me->name))
+		pthread_cond_wait(&fb->changed, &fb->lock);
+	me->next = fb->busy;
+	fb->busy = me;
+	pthread_mutex_unlock(&fb->lock);
+}
+
+static bool volume_trylock(struct file_backend *fb, struct busy *me)
+{
+	bool taken;
+
+	pthread_mutex_lock(&fb->lock);
+	taken = !is_busy(fb, me->name);
+	if (taken) {
+		me->next = fb->busy;
+		fb->busy = me;
+	}
+	pthread_mutex_unlock(&fb->lock);
+	return taken;
+}
+
+static void volume_unlock(struct file_backend *fb, struct busy *me)
+{
+	struct busy **b = &fb->busy;
+
+	pthread_mutex_lock(&fb->lock);
+	while (*b != me)
+		b = &(*b)->next;
+	*b = me->next;
+	pthread_cond_broadcast(&fb->changed);
+	pthread_mutex_unlock(&fb->lock);
+}
+
+/* ---- names and paths ---- */
+
+/* The paths of one operation on one volume. */
+struct image {
+	char *what; /* "volume data", for messages */
+	char *path;
+	char *tmp;
+};
+
+static void image_release(struct image *image)
+{
+	free(image->what);
+	free(image->path);
+	free(image->tmp);
+}
+#define _cleanup_image_ _cleanup_(image_release)
+
+/* Callers pass names that were checked; a path must not depend on it. */
+static int image_init(const struct file_backend *fb, const char *name, struct image *ret, struct error *err)
+{
+	if (!*name || *name == '.' || strchr(name, '/'))
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is no name for a volume", name);
+	ret->what = fs_path("volume %s", name);
+	ret->path = fs_path("%s/%s" SUFFIX, fb->directory, name);
+	ret->tmp = fs_path("%s/" FS_TMP_PREFIX "%s" SUFFIX, fb->directory, name);
+	if (!ret->what || !ret->path || !ret->tmp)
+		return error_errno(err, ENOMEM, "cannot use volume %s", name);
+	return 0;
+}
+
+/* The volume that a file name stands for, as a copy; NULL if it stands for none. */
+static char *volume_of(const char *file)
+{
+	size_t len = strlen(file), suffix = strlen(SUFFIX);
+
+	if (file[0] == '.' || len <= suffix || strcmp(file + len - suffix, SUFFIX))
+		return NULL;
+	return strndup(file, len - suffix);
+}
+
+static char *file_host_path(struct volume_backend *b, const char *name)
+{
+	return fs_path("%s/%s" SUFFIX, self(b)->directory, name);
+}
+
+/* ---- room ---- */
+
+/* What the sparse files in the directory may still come to fill. */
+static int promised_bytes(const struct file_backend *fb, uint64_t *ret, struct error *err)
+{
+	_cleanup_closedir_ DIR *dir = opendir(fb->directory);
+	struct dirent *entry;
+	uint64_t sum = 0;
+	struct stat st;
+
+	if (!dir)
+		return error_errno(err, errno, "cannot open %s", fb->directory);
+	while ((entry = readdir(dir))) {
+		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+			continue;
+		if (st.st_size > st.st_blocks * 512)
+			sum += (uint64_t)(st.st_size - st.st_blocks * 512);
+	}
+	*ret = sum;
+	return 0;
+}
+
+static int check_room(const struct file_backend *fb, const char *what, uint64_t needed, struct error *err)
+{
+	uint64_t free_bytes, promised = 0;
+	struct statvfs vfs;
+
+	if (statvfs(fb->directory, &vfs) < 0)
+		return error_errno(err, errno, "cannot see how much room is left in %s", fb->directory);
+	if (promised_bytes(fb, &promised, err) < 0)
+		return -1;
+	free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	free_bytes = free_bytes > promised ? free_bytes - promised : 0;
+	if (needed <= free_bytes)
+		return 0;
+	return error_set(err, ERR_RESOURCE_EXHAUSTED,
+			 "there is not enough room in %s for %s: it needs %llu MiB, and %llu MiB are free that no other "
+			 "volume was promised; choose a smaller size or free some space",
+			 fb->directory, what, MIB(needed + (1 << 20) - 1), MIB(free_bytes));
+}
+
+/* Makes the open file `size` bytes long if there is room for the bytes that this adds. */
+static int promise(struct file_backend *fb, const char *what, int fd, uint64_t size, struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return error_errno(err, errno, "cannot look at the file of %s", what);
+	if ((uint64_t)st.st_size >= size)
+		return 0;
+	pthread_mutex_lock(&fb->room_lock);
+	r = check_room(fb, what, size - (uint64_t)st.st_size, err);
+	if (r == 0 && ftruncate(fd, (off_t)size) < 0)
+		r = error_errno(err, errno, "cannot make the file of %s %llu MiB long", what, MIB(size));
+	pthread_mutex_unlock(&fb->room_lock);
+	return r;
+}
+
+/* ---- tools of a killed daemon ---- */
+
+static int lock_file(int fd)
+{
+	while (flock(fd, LOCK_EX) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+/* Opens the file and waits for the tool that may still work on it because the daemon that started it was killed. Within
+ * one daemon nobody waits here: volume_lock() came first. */
+static int open_locked(const char *what, const char *path, int *ret_fd, struct error *err)
+{
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
+	int r;
+
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open %s at %s", what, path);
+	r = lock_file(fd);
+	if (r < 0)
+		return error_errno(err, -r, "cannot lock %s", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+/* Removes a file once no tool works on it; missing: success. */
+static int remove_file(const char *what, const char *path, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+
+	if (access(path, F_OK) < 0 && errno == ENOENT)
+		return 0;
+	if (open_locked(what, path, &fd, err) < 0)
+		return -1;
+	return unlink(path) < 0 ? error_errno(err, errno, "cannot remove %s", path) : 0;
+}
+
+/* ---- create ---- */
+
+/* 1: the volume is there, whole, because its name is given last. 0: it is not. */
+static int existing(const struct image *image, uint64_t size, struct error *err)
+{
+	struct stat st;
+
+	if (stat(image->path, &st) < 0)
+		return errno == ENOENT ? 0 : error_errno(err, errno, "cannot look at %s", image->path);
+	if ((uint64_t)st.st_size == size)
+		return 1;
+	return error_set(err, ERR_ALREADY_EXISTS,
+			 "%s cannot be made: %s exists with another size; move it away or choose another name",
+			 image->what, image->path);
+}
+
+static int make_under_tmp(struct file_backend *fb, const struct image *image, uint64_t size, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+
+	if (remove_file(image->what, image->tmp, err) < 0)
+		return -1;
+	fd = open(image->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || lock_file(fd) < 0)
+		return error_errno(err, errno, "cannot make the file of %s", image->what);
+	if (promise(fb, image->what, fd, size, err) < 0 || ext4_make(image->what, image->tmp, fd, err) < 0)
+		return -1;
+	if (fsync(fd) < 0 || rename(image->tmp, image->path) < 0)
+		return error_errno(err, errno, "cannot write the file of %s", image->what);
+	return 0;
+}
+
+static int sync_directory(const struct file_backend *fb, struct error *err)
+{
+	int r = fs_sync_dir(AT_FDCWD, fb->directory);
+
+	return r < 0 ? error_errno(err, -r, "cannot sync %s", fb->directory) : 0;
+}
+
+static int create_locked(struct file_backend *fb, const struct image *image, uint64_t size, struct error *err)
+{
+	int r = existing(image, size, err);
+
+	if (r < 0)
+		return -1;
+	if (r == 0 && make_under_tmp(fb, image, size, err) < 0) {
+		unlink(image->tmp);
+		return -1;
+	}
+	return sync_directory(fb, err);
+}
+
+static int file_create(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+	struct busy busy = { .name = name };
+	int r;
+
+	if (size_bytes < VOLUME_SIZE_MIN || size_bytes > INT64_MAX)
+		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot have %llu bytes; the least is %llu MiB",
+				 name,
+				 (unsigned long long)size_bytes, MIB(VOLUME_SIZE_MIN));
+	if (image_init(self(b), name, &image, err) < 0)
+		return -1;
+	volume_lock(self(b), &busy);
+	r = create_locked(self(b), &image, size_bytes, err);
+	volume_unlock(self(b), &busy);
+	return r;
+}
+
+/* ---- what is attached ---- */
+
+static int refuse_attached(const struct image *image, struct error *err)
+{
+	_cleanup_loop_ struct loop loop = LOOP_INIT;
+
+	if (loop_find(image->path, &loop, err) < 0)
+		return error_wrap(err, "cannot use %s", image->what);
+	if (loop.fd < 0)
+		return 0;
+	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that mounts it first",
+			 image->what,
+			 loop.device);
+}
+
+/* ---- grow ---- */
+
+/* The file system is checked before the file changes. Cut off anywhere, the same steps lead on from there: the file is
+ * long enough or not, and resize2fs does the rest. */
+static int grow_locked(struct file_backend *fb, const struct image *image, uint64_t size, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct ext4_state state;
+	struct stat st;
+
+	if (open_locked(image->what, image->path, &fd, err) < 0)
+		return -1;
+	if (fstat(fd, &st) < 0)
+		return error_errno(err, errno, "cannot look at %s", image->path);
+	if (ext4_read_state(image->what, image->path, &state, err) < 0)
+		return -1;
+	if ((uint64_t)st.st_size > size)
+		return error_set(err, ERR_FAILED_PRECONDITION, "%s holds %llu MiB and cannot shrink to %llu MiB",
+				 image->what,
+				 MIB((uint64_t)st.st_size), MIB(size));
+	if ((uint64_t)st.st_size == size && state.size_bytes == size && !state.has_errors)
+		return 0;
+	if (refuse_attached(image, err) < 0 || ext4_check(image->what, image->path, fd, true, err) < 0 ||
+	    promise(fb, image->what, fd, size, err) < 0 || ext4_grow(image->what, image->path, fd, err) < 0)
+		return -1;
+	if (fsync(fd) < 0)
+		return error_errno(err, errno, "cannot write the file of %s", image->what);
+	return 0;
+}
+
+static int file_grow(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+	struct busy busy = { .name = name };
+	int r;
+
+	if (size_bytes > INT64_MAX)
+		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot be that large", name);
+	if (image_init(self(b), name, &image, err) < 0)
+		return -1;
+	volume_lock(self(b), &busy);
+	r = grow_locked(self(b), &image, size_bytes, err);
+	volume_unlock(self(b), &busy);
+	return r;
+}
+
+/* ---- remove ---- */
+
+static int remove_locked(struct file_backend *fb, const struct image *image, struct error *err)
+{
+	if (access(image->path, F_OK) == 0 && refuse_attached(image, err) < 0)
+		return -1;
+	if (remove_file(image->what, image->path, err) < 0 || remove_file(image->what, image->tmp, err) < 0)
+		return -1;
+	return sync_directory(fb, err);
+}
+
+static int file_remove(struct volume_backend *b, const char *name, struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+	struct busy busy = { .name = name };
+	int r;
+
+	if (image_init(self(b), name, &image, err) < 0)
+		return -1;
+	volume_lock(self(b), &busy);
+	r = remove_locked(self(b), &image, err);
+	volume_unlock(self(b), &busy);
+	return r;
+}
+
+/* ---- attach ---- */
+
+/* A device is there already when the mount of a former run is just going, or when a crash came between the attach and
+ * the mount. */
+static int reuse(const struct image *image, bool read_only, struct loop *found, struct error *err)
+{
+	if (found->read_only == read_only)
+		return 0;
+	return error_set(err, ERR_UNAVAILABLE, "%s is still attached %s as %s; try again when that use has ended",
+			 image->what,
+			 found->read_only ? "read-only" : "for writing", found->device);
+}
+
+static int make_device(const struct image *image, bool read_only, struct loop *ret, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct ext4_state state;
+
+	if (open_locked(image->what, image->path, &fd, err) < 0 ||
+	    ext4_read_state(image->what, image->path, &state, err) < 0)
+		return -1;
+	/* A mount replays the journal by itself, but not through a device that cannot be written. */
+	if ((state.has_errors || (state.needs_recovery && read_only)) &&
+	    ext4_check(image->what, image->path, fd, state.has_errors, err) < 0)
+		return -1;
+	return loop_attach(image->path, read_only, ret, err);
+}
+
+static int attach_locked(const struct image *image, bool read_only, struct loop *ret, struct error *err)
+{
+	if (loop_find(image->path, ret, err) < 0)
+		return error_wrap(err, "cannot use %s", image->what);
+	if (ret->fd >= 0)
+		return reuse(image, read_only, ret, err);
+	return make_device(image, read_only, ret, err);
+}
+
+static int file_attach(struct volume_backend *b, const char *name, bool read_only, char **ret_device, int *ret_fd,
+		       struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+	_cleanup_loop_ struct loop loop = LOOP_INIT;
+	struct busy busy = { .name = name };
+	int r;
+
+	if (image_init(self(b), name, &image, err) < 0)
+		return -1;
+	volume_lock(self(b), &busy);
+	r = attach_locked(&image, read_only, &loop, err);
+	volume_unlock(self(b), &busy);
+	if (r < 0)
+		return -1;
+	*ret_device = steal_ptr(&loop.device);
+	*ret_fd = steal_fd(&loop.fd);
+	return 0;
+}
+
+/* ---- enumerate ---- */
+
+/* A temporary that no operation is working on was left by a crash. */
+static int sweep(struct file_backend *fb, const char *file, struct error *err)
+{
+	_cleanup_free_ char *name = volume_of(file + strlen(FS_TMP_PREFIX));
+	_cleanup_free_ char *path = fs_path("%s/%s", fb->directory, file);
+	struct busy busy = { .name = name ? name : file };
+	int r;
+
+	if (!path)
+		return error_errno(err, ENOMEM, "cannot sweep %s", fb->directory);
+	if (!volume_trylock(fb, &busy))
+		return 0;
+	r = remove_file("a volume that was not finished", path, err);
+	volume_unlock(fb, &busy);
+	return r;
+}
+
+static int file_enumerate(struct volume_backend *b, void (*fn)(const char *name, void *arg), void *arg,
+			  struct error *err)
+{
+	struct file_backend *fb = self(b);
+	_cleanup_closedir_ DIR *dir = opendir(fb->directory);
+	struct dirent *entry;
+
+	if (!dir)
+		return error_errno(err, errno, "cannot open %s", fb->directory);
+	while ((errno = 0, entry = readdir(dir))) {
+		_cleanup_free_ char *name = NULL;
+
+		if (!strncmp(entry->d_name, FS_TMP_PREFIX, strlen(FS_TMP_PREFIX))) {
+			if (sweep(fb, entry->d_name, err) < 0)
+				return -1;
+			continue;
+		}
+		name = volume_of(entry->d_name);
+		if (name)
+			fn(name, arg);
+	}
+	return errno ? error_errno(err, errno, "cannot read %s", fb->directory) : 0;
+}
+
+/* ---- the backend ---- */
+
+static void file_free(struct volume_backend *b)
+{
+	struct file_backend *fb = self(b);
+
+	pthread_mutex_destroy(&fb->lock);
+	pthread_cond_destroy(&fb->changed);
+	pthread_mutex_destroy(&fb->room_lock);
+	free(fb->directory);
+	free(fb);
+}
+
+static const struct volume_backend_ops file_ops = {
+	.name = "file",
+	.create = file_create,
+	.grow = file_grow,
+	.remove = file_remove,
+	.attach = file_attach,
+	.host_path = file_host_path,
+	.enumerate = file_enumerate,
+	.free = file_free,
+};
+
+int volume_file_backend_new(const char *directory, struct volume_backend **ret, struct error *err)
+{
+	struct file_backend *fb;
+
+	if (fs_mkdir_all(AT_FDCWD, directory, 0700, err) < 0)
+		return error_wrap(err, "cannot keep volumes");
+	fb = calloc(1, sizeof *fb);
+	if (!fb || !(fb->directory = strdup(directory))) {
+		free(fb);
+		return error_errno(err, ENOMEM, "cannot keep volumes in %s", directory);
+	}
+	fb->base.ops = &file_ops;
+	pthread_mutex_init(&fb->lock, NULL);
+	pthread_cond_init(&fb->changed, NULL);
+	pthread_mutex_init(&fb->room_lock, NULL);
+	*ret = &fb->base;
+	return 0;
+}

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""A capsuled of its own for each test: own roots, bridge, subnet, table and cgroup, driven from outside.
+
+Everything a daemon may leave on the host is compared before and after (see `host_state`), so every test is a leak test too.
+"""
+import glob
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", TOP / "build")).resolve()
+CAPSULED = BUILD / "src/capsuled/capsuled"
+CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
+SHIM = BUILD / "src/shim/capsule-shim"
+IMAGE_WORKER = BUILD / "src/imager/capsule-image"
+# A sanitized build is several times slower; a deadline is there to fail, not to measure.
+PATIENCE = 60
+
+
+class Failed(AssertionError):
+    pass
+
+
+def wait_for(condition, what, timeout=PATIENCE):
+    """Waits until condition() is true. For what has no event that a test could wait for."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise Failed(f"timed out waiting for {what}")
+        time.sleep(0.02)
+
+
+def run(*argv, check=True, timeout=PATIENCE, **kwargs):
+    done = subprocess.run([str(a) for a in argv], capture_output=True, timeout=timeout, **kwargs)
+    if check and done.returncode != 0:
+        raise Failed(f"{argv} exited {done.returncode}: {done.stdout.decode(errors='replace')}"
+                     f"{done.stderr.decode(errors='replace')}")
+    return done
+
+
+# In the name of everything that a daemon of this test process owns: several test runs live side by side on a host.
+MARK = f"capsule-test-{os.getpid()}-"
+
+
+def host_state():
+    """What the daemons of this test process have on this host now, by kind. At rest: nothing."""
+    links = json.loads(run("ip", "-j", "link").stdout or "[]")
+    with open("/proc/self/mountinfo") as f:
+        mounts = [line.split()[4] for line in f if MARK in line]
+    processes = []
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(path, "rb") as f:
+                argv = f.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if MARK in argv:
+            processes.append(argv.strip())
+    return {
+        "links": [link["ifname"] for link in links if MARK in link.get("ifalias", "")],
+        "tables": [t for t in run("nft", "list", "tables", check=False).stdout.decode().split("\n") if MARK in t],
+        "mounts": mounts,
+        "loops": [l for l in run("losetup", "-n", "-O", "NAME,BACK-FILE", check=False).stdout.decode().split("\n") if MARK in l],
+        "cgroups": glob.glob(f"/sys/fs/cgroup/**/{MARK}*", recursive=True),
+        "processes": processes,
+    }
+
+
+def alive(pid):
+    """Whether the process exists and is more than a zombie that its parent has yet to notice."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class Capsule:
+    """One daemon with everything that belongs to it."""
+
+    serial = 0
+
+    def __init__(self, *options, subnet=None):
+        Capsule.serial += 1
+        n = Capsule.serial
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
+        self.root = self.dir / "root"
+        self.run_dir = self.dir / "run"
+        self.socket = self.run_dir / "capsule.sock"
+        self.bridge = f"ct{os.getpid() % 10000}-{n}"
+        self.net = f"10.{100 + os.getpid() % 100}.{n % 250}"
+        self.table = f"{MARK}{n}"
+        self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
+        self.process = None
+        self.log = self.dir / "stderr.log"
+
+    # ---- the daemon ----
+
+    def argv(self):
+        return [str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
+                "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
+                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", *self.options]
+
+    def start(self, wait=True):
+        assert self.process is None
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([str(a) for a in self.argv()], stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, start_new_session=True)
+        if wait:
+            wait_for(self.is_ready, "the daemon to be ready")
+        return self
+
+    def is_ready(self):
+        if self.process.poll() is not None:
+            raise Failed(f"capsuled exited {self.process.returncode}:\n{self.stderr()[-4000:]}")
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(str(self.socket))
+                return True
+            except OSError:
+                return False
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.process is None:
+            return 0
+        self.process.send_signal(sig)
+        code = self.process.wait(timeout=PATIENCE)
+        self.process = None
+        if sig == signal.SIGTERM and code != 0:
+            raise Failed(f"capsuled exited {code} on SIGTERM:\n{self.stderr()[-4000:]}")
+        return code
+
+    def kill(self):
+        return self.stop(signal.SIGKILL)
+
+    def restart(self):
+        self.stop()
+        return self.start()
+
+    def stderr(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    # ---- the command line ----
+
+    def ctl(self, *args, check=True, input=None, timeout=PATIENCE, env=None):
+        if isinstance(input, str):
+            input = input.encode()
+        argv = [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
+        done = subprocess.run(argv, input=input, capture_output=True, timeout=timeout,
+                              env={**os.environ, **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
+        done.out = done.stdout.decode(errors="replace")
+        done.err = done.stderr.decode(errors="replace")
+        if check and done.returncode != 0:
+            raise Failed(f"{args} exited {done.returncode}: {done.out}{done.err}\n--- daemon ---\n{self.stderr()[-3000:]}")
+        return done
+
+    def apply(self, manifest, *args, check=True, timeout=PATIENCE):
+        text = manifest if isinstance(manifest, str) else json.dumps(manifest)
+        return self.ctl("apply", "-f", "-", *args, input=text, check=check, timeout=timeout)
+
+    def run_container(self, name, image, wait=True, check=True, **spec):
+        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState") if k in spec}
+        manifest = {"name": name, "kind": "Container", **top, "container": {"image": image, **spec}}
+        return self.apply(manifest, *(["--wait"] if wait else []), check=check)
+
+    def get(self, name):
+        return json.loads(self.ctl("workload", "get", name, "-o", "json").out)
+
+    def status(self, name):
+        return self.get(name).get("status", {})
+
+    def phase(self, name):
+        return self.status(name).get("phase", "").removeprefix("WORKLOAD_PHASE_").capitalize()
+
+    def wait_phase(self, name, phase, timeout=PATIENCE):
+        def there():
+            done = self.ctl("workload", "get", name, "-o", "json", check=False)
+            if done.returncode != 0:
+                return phase is None
+            status = json.loads(done.out).get("status", {})
+            return status.get("phase") == f"WORKLOAD_PHASE_{str(phase).upper()}"
+        return wait_for(there, f"{name} to be {phase}", timeout)
+
+    def address(self, name):
+        return self.status(name)["address"]
+
+    def logs(self, name, *args):
+        return self.ctl("workload", "logs", name, *args).out
+
+    def names(self):
+        return self.ctl("workload", "list", "-o", "name").out.split()
+
+    def push(self, archive):
+        return self.ctl("image", "push", archive)
+
+    # ---- gRPC, independent of our own client ----
+
+    def channel(self):
+        import grpc
+        return grpc.insecure_channel(f"unix:{self.socket}")
+
+    # ---- the end ----
+
+    def close(self):
+        """Deletes everything through the API, stops the daemon, removes the directory."""
+        try:
+            if self.process is None or self.process.poll() is not None:
+                self.process = None
+                self.start()
+            if self.names():
+                self.ctl("workload", "delete", "--all", timeout=180)
+            self.stop()
+        finally:
+            self.destroy()
+
+    def destroy(self):
+        """The machine loses power: everything of this daemon is killed, whatever state it is in."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+        for _ in range(3):
+            pids = self.pids()
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if not pids:
+                break
+            time.sleep(0.05)
+        run("nft", "delete", "table", "ip", self.table, check=False)
+        run("ip", "link", "del", self.bridge, check=False)
+        for cgroup in sorted(glob.glob(f"/sys/fs/cgroup/**/{self.table}/*", recursive=True)
+                             + glob.glob(f"/sys/fs/cgroup/**/{self.table}", recursive=True), reverse=True):
+            if os.path.isdir(cgroup):
+                try:
+                    os.rmdir(cgroup)
+                except OSError:
+                    pass
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def pids(self):
+        """Every process of this daemon: those that name its directory, and those in its cgroups."""
+        found = set()
+        for path in glob.glob("/proc/[0-9]*/cmdline"):
+            try:
+                with open(path, "rb") as f:
+                    if str(self.dir).encode() in f.read():
+                        found.add(int(path.split("/")[2]))
+            except OSError:
+                pass
+        for path in glob.glob(f"/sys/fs/cgroup/**/{self.table}/**/cgroup.procs", recursive=True):
+            try:
+                with open(path) as f:
+                    found.update(int(line) for line in f)
+            except OSError:
+                pass
+        found.discard(os.getpid())
+        return found
+
+    def shim(self, name):
+        """The pid of the workload's shim, or None."""
+        for pid in self.pids():
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    argv = f.read().split(b"\0")[:-1]
+            except OSError:
+                continue
+            if argv and argv[0].endswith(b"/capsule-shim") and argv[-1] == name.encode():
+                return pid
+        return None
+
+    def power_cut(self):
+        """As a reboot looks to the next daemon: nothing runs, the run root is empty, the state root is as it was."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+        def gone():
+            for pid in self.pids():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            return not self.pids()
+        wait_for(gone, "everything to be dead")
+        run("nft", "delete", "table", "ip", self.table, check=False)
+        run("ip", "link", "del", self.bridge, check=False)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
+def http_get(host, port, path="/", timeout=5, netns=None):
+    """One GET; the body, or None where nobody answers. netns: from inside this namespace."""
+    argv = ["curl", "-sS", "--max-time", str(timeout), f"http://{host}:{port}{path}"]
+    if netns:
+        argv = ["ip", "netns", "exec", netns, *argv]
+    done = subprocess.run(argv, capture_output=True)
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

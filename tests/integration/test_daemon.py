@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""The daemon goes and comes: workloads do not notice, what happened meanwhile is acted on, what belongs to nobody goes."""
+import os
+import signal
+import subprocess
+
+import pytest
+
+from capsule import CAPSULECTL, CAPSULED, alive, free_port, http_get, run, wait_for
+
+HTTPD = ["sh", "-c", "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -v -p 80 -h /www"]
+
+
+def web(capsule, **spec):
+    port = free_port()
+    capsule.run_container("web", "busybox:test", command=HTTPD, ports=[{"containerPort": 80, "hostPort": port}], **spec)
+    wait_for(lambda: http_get("127.0.0.1", port) == "hello\n", "the page")
+    return port
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_workloads_outlive_the_daemon(capsule, sig):
+    port = web(capsule)
+    before = capsule.status("web")
+    capsule.stop(sig)
+    assert http_get("127.0.0.1", port) == "hello\n"
+    capsule.start()
+    assert capsule.status("web") == before
+    assert http_get("127.0.0.1", port) == "hello\n"
+    wait_for(lambda: capsule.logs("web").count("GET") or capsule.logs("web").count("response:200") >= 3, "the log")
+
+
+def test_an_exit_while_the_daemon_is_away_is_acted_on(capsule):
+    capsule.run_container("always", "busybox:test", command=["sleep", "1000"])
+    capsule.run_container("never", "busybox:test", restartPolicy="Never", command=["sleep", "1000"])
+    pids = {name: capsule.status(name)["pid"] for name in ("always", "never")}
+    capsule.kill()
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    capsule.start()
+    capsule.wait_phase("never", "failed")
+    assert capsule.status("never")["exitCode"] == 137
+    capsule.wait_phase("always", "running")
+    assert capsule.status("always")["pid"] != pids["always"]
+
+
+def test_after_a_reboot_what_should_run_runs(capsule):
+    port = web(capsule)
+    capsule.run_container("stopped", "busybox:test", command=["sleep", "1000"], stopGracePeriodSeconds=0)
+    capsule.ctl("workload", "stop", "stopped")
+    address = capsule.address("web")
+    capsule.power_cut()
+    capsule.start()
+    capsule.wait_phase("web", "running")
+    assert capsule.address("web") == address
+    wait_for(lambda: http_get("127.0.0.1", port) == "hello\n", "the page")
+    assert capsule.phase("stopped") == "Stopped"
+
+
+def test_a_killed_shim_is_a_lost_run(capsule):
+    capsule.run_container("w", "busybox:test", command=["sleep", "1000"])
+    pid = capsule.status("w")["pid"]
+    os.kill(capsule.shim("w"), signal.SIGKILL)
+    wait_for(lambda: capsule.status("w").get("pid", pid) not in (pid, 0), "a new process")
+    wait_for(lambda: not alive(pid), "the old process to be gone")
+    assert capsule.status("w")["restartCount"] == 1
+
+
+def test_a_killed_shim_while_the_daemon_is_away(capsule):
+    capsule.run_container("w", "busybox:test", command=["sleep", "1000"])
+    pid = capsule.status("w")["pid"]
+    shim = capsule.shim("w")
+    capsule.kill()
+    os.kill(shim, signal.SIGKILL)
+    capsule.start()
+    capsule.wait_phase("w", "running")
+    assert capsule.status("w")["pid"] != pid
+    assert not alive(pid)
+
+
+def test_a_delete_that_was_cut_off_is_finished(capsule):
+    capsule.run_container("w", "busybox:test", stopGracePeriodSeconds=30,
+                          command=["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1000 & wait; done"])
+    wait_for(lambda: "up" in capsule.logs("w"), "the trap")
+    capsule.ctl("workload", "delete", "--no-wait", "w")
+    capsule.kill()
+    for pid in capsule.pids():
+        os.kill(pid, signal.SIGKILL)
+    capsule.start()
+    wait_for(lambda: capsule.names() == [], "the delete to be finished")
+
+
+def test_what_belongs_to_nobody_is_removed(capsule):
+    capsule.run_container("w", "busybox:test", command=["sleep", "1000"])
+    capsule.stop()
+    for directory in (capsule.root / "workloads/ghost/upper", capsule.run_dir / "workloads/ghost/rootfs"):
+        directory.mkdir(parents=True)
+    (capsule.root / "volumes/.tmp-1-2").write_text("half")
+    (capsule.root / "images/blobs/sha256/.tmp-9-9").write_text("half")
+    capsule.start()
+    for path in ("root/workloads/ghost", "run/workloads/ghost", "root/volumes/.tmp-1-2"):
+        assert not (capsule.dir / path).exists(), path
+    assert capsule.phase("w") == "Running"
+
+
+def test_a_second_daemon_on_the_same_root_is_refused(capsule):
+    done = subprocess.run([str(a) for a in capsule.argv()], capture_output=True, timeout=30)
+    assert done.returncode == 1
+    assert b"another capsuled, pid" in done.stderr and str(capsule.root).encode() in done.stderr
+    assert capsule.names() == []
+
+
+def test_listen_addresses(make_capsule, tmp_path):
+    port = free_port()
+    capsule = make_capsule("--listen", f"127.0.0.1:{port}", "--listen", f"unix:{tmp_path}/other.sock", "--listen",
+                           "unix:{run}/capsule.sock")
+    for target in (f"127.0.0.1:{port}", f"localhost:{port}", f"unix:{tmp_path}/other.sock"):
+        assert run(CAPSULECTL, "--capsule", target, "workload", "list", "-o", "name").stdout == b""
+    assert capsule.ctl("workload", "list", env={"CAPSULE_HOST": "nowhere:1"}).returncode == 0
+
+
+@pytest.mark.parametrize("options,message", [
+    (["--listen", "0.0.0.0:50000"], "loopback"),
+    (["--listen", "192.0.2.1:50000"], "loopback"),
+    (["--listen", "nonsense"], "--listen"),
+    (["--subnet", "172.20.254.1"], "--subnet"),
+    (["--subnet", "fe80::1/64"], "--subnet"),
+    (["--log-level", "loud"], "loud"),
+    (["--log-max-files", "0"], "1 to 1000"),
+    (["--stop-grace", "soon"], "soon"),
+    (["--root", "relative"], "absolute"),
+    (["--no-such-option"], "--no-such-option"),
+    (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
+    (["--registry-mirror", "docker.io"], "HOST=URL"),
+    (["stray"], "stray"),
+])
+def test_wrong_options_are_refused(tmp_path, options, message):
+    done = subprocess.run([str(CAPSULED), "--config", "/dev/null", "--root", str(tmp_path / "root"), "--run",
+                           str(tmp_path / "run"), "--bridge", "ctbad", "--table", "capsule-test-bad", *options],
+                          capture_output=True, timeout=30)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr.decode()
+    assert len([l for l in done.stderr.decode().splitlines() if "rror" in l or "capsuled:" in l]) == 1
+
+
+def test_the_configuration_file(make_capsule, tmp_path):
+    config = tmp_path / "capsuled.yaml"
+    config.write_text("stop-grace: 1s\nlog-level: debug\nregistry-mirror: [\"docker.io=http://127.0.0.1:1\"]\n")
+    capsule = make_capsule("--config", config)
+    assert "127.0.0.1:1" in (capsule.run_dir / "registries.json").read_text()
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("stop-grace: 1s\nloglevel: debug\n")
+    done = subprocess.run([str(CAPSULED), "--config", str(bad)], capture_output=True)
+    assert done.returncode == 2 and b"bad.yaml:2" in done.stderr
+
+
+def test_the_daemons_own_log(capsule):
+    assert "ready" in capsule.ctl("capsule", "logs").out
+    assert len(capsule.ctl("capsule", "logs", "-n", "1").out.splitlines()) == 1
+
+
+def test_info(capsule):
+    out = capsule.ctl("capsule", "info").out
+    assert os.uname().release in out and os.uname().nodename in out
