@@ -517,7 +517,6 @@ static int find_instance(const struct places *p, const char *name, struct driver
 	 * would be seen by nobody, so it does not go on. */
 	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p->cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
-	result.finished_at_ns = time_realtime_ns();
 	instance_ended(ret, &result);
 	return 0;
 }
