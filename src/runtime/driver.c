@@ -68,7 +68,8 @@ int driver_enumerate(const struct driver_options *o, void (*fn)(const char *name
 	cgroup_enumerate(o->cgroup_parent, names_add, &names);
 	if (names.failed)
 		return error_errno(err, ENOMEM, "cannot list the workloads");
-	qsort(names.items, names.n, sizeof *names.items, compare);
+	if (names.n)
+		qsort(names.items, names.n, sizeof *names.items, compare);
 	for (size_t i = 0; i < names.n; i++)
 		if (i == 0 || strcmp(names.items[i], names.items[i - 1]) != 0)
 			fn(names.items[i], arg);

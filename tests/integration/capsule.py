@@ -54,9 +54,15 @@ def run(*argv, check=True, timeout=PATIENCE, **kwargs):
 MARK = f"capsule-test-{os.getpid()}-"
 
 
-def host_state():
+def in_netns(netns):
+    """What stands before a command to run it in a network namespace (None: this one). Not `ip netns exec`, which also hides
+    the cgroups behind a new /sys."""
+    return ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
+
+
+def host_state(netns=None):
     """What the daemons of this test process have on this host now, by kind. At rest: nothing."""
-    links = json.loads(run("ip", "-j", "link").stdout or "[]")
+    links = json.loads(run(*in_netns(netns), "ip", "-j", "link").stdout or "[]")
     with open("/proc/self/mountinfo") as f:
         mounts = [line.split()[4] for line in f if MARK in line]
     processes = []
@@ -70,7 +76,7 @@ def host_state():
             processes.append(argv.strip())
     return {
         "links": [link["ifname"] for link in links if MARK in link.get("ifalias", "")],
-        "tables": [t for t in run("nft", "list", "tables", check=False).stdout.decode().split("\n") if MARK in t],
+        "tables": [t for t in run(*in_netns(netns), "nft", "list", "tables", check=False).stdout.decode().split("\n") if MARK in t],
         "mounts": mounts,
         "loops": [l for l in run("losetup", "-n", "-O", "NAME,BACK-FILE", check=False).stdout.decode().split("\n") if MARK in l],
         "cgroups": glob.glob(f"/sys/fs/cgroup/**/{MARK}*", recursive=True),
@@ -92,7 +98,8 @@ class Capsule:
 
     serial = 0
 
-    def __init__(self, *options, subnet=None):
+    def __init__(self, *options, netns=None):
+        """netns: the daemon's host is this network namespace."""
         Capsule.serial += 1
         n = Capsule.serial
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
@@ -102,6 +109,7 @@ class Capsule:
         self.bridge = f"ct{os.getpid() % 10000}-{n}"
         self.net = f"10.{100 + os.getpid() % 100}.{n % 250}"
         self.table = f"{MARK}{n}"
+        self.netns = netns
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
         self.process = None
         self.log = self.dir / "stderr.log"
@@ -109,7 +117,7 @@ class Capsule:
     # ---- the daemon ----
 
     def argv(self):
-        return [str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
+        return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
                 "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", *self.options]
 
@@ -202,6 +210,12 @@ class Capsule:
     def names(self):
         return self.ctl("workload", "list", "-o", "name").out.split()
 
+    def inside(self, name, *argv, check=True, input=None, timeout=PATIENCE):
+        """Runs a command in the namespaces of a running workload, as root with all that root may: its output."""
+        done = run("nsenter", "--target", self.status(name)["pid"], "--mount", "--uts", "--ipc", "--net", "--pid", *argv,
+                   check=check, input=input, timeout=timeout)
+        return done.stdout.decode(errors="replace")
+
     def push(self, archive):
         return self.ctl("image", "push", archive)
 
@@ -241,8 +255,7 @@ class Capsule:
             if not pids:
                 break
             time.sleep(0.05)
-        run("nft", "delete", "table", "ip", self.table, check=False)
-        run("ip", "link", "del", self.bridge, check=False)
+        self.remove_network()
         for cgroup in sorted(glob.glob(f"/sys/fs/cgroup/**/{self.table}/*", recursive=True)
                              + glob.glob(f"/sys/fs/cgroup/**/{self.table}", recursive=True), reverse=True):
             if os.path.isdir(cgroup):
@@ -251,6 +264,10 @@ class Capsule:
                 except OSError:
                     pass
         shutil.rmtree(self.dir, ignore_errors=True)
+
+    def remove_network(self):
+        run(*in_netns(self.netns), "nft", "delete", "table", "ip", self.table, check=False)
+        run(*in_netns(self.netns), "ip", "link", "del", self.bridge, check=False)
 
     def pids(self):
         """Every process of this daemon: those that name its directory, and those in its cgroups."""
@@ -296,8 +313,7 @@ class Capsule:
                     pass
             return not self.pids()
         wait_for(gone, "everything to be dead")
-        run("nft", "delete", "table", "ip", self.table, check=False)
-        run("ip", "link", "del", self.bridge, check=False)
+        self.remove_network()
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
 
@@ -309,8 +325,34 @@ def free_port():
 
 def http_get(host, port, path="/", timeout=5, netns=None):
     """One GET; the body, or None where nobody answers. netns: from inside this namespace."""
-    argv = ["curl", "-sS", "--max-time", str(timeout), f"http://{host}:{port}{path}"]
-    if netns:
-        argv = ["ip", "netns", "exec", netns, *argv]
+    argv = [*in_netns(netns), "curl", "-sS", "--max-time", str(timeout), f"http://{host}:{port}{path}"]
     done = subprocess.run(argv, capture_output=True)
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+class Lan:
+    """A host of its own for a daemon and another host beside it: two network namespaces, joined by a veth pair. Nothing that
+    is done to the firewall of one of them reaches this machine.
+
+    The remote host also has an address in another network, to which the host has a route. It knows no way to the bridge."""
+
+    HOST, REMOTE, REMOTE_ROUTED = "192.0.2.1", "192.0.2.2", "198.51.100.7"
+
+    serial = 0
+
+    def __init__(self):
+        Lan.serial += 1
+        self.host, self.remote = (f"ct-{os.getpid()}-{Lan.serial}-{side}" for side in ("host", "remote"))
+        for netns in (self.host, self.remote):
+            run("ip", "netns", "add", netns)
+            run("ip", "-n", netns, "link", "set", "lo", "up")
+        run("ip", "-n", self.host, "link", "add", "lan0", "type", "veth", "peer", "name", "lan0", "netns", self.remote)
+        for netns, address in ((self.host, self.HOST), (self.remote, self.REMOTE)):
+            run("ip", "-n", netns, "address", "add", f"{address}/24", "dev", "lan0")
+            run("ip", "-n", netns, "link", "set", "lan0", "up")
+        run("ip", "-n", self.remote, "address", "add", f"{self.REMOTE_ROUTED}/32", "dev", "lo")
+        run("ip", "-n", self.host, "route", "add", self.REMOTE_ROUTED, "via", self.REMOTE)
+
+    def close(self):
+        for netns in (self.host, self.remote):
+            run("ip", "netns", "del", netns)

@@ -28,8 +28,8 @@ def make_capsule(archives):
     """A function that starts a daemon with the given options; all are closed, and leaks are looked for, at the end."""
     started = []
 
-    def make(*options, push=("busybox:test",)):
-        c = capsule_module.Capsule(*options)
+    def make(*options, push=("busybox:test",), netns=None):
+        c = capsule_module.Capsule(*options, netns=netns)
         started.append(c)
         c.start()
         for name in push:
@@ -45,11 +45,24 @@ def make_capsule(archives):
             errors.append(e)
     if errors:
         raise errors[0]
+    for netns in {c.netns for c in started} or {None}:
+        expect_clean_host(netns)
+
+
+def expect_clean_host(netns):
     # Namespaces and links go asynchronously in the kernel.
     try:
-        capsule_module.wait_for(lambda: not any(capsule_module.host_state().values()), "the host to be clean", timeout=20)
+        capsule_module.wait_for(lambda: not any(capsule_module.host_state(netns).values()), "the host to be clean", timeout=20)
     except capsule_module.Failed:
-        raise capsule_module.Failed(f"something was left behind: {capsule_module.host_state()}") from None
+        raise capsule_module.Failed(f"something was left behind: {capsule_module.host_state(netns)}") from None
+
+
+@pytest.fixture
+def lan():
+    """Two hosts joined by a wire, for a daemon (netns=lan.host) and for whom it serves (lan.remote)."""
+    wire = capsule_module.Lan()
+    yield wire
+    wire.close()
 
 
 @pytest.fixture
