@@ -181,8 +181,8 @@ static bool component_valid(struct span s)
 static int check_repository(struct span s, const char *text, struct error *err)
 {
 	if (s.len == 0)
-		return error_set(err, ERR_INVALID_ARGUMENT, "invalid image reference \"%s\": the repository name is empty",
-				 text);
+		return error_set(err, ERR_INVALID_ARGUMENT,
+				 "invalid image reference \"%s\": the repository name is empty", text);
 	if (span_has_upper(s))
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "invalid image reference \"%s\": the repository name must be lower case", text);
@@ -190,10 +190,11 @@ static int check_repository(struct span s, const char *text, struct error *err)
 		struct span component = span_cut(&rest, '/');
 
 		if (!component_valid(component))
-			return error_set(err, ERR_INVALID_ARGUMENT,
-					 "invalid image reference \"%s\": \"%.*s\" is not a name of lower-case letters and "
-					 "digits joined by '.', '_', '__' or '-'",
-					 text, (int)component.len, component.p);
+			return error_set(
+				err, ERR_INVALID_ARGUMENT,
+				"invalid image reference \"%s\": \"%.*s\" is not a name of lower-case letters and "
+				"digits joined by '.', '_', '__' or '-'",
+				text, (int)component.len, component.p);
 	}
 	return 0;
 }
@@ -204,13 +205,15 @@ static int check_tag(struct span s, const char *text, struct error *err)
 
 	if (s.len > TAG_MAX_LEN)
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": the tag is longer than %d characters", text, TAG_MAX_LEN);
+				 "invalid image reference \"%s\": the tag is longer than %d characters", text,
+				 TAG_MAX_LEN);
 	for (size_t i = 0; valid && i < s.len; i++)
 		valid = is_alnum(s.p[i]) || s.p[i] == '_' || s.p[i] == '.' || s.p[i] == '-';
 	if (!valid)
-		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": the tag \"%.*s\" is not letters, digits, '_', '.' and '-'",
-				 text, (int)s.len, s.p);
+		return error_set(
+			err, ERR_INVALID_ARGUMENT,
+			"invalid image reference \"%s\": the tag \"%.*s\" is not letters, digits, '_', '.' and '-'",
+			text, (int)s.len, s.p);
 	return 0;
 }
 
@@ -221,12 +224,13 @@ static int check_digest(struct span s, const char *text, struct error *err)
 
 	if (s.len < prefix || memcmp(s.p, SHA256_PREFIX, prefix) != 0)
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": the digest must begin with \"" SHA256_PREFIX "\"", text);
+				 "invalid image reference \"%s\": the digest must begin with \"" SHA256_PREFIX "\"",
+				 text);
 	hex = (struct span){ s.p + prefix, s.len - prefix };
 	if (hex.len != SHA256_HEX || !span_all(hex, is_hex))
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": the digest needs %d lower-case hex digits after \"" SHA256_PREFIX
-				 "\"",
+				 "invalid image reference \"%s\": the digest needs %d lower-case hex digits after "
+				 "\"" SHA256_PREFIX "\"",
 				 text, SHA256_HEX);
 	return 0;
 }
@@ -292,26 +296,29 @@ static size_t full_len(const struct pieces *p)
 static int check(const struct pieces *pieces, const char *text, struct error *err)
 {
 	if (pieces->registry.p && !registry_valid(pieces->registry))
-		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": \"%.*s\" is not a registry's host name with an optional port", text,
-				 (int)pieces->registry.len, pieces->registry.p);
+		return error_set(
+			err, ERR_INVALID_ARGUMENT,
+			"invalid image reference \"%s\": \"%.*s\" is not a registry's host name with an optional port",
+			text, (int)pieces->registry.len, pieces->registry.p);
 	if (check_repository(pieces->repository, text, err) < 0)
 		return -1;
 	if (pieces->repository.len + (pieces->is_official ? strlen(DEFAULT_NAMESPACE) : 0) > NAME_MAX_LEN)
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": the repository name is longer than %d characters", text,
-				 NAME_MAX_LEN);
+				 "invalid image reference \"%s\": the repository name is longer than %d characters",
+				 text, NAME_MAX_LEN);
 	/* As Docker: such a name could not be told from the ID of an image. */
 	if (!pieces->registry.p && pieces->repository.len == SHA256_HEX && span_all(pieces->repository, is_hex))
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": %d hex digits alone are an ID, not a name", text, SHA256_HEX);
+				 "invalid image reference \"%s\": %d hex digits alone are an ID, not a name", text,
+				 SHA256_HEX);
 	if (pieces->tag.p && check_tag(pieces->tag, text, err) < 0)
 		return -1;
 	if (pieces->digest.p && check_digest(pieces->digest, text, err) < 0)
 		return -1;
 	if (full_len(pieces) > REFERENCE_MAX)
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "invalid image reference \"%s\": its full form is longer than %d characters", text, REFERENCE_MAX);
+				 "invalid image reference \"%s\": its full form is longer than %d characters", text,
+				 REFERENCE_MAX);
 	return 0;
 }
 
@@ -366,7 +373,8 @@ int reference_parse(const char *text, struct reference *ret, struct error *err)
 	if (len == 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "the image reference is empty");
 	if (len > REFERENCE_MAX)
-		return error_set(err, ERR_INVALID_ARGUMENT, "the image reference is longer than %d characters", REFERENCE_MAX);
+		return error_set(err, ERR_INVALID_ARGUMENT, "the image reference is longer than %d characters",
+				 REFERENCE_MAX);
 	if (!is_printable(text, len))
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "the image reference holds a space or a character that is not printable ASCII");

@@ -88,7 +88,8 @@ static void judge(struct transfer *t)
 		error_set(&t->error, ERR_INTERNAL, "the image transfer was killed by signal %d%s%s", t->term_signal,
 			  words[0] ? ": " : "", words);
 	else
-		error_set(&t->error, ERR_INTERNAL, "the image transfer ended with exit code %lld and without a result%s%s",
+		error_set(&t->error, ERR_INTERNAL,
+			  "the image transfer ended with exit code %lld and without a result%s%s",
 			  (long long)t->exit_status, words[0] ? ": " : "", words);
 }
 
@@ -101,8 +102,8 @@ static void on_closed(uv_handle_t *handle)
 	if (!t->cancelled) {
 		judge(t);
 		t->callbacks.done(t->error.code == ERR_OK ? t->references : NULL,
-				  t->error.code == ERR_OK ? t->n_references : 0, t->error.code == ERR_OK ? NULL : &t->error,
-				  t->callbacks.arg);
+				  t->error.code == ERR_OK ? t->n_references : 0,
+				  t->error.code == ERR_OK ? NULL : &t->error, t->callbacks.arg);
 	}
 	transfer_free(t);
 }

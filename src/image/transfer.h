@@ -14,8 +14,8 @@
  *   {"image": {"reference": R, "digest": D}}                      one for each image that is now in the index
  *   {"error": {"code": "NOT_FOUND", "message": "..."}}            at most one, last
  * A worker that ends without a result is an INTERNAL error that says how it ended and what it last wrote to standard
- * error. So is one that breaks this protocol: it is killed. A line has at most TRANSFER_LINE_MAX bytes, a transfer brings
- * at most TRANSFER_IMAGES_MAX images.
+ * error. So is one that breaks this protocol: it is killed. A line has at most TRANSFER_LINE_MAX bytes, a transfer
+ * brings at most TRANSFER_IMAGES_MAX images.
  */
 #ifndef CAPSULE_IMAGE_TRANSFER_H
 #define CAPSULE_IMAGE_TRANSFER_H
@@ -44,8 +44,8 @@ struct transfer_progress {
 
 struct transfer_callbacks {
 	void (*progress)(const struct transfer_progress *progress, void *arg); /* may be NULL */
-	/* Exactly once, unless the transfer was cancelled. references are the callee's for the time of the call. After it
-	 * the transfer is gone. err is NULL on success. */
+	/* Exactly once, unless the transfer was cancelled. references are the callee's for the time of the call. After
+	 * it the transfer is gone. err is NULL on success. */
 	void (*done)(char **references, size_t n_references, const struct error *err, void *arg);
 	void (*drained)(void *arg); /* push: room for more input; may be NULL */
 	void *arg;
@@ -65,7 +65,8 @@ struct transfer *transfer_push(uv_loop_t *loop, const struct transfer_options *o
 size_t transfer_write(struct transfer *t, const void *data, size_t len);
 void transfer_end(struct transfer *t);
 
-/* Kills the worker; no callback runs any more, and the transfer is gone for the caller. Its leftovers are swept by the next transfer or the next start. */
+/* Kills the worker; no callback runs any more, and the transfer is gone for the caller. Its leftovers are swept by the
+ * next transfer or the next start. */
 void transfer_cancel(struct transfer *t);
 
 #endif

@@ -79,7 +79,8 @@ static json_t *load_object(const char *text, size_t len, const char *what, struc
 	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
 
 	if (!root) {
-		error_set(err, ERR_DATA_LOSS, "its %s is not valid JSON (line %d, column %d)", what, where.line, where.column);
+		error_set(err, ERR_DATA_LOSS, "its %s is not valid JSON (line %d, column %d)", what, where.line,
+			  where.column);
 		return NULL;
 	}
 	if (!json_is_object(root)) {
@@ -146,7 +147,9 @@ static bool is_layer_type(const char *type)
 	for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
 		size_t len = strlen(prefixes[i]);
 
-		for (size_t k = 0; strncmp(type, prefixes[i], len) == 0 && k < sizeof suffixes / sizeof suffixes[0]; k++)
+		if (strncmp(type, prefixes[i], len) != 0)
+			continue;
+		for (size_t k = 0; k < sizeof suffixes / sizeof suffixes[0]; k++)
 			if (strcmp(type + len, suffixes[k]) == 0)
 				return true;
 	}
@@ -177,7 +180,8 @@ static int unusable_type(const char *what, const char *type, struct error *err)
 	char shown[TYPE_SHOWN_MAX];
 
 	copy_printable(shown, sizeof shown, type);
-	return error_set(err, ERR_FAILED_PRECONDITION, "it is not a container image: %s is of type \"%s\"", what, shown);
+	return error_set(err, ERR_FAILED_PRECONDITION, "it is not a container image: %s is of type \"%s\"", what,
+			 shown);
 }
 
 static int take_manifest(const json_t *root, struct answer *a, struct error *err)
@@ -218,8 +222,8 @@ static int take_root(const json_t *root, const char *content_type, struct answer
 		type = content_type;
 	if (json_integer_value(version) == 1 || strncmp(type, DOCKER_SCHEMA1, strlen(DOCKER_SCHEMA1)) == 0)
 		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "it has the image only in Docker's old manifest schema 1, which is not supported: push the image "
-				 "again with a current tool");
+				 "it has the image only in Docker's old manifest schema 1, which is not supported: "
+				 "push the image again with a current tool");
 	if (!json_is_integer(version) || json_integer_value(version) != 2)
 		return error_set(err, ERR_DATA_LOSS, "its answer is not an image manifest (no schemaVersion 2)");
 	/* One document must not be two things, depending on who reads it. */
@@ -295,8 +299,8 @@ static int no_platform(const struct answer *index, const struct platform *want, 
 		format_platform(&have, &index->items[i].platform);
 	}
 	if (shown == 0)
-		return error_set(err, ERR_FAILED_PRECONDITION, "it has no image for this machine's platform %s, nor for any other",
-				 buf_str(&wanted));
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "it has no image for this machine's platform %s, nor for any other", buf_str(&wanted));
 	return error_set(err, ERR_FAILED_PRECONDITION, "it has no image for this machine's platform %s; it has %s%s",
 			 buf_str(&wanted), buf_str(&have), shown > PLATFORMS_SHOWN_MAX ? " and others" : "");
 }

@@ -11,8 +11,8 @@
 
 #define URL_MAX (16u << 10)
 
-void authorizer_init(struct authorizer *a, const struct registries *registries, const struct registry_endpoint *endpoint,
-		     const char *repository, const atomic_bool *stop)
+void authorizer_init(struct authorizer *a, const struct registries *registries,
+		     const struct registry_endpoint *endpoint, const char *repository, const atomic_bool *stop)
 {
 	*a = (struct authorizer){
 		.registries = registries, .endpoint = endpoint, .repository = repository, .stop = stop,
@@ -58,9 +58,11 @@ static int denied(const struct authorizer *a, const struct credentials *c, struc
 	const char *file = a->registries->credentials_file;
 
 	if (has_credentials(c))
-		return error_set(err, ERR_UNAUTHENTICATED, "it refuses the credentials for %s in %s", a->endpoint->host, file);
+		return error_set(err, ERR_UNAUTHENTICATED, "it refuses the credentials for %s in %s", a->endpoint->host,
+				 file);
 	if (file)
-		return error_set(err, ERR_UNAUTHENTICATED, "it needs credentials: add them for %s to %s", a->endpoint->host, file);
+		return error_set(err, ERR_UNAUTHENTICATED, "it needs credentials: add them for %s to %s",
+				 a->endpoint->host, file);
 	return error_set(err, ERR_UNAUTHENTICATED,
 			 "it needs credentials: name a credentials file in the configuration and add them for %s to it",
 			 a->endpoint->host);
@@ -209,14 +211,15 @@ static enum http_result bearer_header(const struct authorizer *a, struct http *h
 	return HTTP_REFUSED;
 }
 
-static enum http_result make_header(const struct authorizer *a, struct http *http, const char *challenge_text, char **ret,
-				    struct error *err)
+static enum http_result make_header(const struct authorizer *a, struct http *http, const char *challenge_text,
+				    char **ret, struct error *err)
 {
 	_cleanup_challenge_ struct challenge c = { 0 };
 	_cleanup_credentials_ struct credentials who = { 0 };
 
 	if (!challenge_text) {
-		error_set(err, ERR_DATA_LOSS, "it asks for credentials but does not say how (no WWW-Authenticate header)");
+		error_set(err, ERR_DATA_LOSS,
+			  "it asks for credentials but does not say how (no WWW-Authenticate header)");
 		return HTTP_REFUSED;
 	}
 	if (challenge_parse(challenge_text, &c, err) < 0 ||

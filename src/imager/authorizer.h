@@ -25,15 +25,15 @@ struct authorizer {
 	unsigned generation;  /* counts the headers; 0: none yet */
 };
 
-void authorizer_init(struct authorizer *a, const struct registries *registries, const struct registry_endpoint *endpoint,
-		     const char *repository, const atomic_bool *stop);
+void authorizer_init(struct authorizer *a, const struct registries *registries,
+		     const struct registry_endpoint *endpoint, const char *repository, const atomic_bool *stop);
 void authorizer_release(struct authorizer *a);
 
 /* A copy of the present header (NULL: none) and its generation. Caller frees. */
 int authorizer_header(struct authorizer *a, char **ret, unsigned *ret_generation, struct error *err);
 
-/* Answers a 401 to a request that was sent with the header of this generation. HTTP_DONE: ask again with the new header.
- * HTTP_REFUSED: UNAUTHENTICATED with what to do, or what else is wrong. HTTP_TROUBLE: try later. */
+/* Answers a 401 to a request that was sent with the header of this generation. HTTP_DONE: ask again with the new
+ * header. HTTP_REFUSED: UNAUTHENTICATED with what to do, or what else is wrong. HTTP_TROUBLE: try later. */
 enum http_result authorizer_renew(struct authorizer *a, struct http *http, unsigned generation,
 				  const struct http_response *challenge, struct error *err);
 

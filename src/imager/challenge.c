@@ -209,8 +209,8 @@ int token_parse(const char *text, size_t len, char **ret, struct error *err)
 
 	root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
 	if (!root)
-		return error_set(err, ERR_DATA_LOSS, "the token server's answer is not JSON (line %d, column %d)", where.line,
-				 where.column);
+		return error_set(err, ERR_DATA_LOSS, "the token server's answer is not JSON (line %d, column %d)",
+				 where.line, where.column);
 	token = json_string_value(json_object_get(root, "token"));
 	if (!token || !token[0])
 		token = json_string_value(json_object_get(root, "access_token"));

@@ -29,7 +29,7 @@ void challenge_release(struct challenge *c);
 /* A header that names only unknown schemes gives CHALLENGE_NONE; one that breaks the grammar is DATA_LOSS. */
 int challenge_parse(const char *header, struct challenge *ret, struct error *err);
 
-/* The token out of the answer: "token", or "access_token". It can go into a header as it is. Caller frees. DATA_LOSS. */
+/* The token out of the answer: "token", or "access_token". It can go into a header as it is. Caller frees. */
 int token_parse(const char *text, size_t len, char **ret, struct error *err);
 
 #endif

@@ -94,6 +94,26 @@ int content_read_blob(struct content *c, const char *digest, size_t max, char **
 	return 0;
 }
 
+static int hash_blob(struct content *c, const char *hex, char ret[DIGEST_TEXT], struct error *err)
+{
+	_cleanup_close_ int fd = openat(c->layout.blobs, hex, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_(digest_freep) struct digest *sum = digest_new();
+	char data[65536];
+	ssize_t n;
+
+	if (fd < 0 || !sum)
+		return error_errno(err, fd < 0 ? errno : ENOMEM, "cannot read the blob %s", hex);
+	while ((n = read(fd, data, sizeof data)) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_errno(err, errno, "cannot read the blob %s", hex);
+		digest_add(sum, data, (size_t)n);
+	}
+	digest_finish(sum, ret);
+	return 0;
+}
+
 /* ---- registration ---- */
 
 static int read_document(struct content *c, const char *digest, json_t **ret, struct error *err)
@@ -110,6 +130,23 @@ static int read_document(struct content *c, const char *digest, json_t **ret, st
 	return *ret ? 0 : error_set(err, ERR_INVALID_ARGUMENT, "%s is not valid JSON: %s", digest, why.text);
 }
 
+/* The size is not what the manifest says: either the manifest lies, or the disk has damaged the blob. A damaged one is thrown
+ * away, so that the next transfer brings it anew. */
+static int wrong_size(struct content *c, const struct oci_descriptor *d, int64_t size, struct error *err)
+{
+	const char *hex = layout_digest_hex(d->digest);
+	char found[DIGEST_TEXT];
+
+	if (hash_blob(c, hex, found, err) < 0)
+		return -1;
+	if (!strcmp(found, d->digest))
+		return error_set(err, ERR_INVALID_ARGUMENT, "the blob %s has %lld bytes and the manifest says %lld", d->digest,
+				 (long long)size, (long long)d->size);
+	if (unlinkat(c->layout.blobs, hex, 0) < 0)
+		return error_errno(err, errno, "cannot remove the damaged blob %s", d->digest);
+	return error_set(err, ERR_DATA_LOSS, "the blob %s in the image store was damaged and is removed: try again", d->digest);
+}
+
 static int check_blob(struct content *c, const struct oci_descriptor *d, struct error *err)
 {
 	struct stat st;
@@ -117,8 +154,7 @@ static int check_blob(struct content *c, const struct oci_descriptor *d, struct 
 	if (!content_has_blob(c, d->digest) || fstatat(c->layout.blobs, layout_digest_hex(d->digest), &st, 0) < 0)
 		return error_set(err, ERR_NOT_FOUND, "the blob %s is missing", d->digest);
 	if (st.st_size != d->size)
-		return error_set(err, ERR_INVALID_ARGUMENT, "the blob %s has %lld bytes and the manifest says %lld", d->digest,
-				 (long long)st.st_size, (long long)d->size);
+		return wrong_size(c, d, st.st_size, err);
 	return 0;
 }
 
@@ -149,6 +185,7 @@ static int check_image(struct content *c, const char *manifest_digest, json_t **
 	if (read_document(c, manifest_digest, &manifest, err) < 0 || oci_manifest_parse(manifest, &m, err) < 0)
 		return error_wrap(err, "manifest");
 	if (check_blob(c, &m.config, err) < 0 || read_document(c, m.config.digest, &config, err) < 0 ||
+	    oci_config_check_platform(config, err) < 0 ||
 	    oci_config_diff_ids(config, m.n_layers, &diff_ids, err) < 0)
 		return error_wrap(err, "config");
 	for (size_t i = 0; i < m.n_layers; i++) {

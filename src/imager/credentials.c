@@ -126,8 +126,8 @@ static int take_entry(json_t *entry, struct credentials *c, struct error *err)
 		return error_set(err, ERR_INVALID_ARGUMENT, "it must be an object");
 	if (take_string(entry, "identitytoken", &c->identity_token, err) < 0 ||
 	    take_string(entry, "registrytoken", &c->registry_token, err) < 0 ||
-	    take_string(entry, "username", &c->user, err) < 0 || take_string(entry, "password", &c->password, err) < 0 ||
-	    take_string(entry, "auth", &auth, err) < 0)
+	    take_string(entry, "username", &c->user, err) < 0 ||
+	    take_string(entry, "password", &c->password, err) < 0 || take_string(entry, "auth", &auth, err) < 0)
 		return -1;
 	if (c->user && c->password) {
 		secret_free(auth);
@@ -158,10 +158,11 @@ static int take_root(json_t *root, const char *host, struct credentials *ret, st
 	if (entry && take_entry(entry, &c, err) < 0)
 		return error_wrap(err, "the entry for %s", host);
 	if (is_empty(&c) && helper)
-		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "the credentials for %s are kept by the program docker-credential-%.64s, which is not run: put "
-				 "them into \"auths\"",
-				 host, helper);
+		return error_set(
+			err, ERR_FAILED_PRECONDITION,
+			"the credentials for %s are kept by the program docker-credential-%.64s, which is not run: put "
+			"them into \"auths\"",
+			host, helper);
 	*ret = c;
 	c = (struct credentials){ 0 };
 	return 0;
@@ -175,7 +176,8 @@ int credentials_parse(const char *text, size_t len, const char *host, struct cre
 
 	/* The parser's own words may quote the text, and with it a secret. */
 	if (!root)
-		return error_set(err, ERR_INVALID_ARGUMENT, "it is not JSON (line %d, column %d)", where.line, where.column);
+		return error_set(err, ERR_INVALID_ARGUMENT, "it is not JSON (line %d, column %d)", where.line,
+				 where.column);
 	r = take_root(root, host, ret, err);
 	json_decref(root);
 	return r;

@@ -27,8 +27,8 @@ struct credentials {
 void credentials_release(struct credentials *c);
 #define _cleanup_credentials_ _cleanup_(credentials_release)
 
-/* What the file says of the host ("docker.io", "host:port"). All NULL when it says nothing, or when path is NULL or there
- * is no such file. */
+/* What the file says of the host ("docker.io", "host:port"). All NULL when it says nothing, or when path is NULL or
+ * there is no such file. */
 int credentials_load(const char *path, const char *host, struct credentials *ret, struct error *err);
 int credentials_parse(const char *text, size_t len, const char *host, struct credentials *ret, struct error *err);
 

@@ -11,7 +11,6 @@
 #include "imager/registry.h"
 
 #include <getopt.h>
-#include <locale.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -80,11 +79,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	umask(022);
-	/* libarchive converts the names of pax headers through the locale. */
-	if (!setlocale(LC_CTYPE, "C.UTF-8"))
-		r = error_set(&err, ERR_FAILED_PRECONDITION, "this host has no C.UTF-8 locale");
-	else
-		r = content_open(a.root, NULL, &content, &err);
+	/* No setlocale(): unpack.h says why. */
+	r = content_open(a.root, NULL, &content, &err);
 	if (r == 0)
 		r = transfer(&a, content, &err);
 	content_close(content);

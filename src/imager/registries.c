@@ -82,16 +82,16 @@ static int take_mirrors(struct registry_rule *rule, const json_t *value, struct 
 	size_t i;
 
 	if (!json_is_array(value) || json_array_size(value) > MIRRORS_MAX)
-		return error_set(err, ERR_INVALID_ARGUMENT, "mirrors of %s must be a list of at most %d URLs", rule->registry,
-				 MIRRORS_MAX);
+		return error_set(err, ERR_INVALID_ARGUMENT, "mirrors of %s must be a list of at most %d URLs",
+				 rule->registry, MIRRORS_MAX);
 	json_array_foreach(value, i, item) {
 		const char *url = json_string_value(item);
 		size_t len;
 
 		if (!url || !mirror_valid(url))
 			return error_set(err, ERR_INVALID_ARGUMENT,
-					 "mirror %zu of %s must be a URL that begins with http:// or https:// and holds no user, "
-					 "query or fragment",
+					 "mirror %zu of %s must be a URL that begins with http:// or https:// and "
+					 "holds no user, query or fragment",
 					 i + 1, rule->registry);
 		for (len = strlen(url); url[len - 1] == '/'; len--)
 			;
@@ -125,7 +125,8 @@ static int take_rule(struct registry_rule *rule, const char *registry, json_t *v
 		else if (strcmp(key, "plainHttp") == 0)
 			r = error_set(err, ERR_INVALID_ARGUMENT, "plainHttp of %s must be true or false", registry);
 		else
-			r = error_set(err, ERR_INVALID_ARGUMENT, "registry %s has an unknown member \"%s\"", registry, key);
+			r = error_set(err, ERR_INVALID_ARGUMENT, "registry %s has an unknown member \"%s\"", registry,
+				      key);
 		if (r < 0)
 			return -1;
 	}
@@ -182,7 +183,8 @@ int registries_parse(const char *text, size_t len, struct registries *ret, struc
 	int taken;
 
 	if (!root)
-		return error_set(err, ERR_INVALID_ARGUMENT, "line %d, column %d: %s", where.line, where.column, where.text);
+		return error_set(err, ERR_INVALID_ARGUMENT, "line %d, column %d: %s", where.line, where.column,
+				 where.text);
 	taken = take_root(&r, root, err);
 	json_decref(root);
 	if (taken < 0)
@@ -254,13 +256,15 @@ int registries_endpoints(const struct registries *r, const char *registry, struc
 	const char *host = strcmp(registry, DOCKER_REGISTRY) == 0 ? DOCKER_REGISTRY_HOST : registry;
 	const char *ca_file = rule ? rule->ca_file : NULL;
 	bool plain = http_host_is_loopback(host);
+	char *url;
 
 	for (size_t i = 0; rule && i < rule->n_mirrors; i++)
 		if (add_endpoint(&all, strdup(rule->mirrors[i]), host_of_url(rule->mirrors[i]), ca_file, true) < 0)
 			return out_of_memory(err);
 	if (rule && rule->plain_http != UNSET)
 		plain = rule->plain_http == YES;
-	if (add_endpoint(&all, fs_path("%s://%s", plain ? "http" : "https", host), strdup(registry), ca_file, false) < 0)
+	url = fs_path("%s://%s", plain ? "http" : "https", host);
+	if (add_endpoint(&all, url, strdup(registry), ca_file, false) < 0)
 		return out_of_memory(err);
 	*ret = all;
 	all = (struct registry_endpoints){ 0 };

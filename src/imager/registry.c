@@ -126,11 +126,12 @@ static int document_end(void *arg, const struct http_response *response, struct 
 
 	digest_of(&d->text, d->digest);
 	if (d->expected && strcmp(d->digest, d->expected) != 0)
-		return error_set(err, ERR_DATA_LOSS, "it gives other content than was asked for: %s instead of %s", d->digest,
-				 d->expected);
+		return error_set(err, ERR_DATA_LOSS, "it gives other content than was asked for: %s instead of %s",
+				 d->digest, d->expected);
 	if (said && digest_valid(said) && strcmp(d->digest, said) != 0)
-		return error_set(err, ERR_DATA_LOSS, "its answer does not have the digest that it claims: %s instead of %s",
-				 d->digest, said);
+		return error_set(err, ERR_DATA_LOSS,
+				 "its answer does not have the digest that it claims: %s instead of %s", d->digest,
+				 said);
 	free(d->content_type);
 	d->content_type = response->content_type ? strdup(response->content_type) : NULL;
 	return 0;
@@ -168,8 +169,14 @@ static int get_document(struct pull *p, const char *kind, const char *name, cons
 {
 	_cleanup_free_ char *path = fs_path("%s/%s", kind, name);
 	struct fetch fetch = {
-		.path = path, .accept = strcmp(kind, "manifests") == 0 ? answer_accept : NULL, .what = what,
-		.offset = document_offset, .write = document_write, .end = document_end, .restart = document_restart, .arg = d,
+		.path = path,
+		.accept = strcmp(kind, "manifests") == 0 ? answer_accept : NULL,
+		.what = what,
+		.offset = document_offset,
+		.write = document_write,
+		.end = document_end,
+		.restart = document_restart,
+		.arg = d,
 	};
 
 	if (!path)
@@ -237,7 +244,8 @@ static int layer_end(void *arg, const struct http_response *response, struct err
 
 static int layer_begin(struct download *d, struct error *err)
 {
-	return blob_begin(d->pull->content, BLOB_LAYER, d->layer->descriptor->digest, d->layer->diff_id, &d->writer, err);
+	return blob_begin(d->pull->content, BLOB_LAYER, d->layer->descriptor->digest, d->layer->diff_id, &d->writer,
+			  err);
 }
 
 static int layer_restart(void *arg, struct error *err)
@@ -339,8 +347,8 @@ static int list_layers(struct layers *l, const struct answer *manifest, const st
 		       struct error *err)
 {
 	if (manifest->n_items != config->n_diff_ids)
-		return error_set(err, ERR_DATA_LOSS, "its manifest has %zu layers and its config %zu", manifest->n_items,
-				 config->n_diff_ids);
+		return error_set(err, ERR_DATA_LOSS, "its manifest has %zu layers and its config %zu",
+				 manifest->n_items, config->n_diff_ids);
 	l->list = calloc(manifest->n_items + 1, sizeof *l->list);
 	if (!l->list)
 		return out_of_memory(err);
@@ -352,7 +360,8 @@ static int list_layers(struct layers *l, const struct answer *manifest, const st
 			k++;
 		if (k < l->n && (l->list[k].descriptor->size != d->size ||
 				 strcmp(l->list[k].diff_id, config->diff_ids[i]) != 0))
-			return error_set(err, ERR_DATA_LOSS, "its manifest contradicts itself about layer %s", d->digest);
+			return error_set(err, ERR_DATA_LOSS, "its manifest contradicts itself about layer %s",
+					 d->digest);
 		if (k < l->n)
 			continue;
 		if (d->size > INT64_MAX - l->pull->progress.total)

@@ -4,9 +4,9 @@
 /*
  * The pull: from a reference to an image in the store (distribution-spec, "Pulling").
  *
- * Manifest, config and layers are checked against their digests as they come; a reference that holds a digest gives that
- * content or nothing. Layers are fetched REGISTRY_PARALLEL at a time and unpacked while they download. What is in the
- * store already is not fetched.
+ * Manifest, config and layers are checked against their digests as they come; a reference that holds a digest gives
+ * that content or nothing. Layers are fetched REGISTRY_PARALLEL at a time and unpacked while they download. What is in
+ * the store already is not fetched.
  *
  * Threads: uses some of its own; returns when they have ended.
  */

@@ -57,7 +57,8 @@ int session_new(const struct registries *registries, const struct reference *ref
 	pthread_condattr_destroy(&attr);
 	for (size_t i = 0; i < s->places.n; i++) {
 		s->endpoints[i].where = &s->places.list[i];
-		authorizer_init(&s->endpoints[i].authorizer, registries, s->endpoints[i].where, reference->repository, &s->stop);
+		authorizer_init(&s->endpoints[i].authorizer, registries, s->endpoints[i].where, reference->repository,
+				&s->stop);
 	}
 	*ret = s;
 	return 0;
@@ -231,8 +232,8 @@ static enum outcome judge_refusal(struct attempt *a, const struct http_response 
 	a->retry_after_ms = retry_after_ms(response);
 	if (a->retry_after_ms <= RETRY_AFTER_MAX_S * 1000)
 		return OUTCOME_AGAIN;
-	error_set(err, ERR_UNAVAILABLE, "it answers with status %ld%s and wants to be left alone for %lld s", status, said,
-		  (long long)(a->retry_after_ms / 1000));
+	error_set(err, ERR_UNAVAILABLE, "it answers with status %ld%s and wants to be left alone for %lld s", status,
+		  said, (long long)(a->retry_after_ms / 1000));
 	return OUTCOME_NEXT;
 }
 
@@ -256,14 +257,18 @@ static enum outcome finish(struct attempt *a, const struct http_response *respon
 	return a->own_failure ? OUTCOME_FAILED : OUTCOME_NEXT;
 }
 
+static bool is_own_failure(const struct error *err)
+{
+	return err->code == ERR_CANCELLED || err->code == ERR_RESOURCE_EXHAUSTED;
+}
+
 static enum outcome judge(struct attempt *a, enum http_result result, const struct http_response *response,
 			  struct error *err)
 {
 	if (result == HTTP_TROUBLE)
 		return OUTCOME_AGAIN;
 	if (result == HTTP_REFUSED)
-		return a->own_failure || err->code == ERR_CANCELLED || err->code == ERR_RESOURCE_EXHAUSTED ? OUTCOME_FAILED :
-													      OUTCOME_NEXT;
+		return a->own_failure || is_own_failure(err) ? OUTCOME_FAILED : OUTCOME_NEXT;
 	if (response->status == 200 || response->status == 206)
 		return finish(a, response, err);
 	return judge_refusal(a, response, err);
@@ -326,7 +331,8 @@ static int back_off(struct attempt *a, int tries, const struct error *why, struc
 		ms = a->retry_after_ms;
 	a->retry_after_ms = 0;
 	if (a->session->notice) {
-		text = fs_path("%s: %s; next try in %.1f s", a->endpoint->where->host, error_message(why), (double)ms / 1000);
+		text = fs_path("%s: %s; next try in %.1f s", a->endpoint->where->host, error_message(why),
+			       (double)ms / 1000);
 		if (text)
 			a->session->notice(text, a->session->notice_arg);
 	}
@@ -338,7 +344,8 @@ static enum outcome fetch_from(struct attempt *a, struct http *http, struct erro
 {
 	int max = a->endpoint->where->is_mirror ? SESSION_MIRROR_TRIES : SESSION_TRIES;
 	const struct fetch *f = a->fetch;
-	_cleanup_free_ char *url = fs_path("%s/v2/%s/%s", a->endpoint->where->url, a->session->reference->repository, f->path);
+	_cleanup_free_ char *url =
+		fs_path("%s/v2/%s/%s", a->endpoint->where->url, a->session->reference->repository, f->path);
 	uint64_t reached = f->offset(f->arg);
 
 	if (!url) {
@@ -374,25 +381,32 @@ static bool tells_more(const struct error *a, const struct error *b)
 	return b->code == ERR_OK || a->code != ERR_UNAVAILABLE || b->code == ERR_UNAVAILABLE;
 }
 
-static bool all_down(const struct session *s)
+/* Which endpoints to pass over: those that are down, unless all are. One look for the whole fetch, for other threads may
+ * find more of them down meanwhile. */
+static void choose_endpoints(const struct session *s, bool skip[REGISTRIES_ENDPOINTS_MAX])
 {
-	for (size_t i = 0; i < s->places.n; i++)
-		if (!atomic_load(&s->endpoints[i].down))
-			return false;
-	return true;
+	size_t down = 0;
+
+	for (size_t i = 0; i < s->places.n; i++) {
+		skip[i] = atomic_load(&s->endpoints[i].down);
+		down += skip[i];
+	}
+	for (size_t i = 0; i < s->places.n && down == s->places.n; i++)
+		skip[i] = false;
 }
 
 int session_fetch(struct session *s, struct http *http, const struct fetch *fetch, struct error *err)
 {
 	_cleanup_error_ struct error best = ERROR_INIT;
-	bool ask_down = all_down(s), dirty = false;
+	bool skip[REGISTRIES_ENDPOINTS_MAX], dirty = false;
 
+	choose_endpoints(s, skip);
 	for (size_t i = 0; i < s->places.n; i++) {
 		struct attempt a = { .session = s, .endpoint = &s->endpoints[i], .fetch = fetch };
 		_cleanup_error_ struct error local = ERROR_INIT;
 		enum outcome outcome;
 
-		if (atomic_load(&a.endpoint->down) && !ask_down)
+		if (skip[i])
 			continue;
 		if (dirty && fetch->restart(fetch->arg, err) < 0)
 			return -1;
@@ -401,7 +415,8 @@ int session_fetch(struct session *s, struct http *http, const struct fetch *fetc
 			return 0;
 		if (outcome == OUTCOME_FAILED)
 			return error_move(err, &local);
-		error_wrap(&local, "%s %s", a.endpoint->where->is_mirror ? "mirror" : "registry", a.endpoint->where->host);
+		error_wrap(&local, "%s %s", a.endpoint->where->is_mirror ? "mirror" : "registry",
+			   a.endpoint->where->host);
 		if (tells_more(&local, &best))
 			error_move(&best, &local);
 		/* What was taken is kept only if it can be gone on with elsewhere. */

@@ -4,8 +4,8 @@
 /*
  * One pull's dealings with a registry: where to ask, who we are, and how often to try.
  *
- * The endpoints (mirrors in order, then the registry) are asked one after another until one gives what is wanted. At one
- * endpoint a fetch is tried again after network trouble, timeouts, 408, 429 and 5xx, with exponential back-off; the
+ * The endpoints (mirrors in order, then the registry) are asked one after another until one gives what is wanted. At
+ * one endpoint a fetch is tried again after network trouble, timeouts, 408, 429 and 5xx, with exponential back-off; the
  * count of tries starts afresh whenever bytes have come, so a slow, breaking line ends a pull only when it gives
  * nothing at all any more. A fetch goes on where it broke off (Range), also when the server ignores that (it then sends
  * all of it, and what is known is skipped).
@@ -41,8 +41,8 @@ void session_stop(struct session *s);
 void session_set_notice(struct session *s, void (*notice)(const char *text, void *arg), void *arg);
 
 /*
- * What takes the body. A failure of write or end with DATA_LOSS or INVALID_ARGUMENT means that the content is wrong: the
- * next endpoint is asked, after restart. Any other failure is of our own making and ends the fetch.
+ * What takes the body. A failure of write or end with DATA_LOSS or INVALID_ARGUMENT means that the content is wrong:
+ * the next endpoint is asked, after restart. Any other failure is of our own making and ends the fetch.
  */
 struct fetch {
 	const char *path;    /* below /v2/<repository>/ */

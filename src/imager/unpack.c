@@ -166,6 +166,14 @@ static int make_dir(int dirfd, const char *name, mode_t mode, struct error *err)
 	return steal_fd(&fd);
 }
 
+/* Links that go in circles or through too long names are the stream's fault, the rest is the disk's. */
+static int parent_failed(int r, const char *path, struct error *err)
+{
+	if (r == -ELOOP || r == -ENAMETOOLONG)
+		return error_set(err, ERR_INVALID_ARGUMENT, "its parent %s leads nowhere", path);
+	return error_errno(err, -r, "cannot open its parent %s", path);
+}
+
 static int open_dir_in(int root, const char *path)
 {
 	return fs_open_in(root, *path ? path : ".", O_RDONLY | O_DIRECTORY, 0);
@@ -194,7 +202,7 @@ static int make_parents(int root, const char *path, struct error *err)
 			if (next < 0)
 				return -1;
 		} else if (next < 0) {
-			return error_errno(err, -next, "cannot open its parent %s", prefix);
+			return parent_failed(next, prefix, err);
 		}
 		close(dir);
 		dir = next;
@@ -220,7 +228,7 @@ static int parent_enter(struct unpack *u, const char *path, struct error *err)
 		fd = open_dir_in(u->root, path);
 	}
 	if (fd < 0)
-		return error_errno(err, -fd, "cannot open its parent directory");
+		return parent_failed(fd, path, err);
 	u->parent.path = strdup(path);
 	if (!u->parent.path || fstat(fd, &st) < 0) {
 		close(fd);

@@ -14,8 +14,11 @@
  * and (in libarchive, 1 MiB) pax headers are limited. Memory does not depend on the stream.
  *
  * Errors: INVALID_ARGUMENT for a bad stream, RESOURCE_EXHAUSTED for a limit or a full disk. What was unpacked until then
- * is the caller's to remove. Needs a UTF-8 LC_CTYPE (setlocale()), because libarchive converts pax names through it.
- * One call a thread; blocks on the disk.
+ * is the caller's to remove. One call a thread; blocks on the disk.
+ *
+ * The process must stay in the "C" locale it starts in: under a UTF-8 one, libarchive composes the characters of pax names
+ * (Unicode NFC), so that a name would not be the one that was packed, and two could become one. In "C" it finds that it cannot
+ * convert them and hands out the bytes as they are, with a warning, which is what is wanted.
  */
 #ifndef CAPSULE_IMAGER_UNPACK_H
 #define CAPSULE_IMAGER_UNPACK_H

@@ -84,6 +84,15 @@ def host_state(netns=None):
     }
 
 
+def alive(pid):
+    """Whether the process exists and is more than a zombie that its parent has yet to notice."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 class Capsule:
     """One daemon with everything that belongs to it."""
 
@@ -111,7 +120,7 @@ class Capsule:
     def argv(self):
         return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
-                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", *self.options]
+                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
         assert self.process is None
@@ -279,6 +288,18 @@ class Capsule:
                 pass
         found.discard(os.getpid())
         return found
+
+    def shim(self, name):
+        """The pid of the workload's shim, or None."""
+        for pid in self.pids():
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    argv = f.read().split(b"\0")[:-1]
+            except OSError:
+                continue
+            if argv and argv[0].endswith(b"/capsule-shim") and argv[-1] == name.encode():
+                return pid
+        return None
 
     def power_cut(self):
         """As a reboot looks to the next daemon: nothing runs, the run root is empty, the state root is as it was."""

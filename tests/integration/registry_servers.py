@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""Registries to pull from: Debian's docker-registry, one that answers as a test wants, a line that breaks, a token server.
+"""Registries to pull from: Debian's docker-registry, one that answers as a test wants,
+a line that breaks, a token server.
 
 All listen on 127.0.0.1 on ports that the kernel picks, and end with the test.
 """
@@ -74,8 +75,9 @@ class Registry:
                   "storage": {"filesystem": {"rootdirectory": str(storage or directory / "storage")}},
                   "http": {"addr": "127.0.0.1:0", "secret": "not one"}}
         if users:
-            lines = [f"{u}:{crypt.crypt(p, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16))}\n" for u, p in users.items()]
-            (directory / "htpasswd").write_text("".join(lines).replace("$2b$", "$2y$"))
+            salt = crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16)
+            lines = "".join(f"{user}:{crypt.crypt(password, salt)}\n" for user, password in users.items())
+            (directory / "htpasswd").write_text(lines.replace("$2b$", "$2y$"))
             config["auth"] = {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}}
         if token:
             config["auth"] = {"token": token}
@@ -83,7 +85,8 @@ class Registry:
             config["http"]["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
         (directory / "config.yml").write_text(json.dumps(config))  # JSON is YAML
         self.process = subprocess.Popen(["docker-registry", "serve", str(directory / "config.yml")],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                        text=True)
         for line in self.process.stderr:
             found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
             if found:
@@ -134,8 +137,8 @@ class Certificate:
         for argv in (
                 [*new, "-x509", "-days", "1", "-keyout", ca_key, "-out", self.ca, "-subj", "/CN=Test CA"],
                 [*new, "-keyout", self.key, "-out", request, "-subj", "/CN=127.0.0.1"],
-                ["openssl", "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "1",
-                 "-extfile", extensions, "-out", self.certificate]):
+                ["openssl", "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial",
+                 "-days", "1", "-extfile", extensions, "-out", self.certificate]):
             subprocess.run(argv, check=True, capture_output=True)
 
 
@@ -249,7 +252,7 @@ class FakeRegistry:
 # ---- a line that breaks ----
 
 class BreakingProxy:
-    """Passes connections on to a port, and breaks each after a random number of bytes from there (never, if at is None)."""
+    """Passes connections on to a port, and breaks each after a random number of bytes from there."""
 
     def __init__(self, port, at=(100_000, 1_500_000), seed=1):
         self.port, self.at, self.random = port, at, random.Random(seed)
@@ -273,8 +276,9 @@ class BreakingProxy:
 
     def serve(self, client):
         with self.lock:
-            left = self.random.randint(*self.at) if self.at else 1 << 60
-        with client, socket.create_connection(("127.0.0.1", self.port)) as server, selectors.DefaultSelector() as selector:
+            left = self.random.randint(*self.at)
+        to = ("127.0.0.1", self.port)
+        with client, socket.create_connection(to) as server, selectors.DefaultSelector() as selector:
             selector.register(client, selectors.EVENT_READ, server)
             selector.register(server, selectors.EVENT_READ, client)
             while True:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from capsule import CAPSULECTL, CAPSULED, free_port, http_get, run, wait_for
+from capsule import CAPSULECTL, CAPSULED, alive, free_port, http_get, run, wait_for
 
 HTTPD = ["sh", "-c", "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -v -p 80 -h /www"]
 
@@ -61,24 +61,22 @@ def test_after_a_reboot_what_should_run_runs(capsule):
 def test_a_killed_shim_is_a_lost_run(capsule):
     capsule.run_container("w", "busybox:test", command=["sleep", "1000"])
     pid = capsule.status("w")["pid"]
-    shims = [p for p in capsule.pids() if b"capsule-shim" in open(f"/proc/{p}/cmdline", "rb").read()]
-    assert len(shims) == 1
-    os.kill(shims[0], signal.SIGKILL)
+    os.kill(capsule.shim("w"), signal.SIGKILL)
     wait_for(lambda: capsule.status("w").get("pid", pid) not in (pid, 0), "a new process")
-    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the old process to be gone")
+    wait_for(lambda: not alive(pid), "the old process to be gone")
     assert capsule.status("w")["restartCount"] == 1
 
 
 def test_a_killed_shim_while_the_daemon_is_away(capsule):
     capsule.run_container("w", "busybox:test", command=["sleep", "1000"])
     pid = capsule.status("w")["pid"]
-    shims = [p for p in capsule.pids() if b"capsule-shim" in open(f"/proc/{p}/cmdline", "rb").read()]
+    shim = capsule.shim("w")
     capsule.kill()
-    os.kill(shims[0], signal.SIGKILL)
+    os.kill(shim, signal.SIGKILL)
     capsule.start()
     capsule.wait_phase("w", "running")
     assert capsule.status("w")["pid"] != pid
-    assert not os.path.exists(f"/proc/{pid}")
+    assert not alive(pid)
 
 
 def test_a_delete_that_was_cut_off_is_finished(capsule):
@@ -87,8 +85,7 @@ def test_a_delete_that_was_cut_off_is_finished(capsule):
     wait_for(lambda: "up" in capsule.logs("w"), "the trap")
     capsule.ctl("workload", "delete", "--no-wait", "w")
     capsule.kill()
-    for pid in capsule.pids():
-        os.kill(pid, signal.SIGKILL)
+    os.kill(capsule.shim("w"), signal.SIGKILL)
     capsule.start()
     wait_for(lambda: capsule.names() == [], "the delete to be finished")
 

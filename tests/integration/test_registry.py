@@ -14,8 +14,8 @@ import time
 import pytest
 
 import images
-from registry_servers import (ARCHITECTURE, BreakingProxy, Certificate, FakeRegistry, Image, Registry, TokenServer, digest,
-                              make_index)
+from registry_servers import (ARCHITECTURE, BreakingProxy, Certificate, FakeRegistry, Image, Registry, TokenServer,
+                              digest, make_index)
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", TOP / "build")).resolve()
@@ -219,10 +219,12 @@ def test_basic_credentials(store, tmp_path, closing, busybox):
     skopeo_fill(busybox, registry, "busybox:1", "--dest-creds", "ann:s3cret:x")
     reference, file = f"{registry.address}/busybox:1", tmp_path / "config.json"
     store.pull(reference).failed("UNAUTHENTICATED", f"registry {registry.address}: it needs credentials")
-    message = store.pull(reference, credentialsFile=str(file)).failed("UNAUTHENTICATED", "it needs credentials", str(file))
+    message = store.pull(reference, credentialsFile=str(file)).failed("UNAUTHENTICATED", "it needs credentials",
+                                                                      str(file))
     assert registry.address in message
     wrong = credentials(file, registry.address, "ann", "wrong")
-    message = store.pull(reference, credentialsFile=wrong).failed("UNAUTHENTICATED", "refuses the credentials", str(file))
+    message = store.pull(reference, credentialsFile=wrong).failed("UNAUTHENTICATED", "refuses the credentials",
+                                                                  str(file))
     assert "wrong" not in message
     store.is_empty()
     store.pull(reference, credentialsFile=credentials(file, registry.address, "ann", "s3cret:x")).ok()
@@ -250,14 +252,16 @@ def test_tls(store, tmp_path, closing):
     registry = closing(Registry(tmp_path / "tls", storage=tmp_path / "storage", tls=certificate))
     reference = f"{registry.address}/app:1"
     rule = {"plainHttp": False}
-    store.pull(reference, registries={registry.address: rule}).failed("UNAVAILABLE", registry.address, "cannot be trusted")
+    store.pull(reference, registries={registry.address: rule}).failed("UNAVAILABLE", registry.address,
+                                                                      "cannot be trusted")
     store.pull(reference, registries={registry.address: {**rule, "caFile": str(certificate.ca)}}).ok()
 
 
 def test_mirrors(store, registry, busybox):
-    """The mirror serves Docker's registry; one that is down before it is passed over; the registry itself is never asked."""
+    """The mirror serves Docker's registry; one that is down is passed over; the registry is never asked."""
     skopeo_fill(busybox, registry, "library/busybox:1")
-    image = store.pull("busybox:1", registries={"docker.io": {"mirrors": ["http://127.0.0.1:1", f"http://{registry.address}/"]}})
+    mirrors = ["http://127.0.0.1:1", f"http://{registry.address}/"]
+    image = store.pull("busybox:1", registries={"docker.io": {"mirrors": mirrors}})
     assert image.ok()["reference"] == "docker.io/library/busybox:1"
     assert "next try" in image.progress[0]["status"]
     store.check("docker.io/library/busybox:1")
@@ -398,8 +402,9 @@ def test_a_connection_that_stalls(store, fake):
 
 
 def test_gives_up(tmp_path, fake):
-    """A registry that only fails and one that is not there: the tries of the back-off, then one sentence with the host."""
-    fake.rules["/v2/app/manifests/1"] = lambda handler: handler.answer(500, b'{"errors": [{"message": "broken\\u0007"}]}')
+    """A registry that only fails and one that is not there: all tries, then one sentence with the host."""
+    fake.rules["/v2/app/manifests/1"] = lambda handler: handler.answer(
+        500, b'{"errors": [{"message": "broken\\u0007"}]}')
     gone = FakeRegistry()
     gone.close()
     addresses = [fake.address, gone.address]
@@ -409,7 +414,8 @@ def test_gives_up(tmp_path, fake):
         workers.append(subprocess.Popen(Store(tmp_path / name).argv(f"{address}/app:1"), stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE))
     failing, absent = (Result(w.wait(), *outputs) for w, outputs in [(w, w.communicate(timeout=60)) for w in workers])
-    failing.failed("UNAVAILABLE", f"cannot pull {fake.address}/app:1: registry {fake.address}: it answers with status 500",
+    failing.failed("UNAVAILABLE",
+                   f"cannot pull {fake.address}/app:1: registry {fake.address}: it answers with status 500",
                    '("broken?")')
     absent.failed("UNAVAILABLE", f"cannot pull {gone.address}/app:1: registry {gone.address}: ", "onnect")
     assert fake.count("/manifests/1") == 6
@@ -491,7 +497,8 @@ def test_redirect_keeps_credentials_at_home(store, tmp_path, fake, closing):
             return False
         return handler.answer(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
     fake.rules["/v2/app/manifests/1"] = guarded
-    store.pull(f"{fake.address}/app:1", credentialsFile=credentials(tmp_path / "c.json", fake.address, "ann", "s3cret")).ok()
+    file = credentials(tmp_path / "c.json", fake.address, "ann", "s3cret")
+    store.pull(f"{fake.address}/app:1", credentialsFile=file).ok()
     assert any("Authorization" in headers for _, _, headers in fake.requests)
     assert elsewhere.requests and not any("Authorization" in headers for _, _, headers in elsewhere.requests)
 
@@ -636,43 +643,55 @@ def huge_headers(h):
 
 BAD = {
     "no such image": (manifest_answers(lambda h: h.answer(404)), "NOT_FOUND", "it has no such image"),
-    "forbidden": (manifest_answers(lambda h: h.answer(403, b'{"errors": [{"message": "go away"}]}')), "PERMISSION_DENIED",
+    "forbidden": (manifest_answers(lambda h: h.answer(403, b'{"errors": [{"message": "go away"}]}')),
+                  "PERMISSION_DENIED",
                   'it does not allow the pull ("go away")'),
     "teapot": (manifest_answers(lambda h: h.answer(418)), "UNAVAILABLE", "status 418"),
-    "endless error": (manifest_answers(lambda h: h.answer(404, b"x" * 20_000_000)), "NOT_FOUND", "it has no such image"),
+    "endless error": (manifest_answers(lambda h: h.answer(404, b"x" * 20_000_000)), "NOT_FOUND",
+                      "it has no such image"),
     "401 without a challenge": (challenge(None), "DATA_LOSS", "does not say how"),
-    "challenge that is none": (challenge('Bearer realm="'), "DATA_LOSS", "WWW-Authenticate header cannot be understood"),
+    "challenge that is none": (challenge('Bearer realm="'), "DATA_LOSS",
+                               "WWW-Authenticate header cannot be understood"),
     "challenge without realm": (challenge("Bearer service=x"), "DATA_LOSS", "names no token server"),
     "unknown scheme": (challenge("Negotiate"), "UNIMPLEMENTED", "neither bearer tokens nor basic credentials"),
     "basic without credentials": (challenge('Basic realm="x"'), "UNAUTHENTICATED", "it needs credentials"),
     "token server by file": (challenge('Bearer realm="file:///etc/passwd"'), "DATA_LOSS", "not reached over https"),
-    "token not JSON": (token_answers(lambda h: h.answer(200, b"<html>")), "DATA_LOSS", "token server's answer is not JSON"),
+    "token not JSON": (token_answers(lambda h: h.answer(200, b"<html>")), "DATA_LOSS",
+                       "token server's answer is not JSON"),
     "token that is none": (token_answers(lambda h: h.answer(200, b'{"token": 5}')), "DATA_LOSS", "no valid token"),
     "token with a line end": (token_answers(lambda h: h.answer(200, b'{"token": "a\\r\\nX: y"}')), "DATA_LOSS",
                               "no valid token"),
-    "endless token": (token_answers(lambda h: h.endless()), "DATA_LOSS", "the token server: its answer is larger than 64 KiB"),
+    "endless token": (token_answers(lambda h: h.endless()), "DATA_LOSS",
+                      "the token server: its answer is larger than 64 KiB"),
     "token denied": (token_answers(lambda h: h.answer(401)), "UNAUTHENTICATED", "it needs credentials"),
-    "token server's 404": (token_answers(lambda h: h.answer(404)), "UNAVAILABLE", "token server answers with status 404"),
-    "token of no use": (token_answers(lambda h: h.answer(200, b'{"token": "x"}')), "UNAUTHENTICATED", "it needs credentials"),
-    "ever new tokens": (token_answers(lambda h: h.answer(200, b'{"token": "%d"}' % time.monotonic_ns())), "UNAUTHENTICATED",
+    "token server's 404": (token_answers(lambda h: h.answer(404)), "UNAVAILABLE",
+                           "token server answers with status 404"),
+    "token of no use": (token_answers(lambda h: h.answer(200, b'{"token": "x"}')), "UNAUTHENTICATED",
+                        "it needs credentials"),
+    "ever new tokens": (token_answers(lambda h: h.answer(200, b'{"token": "%d"}' % time.monotonic_ns())),
+                        "UNAUTHENTICATED",
                         "it needs credentials"),
     "not HTTP": (raw(b"SSH-2.0-OpenSSH\r\n" * 10), "DATA_LOSS", "not HTTP"),
     "huge headers": (manifest_answers(huge_headers), "DATA_LOSS", "more than 64 KiB of headers"),
-    "redirect loop": (manifest_answers(lambda h: h.answer(302, headers={"Location": "/v2/app/manifests/1"})), "DATA_LOSS",
+    "redirect loop": (manifest_answers(lambda h: h.answer(302, headers={"Location": "/v2/app/manifests/1"})),
+                      "DATA_LOSS",
                       "redirects more than 10 times"),
-    "redirect to a file": (manifest_answers(lambda h: h.answer(302, headers={"Location": "file:///etc/passwd"})), "DATA_LOSS",
+    "redirect to a file": (manifest_answers(lambda h: h.answer(302, headers={"Location": "file:///etc/passwd"})),
+                           "DATA_LOSS",
                            "protocol that is not allowed"),
     "manifest not JSON": (manifest_is(b"<html>"), "DATA_LOSS", "its manifest is not valid JSON"),
     "empty manifest": (manifest_is(b""), "DATA_LOSS", "its manifest is not valid JSON"),
     "endless manifest": (manifest_answers(lambda h: h.endless()), "DATA_LOSS", "larger than 4 MiB"),
-    "manifest of another digest": (manifest_is(lambda i: i.manifest, {"Docker-Content-Digest": digest(b"")}), "DATA_LOSS",
+    "manifest of another digest": (manifest_is(lambda i: i.manifest, {"Docker-Content-Digest": digest(b"")}),
+                                   "DATA_LOSS",
                                    "does not have the digest that it claims"),
     "schema 1": (manifest_is(b'{"schemaVersion": 1, "fsLayers": []}'), "FAILED_PRECONDITION", "manifest schema 1"),
     "index and image at once": (altered(manifests=[]), "DATA_LOSS", "an index and an image at once"),
     "no config": (altered(config=None), "DATA_LOSS", "names no config and layers"),
     "a chart": (altered(config={"mediaType": "application/vnd.cncf.helm.config.v1+json"}), "FAILED_PRECONDITION",
                 "not a container image"),
-    "path as a digest": (altered(layers=[{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": "sha256:../../x",
+    "path as a digest": (altered(layers=[{"mediaType": "application/vnd.oci.image.layer.v1.tar",
+                                          "digest": "sha256:../../x",
                                           "size": 1}]), "DATA_LOSS", "no valid sha256 digest for layer 1"),
     "fewer layers than diff ids": (altered(layers=[]), "DATA_LOSS", "0 layers and its config 1"),
     "nested indexes": (nested_indexes, "DATA_LOSS", "other indexes without an end"),
@@ -686,7 +705,8 @@ BAD = {
                                 "layer sha256:"),
     "layer that is longer": (layer_answers(lambda h, b: h.endless()), "DATA_LOSS",
                              "larger than the manifest says"),
-    "layer with a tail": (layer_answers(lambda h, b: h.answer(200, b + b"x")), "DATA_LOSS", "larger than the manifest says"),
+    "layer with a tail": (layer_answers(lambda h, b: h.answer(200, b + b"x")), "DATA_LOSS",
+                          "larger than the manifest says"),
     "layer that is no tar": (replaced_layer(b"hello " * 500), "DATA_LOSS", "layer sha256:"),
     "range that was not asked for": (layer_answers(lambda h, b: h.answer(206, b, {"Content-Range": "bytes 5-9/10"})),
                                      "DATA_LOSS", "another range"),
@@ -714,7 +734,8 @@ def test_bad_answer(store, fake, name):
     ("{", "line 1"), ('{"mirrors": []}', 'unknown member "mirrors"'), ('{"credentialsFile": "x"}', "absolute path")])
 def test_bad_registries_file(store, config, words):
     store.config.write_text(config)
-    done = subprocess.run([WORKER, "pull", "--root", store.root, "--registries", store.config, "x"], capture_output=True, timeout=30)
+    done = subprocess.run([WORKER, "pull", "--root", store.root, "--registries", store.config, "x"],
+                          capture_output=True, timeout=30)
     Result(done.returncode, done.stdout, done.stderr).failed("INVALID_ARGUMENT", str(store.config), words)
 
 

@@ -23,8 +23,8 @@ static void says(const struct error *err, enum error_code code, const char *word
 
 static void equal(const char *got, const char *want)
 {
-	ck_assert_msg((!got && !want) || (got && want && strcmp(got, want) == 0), "%s instead of %s", got ? got : "NULL",
-		      want ? want : "NULL");
+	ck_assert_msg((!got && !want) || (got && want && strcmp(got, want) == 0), "%s instead of %s",
+		      got ? got : "NULL", want ? want : "NULL");
 }
 
 /* ---- WWW-Authenticate ---- */
@@ -37,8 +37,8 @@ static const struct {
 	{ "Basic realm=\"r\"", CHALLENGE_BASIC, "r", NULL, NULL },
 	{ "basic realm=r", CHALLENGE_BASIC, "r", NULL, NULL },
 	{ "Basic", CHALLENGE_BASIC, NULL, NULL, NULL },
-	{ "BEARER realm=\"https://a/t\",service=\"s\",scope=\"repository:x:pull\"", CHALLENGE_BEARER, "https://a/t", "s",
-	  "repository:x:pull" },
+	{ "BEARER realm=\"https://a/t\",service=\"s\",scope=\"repository:x:pull\"", CHALLENGE_BEARER, "https://a/t",
+	  "s", "repository:x:pull" },
 	{ "Bearer realm = \"https://a/t\" , service = s", CHALLENGE_BEARER, "https://a/t", "s", NULL },
 	{ "Bearer Realm=\"https://a/t\",SCOPE=\"a,b\"", CHALLENGE_BEARER, "https://a/t", NULL, "a,b" },
 	{ "Bearer realm=\"https://a/?x=\\\"1\\\\\"", CHALLENGE_BEARER, "https://a/?x=\"1\\", NULL, NULL },
@@ -190,29 +190,33 @@ static const struct {
 	{ "{\"schemaVersion\": 2, " CONFIG "}", NULL, ERR_DATA_LOSS, "names no config and layers" },
 	{ "{\"schemaVersion\": 2, " CONFIG ", " CONFIG ", \"layers\": []}", NULL, ERR_DATA_LOSS, "not valid JSON" },
 	{ "{\"schemaVersion\": 1, \"fsLayers\": []}", NULL, ERR_FAILED_PRECONDITION, "schema 1" },
-	{ "{\"schemaVersion\": 2}", "application/vnd.docker.distribution.manifest.v1+prettyjws", ERR_FAILED_PRECONDITION,
-	  "schema 1" },
-	{ "{\"schemaVersion\": 2, \"manifests\": [], \"layers\": []}", NULL, ERR_DATA_LOSS, "an index and an image at once" },
+	{ "{\"schemaVersion\": 2}", "application/vnd.docker.distribution.manifest.v1+prettyjws",
+	  ERR_FAILED_PRECONDITION, "schema 1" },
+	{ "{\"schemaVersion\": 2, \"manifests\": [], \"layers\": []}", NULL, ERR_DATA_LOSS,
+	  "an index and an image at once" },
 	{ INDEX(""), OCI "manifest.v1+json", ERR_DATA_LOSS, "not of the type" },
 	{ MANIFEST(""), OCI "index.v1+json", ERR_DATA_LOSS, "not of the type" },
 	{ "{\"schemaVersion\": 2, \"manifests\": {}}", NULL, ERR_DATA_LOSS, "no list of manifests" },
 	{ INDEX("1"), NULL, ERR_DATA_LOSS, "no valid sha256 digest for index 1" },
 	{ INDEX("{\"digest\": \"" DIGEST "\", \"size\": -1}"), NULL, ERR_DATA_LOSS, "no valid size for index 1" },
-	{ INDEX("{\"digest\": \"sha512:" HEX64 HEX64 "\", \"size\": 1}"), NULL, ERR_DATA_LOSS, "no valid sha256 digest" },
+	{ INDEX("{\"digest\": \"sha512:" HEX64 HEX64 "\", \"size\": 1}"), NULL, ERR_DATA_LOSS,
+	  "no valid sha256 digest" },
 	{ INDEX(ENTRY("{\"os\": \"" HEX64 "\"}")), NULL, ERR_DATA_LOSS, "too long" },
 	{ MANIFEST("{\"mediaType\": \"" GZIP "\", \"digest\": \"sha256:../../etc\", \"size\": 1}"), NULL, ERR_DATA_LOSS,
 	  "no valid sha256 digest for layer 1" },
-	{ MANIFEST(LAYER(GZIP) ",{\"mediaType\": \"" GZIP "\", \"digest\": \"" DIGEST "\", \"size\": 1.5}"), NULL, ERR_DATA_LOSS,
-	  "no valid size for layer 2" },
+	{ MANIFEST(LAYER(GZIP) ",{\"mediaType\": \"" GZIP "\", \"digest\": \"" DIGEST "\", \"size\": 1.5}"), NULL,
+	  ERR_DATA_LOSS, "no valid size for layer 2" },
 	{ MANIFEST("{\"mediaType\": \"" GZIP "\", \"digest\": \"" DIGEST "\", \"size\": 99999999999999999999}"), NULL,
 	  ERR_DATA_LOSS, "not valid JSON" },
 	{ MANIFEST(LAYER("application/vnd.cncf.helm.chart.content.v1.tar+gzip")), NULL, ERR_FAILED_PRECONDITION,
 	  "not a container image: a layer" },
 	{ MANIFEST(LAYER(OCI "layer.v1.tar+gzip+encrypted")), NULL, ERR_FAILED_PRECONDITION, "not a container image" },
-	{ "{\"schemaVersion\": 2, \"config\": {\"mediaType\": \"application/vnd.cncf.helm.config.v1+json\"}, \"layers\": []}", NULL,
-	  ERR_FAILED_PRECONDITION, "its config is of type \"application/vnd.cncf.helm.config.v1+json\"" },
+	{ "{\"schemaVersion\": 2, \"config\": {\"mediaType\": \"application/vnd.cncf.helm.config.v1+json\"}, "
+	  "\"layers\": []}",
+	  NULL, ERR_FAILED_PRECONDITION, "its config is of type \"application/vnd.cncf.helm.config.v1+json\"" },
 	{ "{\"schemaVersion\": 2, \"config\": {\"mediaType\": \"" OCI "config.v1+json\", \"digest\": \"" DIGEST
-	  "\", \"size\": 4194305}, \"layers\": []}", NULL, ERR_DATA_LOSS, "config is larger than 4 MiB" },
+	  "\", \"size\": 4194305}, \"layers\": []}",
+	  NULL, ERR_DATA_LOSS, "config is larger than 4 MiB" },
 };
 
 START_TEST(bad_answers)
@@ -221,7 +225,8 @@ START_TEST(bad_answers)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	const char *text = bad_answer[_i].text;
 
-	ck_assert_msg(answer_parse(text, strlen(text), bad_answer[_i].content_type, &a, &err) < 0, "%s was taken", text);
+	ck_assert_msg(answer_parse(text, strlen(text), bad_answer[_i].content_type, &a, &err) < 0, "%s was taken",
+		      text);
 	says(&err, bad_answer[_i].code, bad_answer[_i].says);
 	ck_assert_ptr_null(a.items);
 }
@@ -245,9 +250,14 @@ static const struct {
 	{ { P("linux", "arm", "v6") }, P("linux", "arm", "v7"), 0, NULL },
 	{ { P("linux", "arm", "v7") }, P("linux", "arm", "v6"), -1, "linux/arm/v7" },
 	{ { P("linux", "arm64", "") }, P("linux", "arm64", "v8"), 0, NULL },
-	{ { P("linux", "arm64", "v8"), P("unknown", "unknown", "") }, P("linux", "amd64", ""), -1,
+	{ { P("linux", "arm64", "v8"), P("unknown", "unknown", "") },
+	  P("linux", "amd64", ""),
+	  -1,
 	  "platform linux/amd64; it has linux/arm64/v8" },
-	{ { P("linux", "arm64", ""), P("linux", "s390x", "") }, P("linux", "amd64", ""), -1, "it has linux/arm64, linux/s390x" },
+	{ { P("linux", "arm64", ""), P("linux", "s390x", "") },
+	  P("linux", "amd64", ""),
+	  -1,
+	  "it has linux/arm64, linux/s390x" },
 	{ { P("unknown", "unknown", "") }, P("linux", "amd64", ""), -1, "nor for any other" },
 	{ { { "", "", "" } }, P("linux", "amd64", ""), -1, "nor for any other" },
 };
@@ -309,8 +319,9 @@ END_TEST
 
 START_TEST(good_config)
 {
-	static const char text[] = "{\"os\": \"linux\", \"architecture\": \"arm64\", \"rootfs\": {\"diff_ids\": [\"" DIGEST "\", \"" OTHER
-				   "\"]}}";
+	static const char text[] =
+		"{\"os\": \"linux\", \"architecture\": \"arm64\", \"rootfs\": {\"diff_ids\": [\"" DIGEST "\", \"" OTHER
+		"\"]}}";
 	_cleanup_config_summary_ struct config_summary c = { 0 };
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct platform want = P("linux", "amd64", ""), arm = P("linux", "arm64", "v8"), none = P("", "", "");
@@ -348,7 +359,8 @@ START_TEST(error_bodies)
 	} cases[] = {
 		{ "{\"errors\": [{\"code\": \"DENIED\", \"message\": \"not for you\"}]}", "not for you" },
 		{ "{\"errors\": [{\"message\": \"a\\u001b[31m\\nb\\u00e4\"}]}", "a?[31m?b??" },
-		{ "{\"errors\": [{\"message\": \"0123456789012345678901234567890123456789\"}]}", "0123456789012345678" },
+		{ "{\"errors\": [{\"message\": \"0123456789012345678901234567890123456789\"}]}",
+		  "0123456789012345678" },
 		{ "{\"details\": \"incorrect login\"}", "incorrect login" },
 		{ "<html>", "" },
 		{ "{\"errors\": {}}", "" },
@@ -385,13 +397,22 @@ static const struct {
 	{ "{}", "127.9.9.9", { "http://127.9.9.9" }, "127.9.9.9" },
 	{ "{}", "[::1]:80", { "http://[::1]:80" }, "[::1]:80" },
 	{ "{}", "127.0.0.1.example", { "https://127.0.0.1.example" }, "127.0.0.1.example" },
-	{ "{\"registries\": {\"localhost:5000\": {\"plainHttp\": false}}}", "localhost:5000", { "https://localhost:5000" },
+	{ "{\"registries\": {\"localhost:5000\": {\"plainHttp\": false}}}",
+	  "localhost:5000",
+	  { "https://localhost:5000" },
 	  "localhost:5000" },
-	{ "{\"registries\": {\"r.example\": {\"plainHttp\": true}}}", "r.example", { "http://r.example" }, "r.example" },
-	{ "{\"registries\": {\"r.example\": {\"plainHttp\": true}}}", "r.example:443", { "https://r.example:443" },
+	{ "{\"registries\": {\"r.example\": {\"plainHttp\": true}}}",
+	  "r.example",
+	  { "http://r.example" },
+	  "r.example" },
+	{ "{\"registries\": {\"r.example\": {\"plainHttp\": true}}}",
+	  "r.example:443",
+	  { "https://r.example:443" },
 	  "r.example:443" },
-	{ "{\"registries\": {\"docker.io\": {\"mirrors\": [\"http://127.0.0.1:5000/\", \"https://m.example/hub\"]}}}", "docker.io",
-	  { "http://127.0.0.1:5000", "https://m.example/hub", "https://registry-1.docker.io" }, "docker.io" },
+	{ "{\"registries\": {\"docker.io\": {\"mirrors\": [\"http://127.0.0.1:5000/\", \"https://m.example/hub\"]}}}",
+	  "docker.io",
+	  { "http://127.0.0.1:5000", "https://m.example/hub", "https://registry-1.docker.io" },
+	  "docker.io" },
 };
 
 START_TEST(endpoint_lists)
@@ -456,16 +477,18 @@ static const struct {
 	{ "{\"auths\": {\"r.example\": {\"auth\": \"dTpwOnE=\"}}}", "r.example", "u", "p:q", NULL },
 	{ "{\"auths\": {\"r.example\": {\"auth\": \"dTo=\"}}}", "r.example", "u", "", NULL },
 	{ "{\"auths\": {\"https://r.example/v2/\": {\"auth\": \"dXNlcjpwYXNz\"}}}", "r.example", "user", "pass", NULL },
-	{ "{\"auths\": {\"http://r.example\": {\"username\": \"u\", \"password\": \"p\"}}}", "r.example", "u", "p", NULL },
-	{ "{\"auths\": {\"https://index.docker.io/v1/\": {\"auth\": \"dXNlcjpwYXNz\"}}}", "docker.io", "user", "pass", NULL },
+	{ "{\"auths\": {\"http://r.example\": {\"username\": \"u\", \"password\": \"p\"}}}", "r.example", "u", "p",
+	  NULL },
+	{ "{\"auths\": {\"https://index.docker.io/v1/\": {\"auth\": \"dXNlcjpwYXNz\"}}}", "docker.io", "user", "pass",
+	  NULL },
 	{ "{\"auths\": {\"registry-1.docker.io\": {\"auth\": \"dXNlcjpwYXNz\"}}}", "docker.io", "user", "pass", NULL },
 	{ "{\"auths\": {\"r.example:5000\": {\"auth\": \"dXNlcjpwYXNz\"}}}", "r.example", NULL, NULL, NULL },
 	{ "{\"auths\": {\"r.example\": {\"identitytoken\": \"t\"}}}", "r.example", NULL, NULL, "t" },
 	{ "{\"auths\": {}}", "r.example", NULL, NULL, NULL },
 	{ "{}", "r.example", NULL, NULL, NULL },
 	{ "{\"credsStore\": \"desktop\"}", "r.example", NULL, NULL, NULL },
-	{ "{\"credsStore\": \"desktop\", \"auths\": {\"r.example\": {\"auth\": \"dXNlcjpwYXNz\"}}}", "r.example", "user", "pass",
-	  NULL },
+	{ "{\"credsStore\": \"desktop\", \"auths\": {\"r.example\": {\"auth\": \"dXNlcjpwYXNz\"}}}", "r.example",
+	  "user", "pass", NULL },
 	{ "{\"credHelpers\": {\"other.example\": \"ecr\"}}", "r.example", NULL, NULL, NULL },
 };
 
@@ -491,12 +514,15 @@ static const struct {
 	{ "", ERR_INVALID_ARGUMENT, "not JSON" },
 	{ "{\"auths\": {\"r.example\": 1}}", ERR_INVALID_ARGUMENT, "the entry for r.example: it must be an object" },
 	{ "{\"auths\": {\"r.example\": {\"auth\": 1}}}", ERR_INVALID_ARGUMENT, "\"auth\" must be a string" },
-	{ "{\"auths\": {\"r.example\": {\"auth\": \"secret!\"}}}", ERR_INVALID_ARGUMENT, "not the base64 of user:password" },
-	{ "{\"auths\": {\"r.example\": {\"auth\": \"dXNlcg==\"}}}", ERR_INVALID_ARGUMENT, "not the base64 of user:password" },
+	{ "{\"auths\": {\"r.example\": {\"auth\": \"secret!\"}}}", ERR_INVALID_ARGUMENT,
+	  "not the base64 of user:password" },
+	{ "{\"auths\": {\"r.example\": {\"auth\": \"dXNlcg==\"}}}", ERR_INVALID_ARGUMENT,
+	  "not the base64 of user:password" },
 	{ "{\"auths\": {\"r.example\": {\"auth\": \"dXNl\\ncjpwYXNz\"}}}", ERR_INVALID_ARGUMENT, "not the base64" },
 	{ "{\"credsStore\": \"desktop\", \"auths\": {\"r.example\": {}}}", ERR_FAILED_PRECONDITION,
 	  "docker-credential-desktop, which is not run" },
-	{ "{\"credHelpers\": {\"r.example\": \"ecr\"}}", ERR_FAILED_PRECONDITION, "docker-credential-ecr, which is not run" },
+	{ "{\"credHelpers\": {\"r.example\": \"ecr\"}}", ERR_FAILED_PRECONDITION,
+	  "docker-credential-ecr, which is not run" },
 };
 
 START_TEST(bad_credentials)

@@ -333,13 +333,15 @@ END_TEST
 
 int main(int argc, char **argv)
 {
-	Suite *suite = suite_create("transfer");
-	TCase *tc = tcase_create("transfer");
 	SRunner *runner;
+	Suite *suite;
+	TCase *tc;
 	int failed;
 
 	if (argc > 1)
 		return worker(argc, argv);
+	suite = suite_create("transfer");
+	tc = tcase_create("transfer");
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, success);
 	tcase_add_loop_test(tc, failure, 0, sizeof failures / sizeof failures[0]);
