@@ -112,6 +112,7 @@ class Capsule:
         self.table = f"{MARK}{n}"
         self.netns = netns
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
+        self.env = dict(os.environ)
         self.process = None
         self.log = self.dir / "stderr.log"
 
@@ -126,7 +127,7 @@ class Capsule:
         assert self.process is None
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(a) for a in self.argv()], stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, start_new_session=True)
+                                            stderr=log, start_new_session=True, env=self.env)
         if wait:
             wait_for(self.is_ready, "the daemon to be ready")
         return self
