@@ -29,7 +29,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
 
 @pytest.fixture
 def host(lan, make_capsule):
-    return make_capsule("--stop-grace", "1s", netns=lan.host, push=("busybox:test", "nginx:test", "udp-echo:test"))
+    return make_capsule(netns=lan.host, push=("busybox:test", "nginx:test", "udp-echo:test"))
 
 
 def run_web(capsule, name="web", port=PORT, **spec):
