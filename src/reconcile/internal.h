@@ -53,6 +53,7 @@ struct workload {
 	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
 	bool completed;         /* ended, and by its restart policy not to be started again */
 	bool restart_requested;
+	int64_t stop_grace_ms;  /* what its shim was told, while STOPPING */
 	bool failed;            /* the last attempt to start failed: `failure` says why */
 	char *failure;
 	unsigned restart_count;
