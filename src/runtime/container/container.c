@@ -483,7 +483,6 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 	 * would be seen by nobody, so it does not go on. */
 	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p.cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
-	result.finished_at_ns = time_realtime_ns();
 	instance_ended(ret, &result);
 	return 0;
 }
