@@ -128,7 +128,8 @@ static int open_parts(struct daemon *d, struct error *err)
 	};
 	d->transfer_options = (struct transfer_options){ o->image_worker, o->root, d->registries_file };
 	if (store_open(db, &d->store, err) < 0 || store_adopt_subnet(d->store, &d->host.subnet, err) < 0 ||
-	    image_store_open(o->root, &d->images, err) < 0 || volume_file_backend_new(volumes, &d->volumes, err) < 0 || net_new(&net, &d->net, err) < 0 ||
+	    image_store_open(o->root, &d->images, err) < 0 ||
+	    volume_file_backend_new(volumes, &d->volumes, err) < 0 || net_new(&net, &d->net, err) < 0 ||
 	    container_driver_new(&d->driver_options, &d->container, err) < 0)
 		return -1;
 	return 0;

@@ -84,6 +84,20 @@ int oci_config_diff_ids(const json_t *config, size_t n_layers, const json_t **re
 	return 0;
 }
 
+int oci_config_check_platform(const json_t *config, struct error *err)
+{
+	const char *os = json_string_value(json_object_get(config, "os"));
+	const char *architecture = json_string_value(json_object_get(config, "architecture"));
+
+	/* Old tools left them out. */
+	if (!os || !*os || !architecture || !*architecture)
+		return 0;
+	if (!strcmp(os, "linux") && !strcmp(architecture, MACHINE_ARCH))
+		return 0;
+	return error_set(err, ERR_FAILED_PRECONDITION, "the image is for %.32s/%.32s and this machine is linux/" MACHINE_ARCH,
+			 os, architecture);
+}
+
 bool oci_is_index(const char *media_type)
 {
 	return media_type && (!strcmp(media_type, OCI_INDEX) || !strcmp(media_type, DOCKER_INDEX));

@@ -49,6 +49,9 @@ void oci_manifest_release(struct oci_manifest *m);
 /* Checks rootfs.diff_ids of a config: n_layers SHA-256 digests. Returns the array, which belongs to the config. */
 int oci_config_diff_ids(const json_t *config, size_t n_layers, const json_t **ret, struct error *err);
 
+/* FAILED_PRECONDITION if the config says that the image is for another kind of machine. */
+int oci_config_check_platform(const json_t *config, struct error *err);
+
 /* Whether the media type is that of an index (a list of manifests by platform). NULL is not. */
 bool oci_is_index(const char *media_type);
 

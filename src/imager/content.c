@@ -185,6 +185,7 @@ static int check_image(struct content *c, const char *manifest_digest, json_t **
 	if (read_document(c, manifest_digest, &manifest, err) < 0 || oci_manifest_parse(manifest, &m, err) < 0)
 		return error_wrap(err, "manifest");
 	if (check_blob(c, &m.config, err) < 0 || read_document(c, m.config.digest, &config, err) < 0 ||
+	    oci_config_check_platform(config, err) < 0 ||
 	    oci_config_diff_ids(config, m.n_layers, &diff_ids, err) < 0)
 		return error_wrap(err, "config");
 	for (size_t i = 0; i < m.n_layers; i++) {

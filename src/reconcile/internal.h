@@ -75,9 +75,20 @@ struct removed {
 	uint64_t revision;
 };
 
+/* What is known of the network that workloads share. */
+struct bridge {
+	char *obstacle;           /* NULL or "": none */
+	int resolver;             /* pidfd; -1: none is watched */
+	int64_t watched_since_ns; /* monotonic */
+	uv_poll_t poll;           /* on resolver */
+	uv_timer_t timer;         /* to the next look after its end */
+	bool open;                /* timer is */
+};
+
 struct reconciler {
 	struct reconciler_host host;
 	struct removed *removed; /* uthash by name; emptied whenever no task is under way */
+	struct bridge bridge;
 	struct workload *workloads; /* uthash by name */
 	struct reconciler_watch *watches, *watch_cursor;
 	bool halted;
@@ -131,13 +142,34 @@ void step_remove(struct workload *w);
 /* The endpoint of a record; the ports are allocated, freed by the caller. -1 without memory. */
 int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, struct net_port **ret_ports);
 
+/* ---- bridge.c ---- */
+
+void bridge_init(struct reconciler *r);
+void bridge_release(struct reconciler *r);
+
+/* What a look at the network finds. */
+struct bridge_look {
+	char *obstacle; /* text for the user, a line each; "": none; NULL: unknown */
+	int resolver;   /* pidfd; -1: none runs */
+};
+
+/* May block. Starts the resolver again if it has ended. */
+void bridge_look(struct net *net, struct bridge_look *ret);
+void bridge_look_release(struct bridge_look *look);
+
+/* On the loop: takes over what was found, and releases it. */
+void bridge_note(struct reconciler *r, struct bridge_look *look);
+
+/* What is in the way of the workloads on the bridge; "" if nothing is. */
+const char *bridge_obstacle(const struct reconciler *r);
+
 /* ---- status.c ---- */
 
 /* Fills a message on the stack whose strings live in `text` and in the workload. */
 struct status_view {
 	Capsule__V1__Workload workload;
 	Capsule__V1__WorkloadStatus status;
-	char message[1024];
+	char message[2048];
 	char address[16];
 };
 void status_fill(const struct workload *w, struct status_view *view);

@@ -15,6 +15,7 @@ int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, 
 	if (!r)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	r->host = *host;
+	bridge_init(r);
 	*ret = r;
 	return 0;
 }
@@ -74,6 +75,7 @@ void reconciler_free(struct reconciler *r)
 	while (r->closing)
 		uv_run(r->host.loop, UV_RUN_ONCE);
 	forget_removed(r);
+	bridge_release(r);
 	free(r);
 }
 

@@ -52,7 +52,7 @@ struct driver_instance {
 	int exit_code;                /* 128 + signal for a kill; 255 unknown */
 	bool oom_killed;
 	bool stopped;                 /* it ended because of a stop request */
-	int64_t finished_at_ns;       /* 0: the shim was killed, nobody saw the end */
+	int64_t finished_at_ns;       /* 0: nobody saw it end */
 	/* recover() only: what the run was started from, so that it can be kept from collection. Owned. */
 	char *image_digest;
 	char **layers;

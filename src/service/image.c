@@ -8,6 +8,7 @@
 
 #include "image.pb-c.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 static void fill(Capsule__V1__Image *m, const struct image *image)
@@ -58,6 +59,7 @@ static void list_message(struct rpc_call *call, const ProtobufCMessage *message)
 struct push {
 	struct rpc_call *call;
 	struct transfer *transfer;
+	uint64_t announced; /* 0: not known */
 	uint64_t received;
 };
 
@@ -97,6 +99,14 @@ static int push_begin(struct push *push, const struct service_host *host, struct
 	return push->transfer ? 0 : -1;
 }
 
+/* A client that lost its place in the archive, or a part of it: what came is not what was meant. */
+static int wrong_size(const struct push *push, struct error *err)
+{
+	return error_set(err, ERR_INVALID_ARGUMENT, "the archive was announced with %" PRIu64 " bytes and %s %" PRIu64,
+			 push->announced, push->received > push->announced ? "has at least" : "ended after",
+			 push->received);
+}
+
 static int push_take(struct push *push, const struct service_host *host, const Capsule__V1__ImagePushRequest *request,
 		     struct error *err)
 {
@@ -104,11 +114,14 @@ static int push_take(struct push *push, const struct service_host *host, const C
 	case CAPSULE__V1__IMAGE_PUSH_REQUEST__MSG_METADATA:
 		if (push->transfer)
 			return error_set(err, ERR_INVALID_ARGUMENT, "the metadata was sent twice; it comes first, once");
+		push->announced = request->metadata->total_bytes;
 		return push_begin(push, host, err);
 	case CAPSULE__V1__IMAGE_PUSH_REQUEST__MSG_CHUNK:
 		if (!push->transfer)
 			return error_set(err, ERR_INVALID_ARGUMENT, "the first message must hold the metadata");
 		push->received += request->chunk.len;
+		if (push->announced && push->received > push->announced)
+			return wrong_size(push, err);
 		if (transfer_write(push->transfer, request->chunk.data, request->chunk.len) > TRANSFER_QUEUE_HIGH)
 			rpc_call_pause(push->call);
 		return 0;
@@ -141,12 +154,14 @@ static void push_half_close(struct rpc_call *call)
 	struct push *push = rpc_call_data(call);
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (push->transfer) {
+	if (!push->transfer)
+		error_set(&err, ERR_INVALID_ARGUMENT, "the stream ended without an archive");
+	else if (push->announced && push->received != push->announced)
+		wrong_size(push, &err);
+	if (err.code != ERR_OK)
+		push_fail(push, &err);
+	else
 		transfer_end(push->transfer);
-		return;
-	}
-	error_set(&err, ERR_INVALID_ARGUMENT, "the stream ended without an archive");
-	push_fail(push, &err);
 }
 
 static void push_close(struct rpc_call *call, enum error_code code, const char *message)

@@ -2,6 +2,8 @@
 /* Copyright The Capsule authors */
 #include "service/unary.h"
 
+#include "manifest/manifest.h"
+
 #include <stdlib.h>
 
 struct held {
@@ -22,6 +24,16 @@ ProtobufCMessage *message_copy(const ProtobufCMessage *message)
 	if (!copy)
 		abort();
 	return copy;
+}
+
+bool call_name_valid(struct rpc_call *call, const char *what, const char *name)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (manifest_check_name(what, name, &err) == 0)
+		return true;
+	rpc_call_fail(call, &err);
+	return false;
 }
 
 void unary_finish(struct unary *u)

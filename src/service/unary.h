@@ -48,6 +48,10 @@ void unary_on_close(struct rpc_call *call, enum error_code code, const char *mes
 /* A deep copy; aborts without memory. */
 ProtobufCMessage *message_copy(const ProtobufCMessage *message);
 
+/* Whether the name that a request carries can be one. If not, the call has been failed with INVALID_ARGUMENT. `what` is
+ * "workload name" or the like. */
+bool call_name_valid(struct rpc_call *call, const char *what, const char *name);
+
 static inline struct service_host *call_host(const struct rpc_call *call)
 {
 	return rpc_call_method(call)->arg;

@@ -15,8 +15,9 @@
 #include <utlist.h>
 
 #define MIB (1ull << 20)
+#define NAME "volume name"
 
-/* ---- one at a time ---- */
+/* ---- one at a time: names that were checked ---- */
 
 struct busy {
 	char name[64];
@@ -144,7 +145,8 @@ static void get_work(struct unary *u)
 
 static void get_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
-	unary_start(call, message, get_work, unary_answer);
+	if (call_name_valid(call, NAME, ((const Capsule__V1__VolumeGetRequest *)(const void *)message)->name))
+		unary_start(call, message, get_work, unary_answer);
 }
 
 static void list_work(struct unary *u)
@@ -341,6 +343,8 @@ static void delete_message(struct rpc_call *call, const ProtobufCMessage *messag
 	const Capsule__V1__VolumeDeleteRequest *request = (const void *)message;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
+	if (!call_name_valid(call, NAME, request->name))
+		return;
 	if (busy_begin(request->name, &err) < 0)
 		rpc_call_fail(call, &err);
 	else if (request->force)

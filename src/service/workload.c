@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#define NAME "workload name"
 #define DESIRED(s) CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_##s
 
 static int not_found(const char *name, struct error *err)
@@ -119,9 +120,12 @@ static void apply_message(struct rpc_call *call, const ProtobufCMessage *message
 static void get_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__WorkloadGetRequest *request = (const void *)message;
-	Capsule__V1__Workload *w = reconciler_get(call_host(call)->reconciler, request->name);
 	_cleanup_error_ struct error err = ERROR_INIT;
+	Capsule__V1__Workload *w;
 
+	if (!call_name_valid(call, NAME, request->name))
+		return;
+	w = reconciler_get(call_host(call)->reconciler, request->name);
 	if (!w) {
 		not_found(request->name, &err);
 		rpc_call_fail(call, &err);
@@ -155,12 +159,20 @@ static void list_message(struct rpc_call *call, const ProtobufCMessage *message)
 
 /* ---- Delete, Stop, Start: a new desired state ---- */
 
-static void desired_work(struct unary *u, Capsule__V1__DesiredState state)
+/* All three requests have the name as their only field. */
+static const char *desired_name(const ProtobufCMessage *request)
 {
-	/* All three requests have the name as their only field. */
-	const Capsule__V1__WorkloadStopRequest *request = (const void *)u->request;
+	return ((const Capsule__V1__WorkloadStopRequest *)(const void *)request)->name;
+}
 
-	(void)store_set_desired(u->host->store, request->name, state, &u->record, &u->err);
+static void desired_start(struct rpc_call *call, const ProtobufCMessage *request, unary_fn work, unary_fn done)
+{
+	if (call_name_valid(call, NAME, desired_name(request)))
+		unary_start(call, request, work, done);
+}
+
+static void desired_work(struct unary *u, Capsule__V1__DesiredState state)
+{	(void)store_set_desired(u->host->store, desired_name(u->request), state, &u->record, &u->err);
 }
 
 static void desired_done(struct unary *u, const ProtobufCMessage *reply)
@@ -187,7 +199,7 @@ static void delete_done(struct unary *u)
 
 static void delete_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
-	unary_start(call, message, delete_work, delete_done);
+	desired_start(call, message, delete_work, delete_done);
 }
 
 static void stop_work(struct unary *u)
@@ -204,7 +216,7 @@ static void stop_done(struct unary *u)
 
 static void stop_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
-	unary_start(call, message, stop_work, stop_done);
+	desired_start(call, message, stop_work, stop_done);
 }
 
 static void start_work(struct unary *u)
@@ -214,17 +226,16 @@ static void start_work(struct unary *u)
 
 static void start_done(struct unary *u)
 {
-	const Capsule__V1__WorkloadStartRequest *request = (const void *)u->request;
 	Capsule__V1__WorkloadStartResponse reply = CAPSULE__V1__WORKLOAD_START_RESPONSE__INIT;
 
 	desired_done(u, &reply.base);
 	if (u->err.code == ERR_OK)
-		reconciler_start(u->host->reconciler, request->name);
+		reconciler_start(u->host->reconciler, desired_name(u->request));
 }
 
 static void start_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
-	unary_start(call, message, start_work, start_done);
+	desired_start(call, message, start_work, start_done);
 }
 
 static void restart_message(struct rpc_call *call, const ProtobufCMessage *message)
@@ -233,6 +244,8 @@ static void restart_message(struct rpc_call *call, const ProtobufCMessage *messa
 	Capsule__V1__WorkloadRestartResponse reply = CAPSULE__V1__WORKLOAD_RESTART_RESPONSE__INIT;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
+	if (!call_name_valid(call, NAME, request->name))
+		return;
 	if (reconciler_restart(call_host(call)->reconciler, request->name, &err) < 0)
 		rpc_call_fail(call, &err);
 	else

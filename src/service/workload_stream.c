@@ -5,9 +5,11 @@
 #include "service/unary.h"
 
 #include "base/timeutil.h"
+#include "manifest/manifest.h"
 #include "runtime/log_reader.h"
 #include "service/log_stream.h"
 
+#include <inttypes.h>
 #include <string.h>
 #include <utlist.h>
 
@@ -49,8 +51,15 @@ static void logs_workload_changed(const char *name, bool gone, void *arg)
 
 static int logs_check(const Capsule__V1__WorkloadLogsRequest *request, const Capsule__V1__Workload *w, struct error *err)
 {
+	if (manifest_check_name("workload name", request->name, err) < 0)
+		return -1;
 	if (!w)
 		return error_set(err, ERR_NOT_FOUND, "there is no workload %s", request->name);
+	if (!protobuf_c_enum_descriptor_get_value(&capsule__v1__log_source__descriptor, (int)request->source))
+		return error_set(err, ERR_INVALID_ARGUMENT, "%d is not a known source of logs", (int)request->source);
+	if (request->since_unix_nanos < 0)
+		return error_set(err, ERR_INVALID_ARGUMENT, "since_unix_nanos is %" PRId64 "; it must not be negative",
+				 request->since_unix_nanos);
 	if (request->tail_lines < 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "tail_lines is %d; it must not be negative",
 				 request->tail_lines);
@@ -217,8 +226,12 @@ static void watch_initial(const Capsule__V1__Workload *workload, void *arg)
 static void watch_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__WorkloadWatchRequest *request = (const void *)message;
-	struct watch *watch = calloc(1, sizeof *watch);
+	struct watch *watch;
 
+	for (size_t i = 0; i < request->n_names; i++)
+		if (!call_name_valid(call, "workload name", request->names[i]))
+			return;
+	watch = calloc(1, sizeof *watch);
 	if (!watch)
 		abort();
 	watch->call = call;

@@ -34,6 +34,14 @@ enum cgroup_mode cgroup_mode(void)
 
 typedef int (*hierarchy_fn)(int rootfd, void *arg);
 
+/* A plain directory there may hold files that look alike: crun writes such ones where it finds no v2 hierarchy. */
+static bool is_hierarchy(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && (fs.f_type == CGROUP_SUPER_MAGIC || fs.f_type == CGROUP2_SUPER_MAGIC);
+}
+
 /* Calls fn with each hierarchy's root; stops at the first that does not return 0. */
 static int each_hierarchy(hierarchy_fn fn, void *arg)
 {
@@ -61,7 +69,7 @@ static int each_hierarchy(hierarchy_fn fn, void *arg)
 		if (entry->d_name[0] == '.' || (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN))
 			continue;
 		root = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (root >= 0)
+		if (root >= 0 && is_hierarchy(root))
 			r = fn(root, arg);
 	}
 	return r;
@@ -121,25 +129,17 @@ struct kill_pass {
 	size_t killed;
 };
 
+/* What has ended does not count, though it may be listed until its parent has looked, and on v1 a while longer. */
 static void kill_one(struct kill_pass *pass, pid_t pid)
 {
-	int pidfd;
+	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
-	/* What cannot be signalled does not count: a v1 hierarchy lists processes for a while after their end. */
-	if (pass->n_watch >= pass->max_watch) {
-		if (kill(pid, SIGKILL) == 0)
-			pass->killed++;
+	if (pidfd < 0 || poll(&p, 1, 0) != 0 || syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0)
 		return;
-	}
-	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (pidfd < 0)
-		return;
-	if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0) {
-		close(pidfd);
-		return;
-	}
 	pass->killed++;
-	pass->watch[pass->n_watch++] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
+	if (pass->n_watch < pass->max_watch)
+		pass->watch[pass->n_watch++] = (struct pollfd){ .fd = steal_fd(&pidfd), .events = POLLIN };
 }
 
 static void kill_tree(struct kill_pass *pass, int dirfd, unsigned depth)

@@ -18,7 +18,8 @@
 #define REASON_MAX 1024
 /* Number of the gate in the runtime: away from those that it uses for itself. */
 #define GATE_FD 30
-/* include/linux/sched.h: "Forked but didn't exec"; part of field 9 of /proc/PID/stat. */
+/* include/linux/sched.h: "Getting shut down", "Forked but didn't exec"; in field 9 of /proc/PID/stat. */
+#define PF_EXITING 0x4u
 #define PF_FORKNOEXEC 0x40u
 
 struct launch {
@@ -142,23 +143,21 @@ static int read_pid(struct launch *l, struct error *err)
 	return 0;
 }
 
-/* Whether the process ended before it became the payload. It is our child by now and not reaped, so it still can be
- * looked at. */
+/* Whether the process never became the payload. The gate is shut, so it has executed it or is ending; the kernel clears the
+ * one flag and sets the other before it shuts the gate. The process is our child by now and not reaped, so it can be
+ * looked at. (runc does not pass the gate on; what it cannot execute it finds out earlier.) */
 static bool ended_before_exec(pid_t pid)
 {
 	_cleanup_free_ char *text = NULL;
-	siginfo_t info = { 0 };
 	unsigned flags;
 	char path[32];
 	char *p;
 
-	if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0)
-		return false;
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
 	if (fs_read(AT_FDCWD, path, 4096, &text, NULL, NULL) < 0)
 		return false;
 	p = strrchr(text, ')');
-	return p && sscanf(p, ") %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && flags & PF_FORKNOEXEC;
+	return p && sscanf(p, ") %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && flags & PF_FORKNOEXEC && flags & PF_EXITING;
 }
 
 static int wait_exec(struct launch *l, struct error *err)

@@ -211,6 +211,18 @@ static int enter_netns(struct error *err)
 	return 0;
 }
 
+/* The daemon is writing the bundle meanwhile. Should it die over that, nobody wants the payload. */
+static int await_start(struct error *err)
+{
+	struct shim_message m;
+	int r;
+
+	do {
+		r = shim_receive(SHIM_FD_CONNECTION, &m);
+	} while (r > 0 && m.type != SHIM_START);
+	return r > 0 ? 0 : error_set(err, ERR_CANCELLED, "the daemon ended during the start");
+}
+
 static int start(struct shim *shim, struct error *err)
 {
 	const struct shim_options *o = shim->options;
@@ -226,7 +238,7 @@ static int start(struct shim *shim, struct error *err)
 		return -1;
 	if (mounts_setup(o, err) < 0)
 		return -1;
-	if (launch_payload(shim, err) < 0) {
+	if (await_start(err) < 0 || launch_payload(shim, err) < 0) {
 		mounts_release(o);
 		return -1;
 	}

@@ -7,7 +7,8 @@
  * Start. The daemon binds and listens on <run>/workloads/<name>/shim.sock before it starts the shim, and hands that
  * socket over. So from the moment the shim exists a daemon can connect to it, also one that comes later and finds a shim
  * that is still setting up. File descriptors of the new shim: SHIM_FD_CONNECTION, a first connection; SHIM_FD_LISTEN;
- * SHIM_FD_NETNS, the network namespace to enter, with --netns.
+ * SHIM_FD_NETNS, the network namespace to enter, with --netns. Shim and daemon prepare side by side, the one the mounts,
+ * the other the bundle; on SHIM_START the shim runs the payload. If the connection ends before, it undoes and goes.
  *
  * Messages. SOCK_SEQPACKET: one packet is one message, a `struct shim_header` and a body of `length` bytes in the host's
  * byte order. On every connection the shim speaks first: SHIM_HELLO when the payload runs, or SHIM_FAILED. When the run
@@ -52,6 +53,7 @@ enum shim_type {
 	SHIM_EXIT = 3,        /* to the daemon: struct shim_result */
 	SHIM_STOP = 4,        /* to the shim: struct shim_stop */
 	SHIM_UNSUPPORTED = 5, /* to the daemon: struct shim_unsupported */
+	SHIM_START = 6,       /* to the shim, on the first connection, once: the bundle is written; no body */
 };
 
 struct shim_header {

@@ -104,7 +104,7 @@ class Capsule:
         Capsule.serial += 1
         n = Capsule.serial
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
-        self.dir.chmod(0o711)  # the resolver, which is not root, passes on its way to the run root
+        self.dir.chmod(0o755)  # dnsmasq gives up root and must find its files
         self.root = self.dir / "root"
         self.run_dir = self.dir / "run"
         self.socket = self.run_dir / "capsule.sock"
@@ -113,6 +113,7 @@ class Capsule:
         self.table = f"{MARK}{n}"
         self.netns = netns
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
+        self.env = dict(os.environ)
         self.process = None
         self.log = self.dir / "stderr.log"
 
@@ -121,13 +122,13 @@ class Capsule:
     def argv(self):
         return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
-                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", *self.options]
+                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
         assert self.process is None
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(a) for a in self.argv()], stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, start_new_session=True)
+                                            stderr=log, start_new_session=True, env=self.env)
         if wait:
             wait_for(self.is_ready, "the daemon to be ready")
         return self

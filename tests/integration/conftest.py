@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-import os
+import contextlib
 import pathlib
-import subprocess
 import sys
+import types
 
 import pytest
 
@@ -11,20 +11,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import capsule as capsule_module  # noqa: E402
 import images  # noqa: E402
+import protos  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
     """Images made once from this machine's files, as `docker save` archives: name -> path."""
     directory = tmp_path_factory.mktemp("images")
-    made = {"busybox:test": directory / "busybox.tar", "nginx:test": directory / "nginx.tar"}
+    made = {"busybox:test": directory / "busybox.tar", "nginx:test": directory / "nginx.tar",
+            "udp-echo:test": directory / "udp-echo.tar"}
     images.make_busybox_image(str(made["busybox:test"]), "busybox:test")
     images.make_nginx_image(str(made["nginx:test"]), "nginx:test")
+    images.make_udp_image(str(made["udp-echo:test"]), "udp-echo:test")
     return made
 
 
-@pytest.fixture
-def make_capsule(archives):
+@contextlib.contextmanager
+def capsules(archives):
     """A function that starts a daemon with the given options; all are closed, and leaks are looked for, at the end."""
     started = []
 
@@ -66,8 +69,21 @@ def lan():
 
 
 @pytest.fixture
+def make_capsule(archives):
+    with capsules(archives) as make:
+        yield make
+
+
+@pytest.fixture
 def capsule(make_capsule):
     return make_capsule()
+
+
+@pytest.fixture(scope="module")
+def shared_capsule(archives):
+    """One daemon for all tests of a module: for those that leave it as they found it."""
+    with capsules(archives) as make:
+        yield make()
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +91,7 @@ def stubs(tmp_path_factory):
     """Python stubs generated from our .proto files: an independent client. A namespace with the modules."""
     out = tmp_path_factory.mktemp("stubs")
     proto = capsule_module.TOP / "proto/capsule/v1"
-    subprocess.run(["protoc", f"--proto_path={proto}", f"--python_out={out}", f"--grpc_out={out}",
-                    "--plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin", *map(str, proto.glob("*.proto"))], check=True)
-    sys.path.insert(0, str(out))
+    protos.generate(out, [proto], proto.glob("*.proto"))
 
     class Stubs:
         pass
@@ -85,3 +99,22 @@ def stubs(tmp_path_factory):
         setattr(Stubs, name, __import__(f"{name}_pb2"))
         setattr(Stubs, name + "_grpc", __import__(f"{name}_pb2_grpc"))
     return Stubs
+
+
+@pytest.fixture(scope="session")
+def standard_stubs(tmp_path_factory):
+    """The same for health and reflection. The modules import each other as grpc.health...; grpcio's own package gets that
+    folder as well."""
+    import grpc
+    out = tmp_path_factory.mktemp("standard-stubs")
+    protos.generate(out, [capsule_module.TOP / "proto"], ["grpc/health/v1/health.proto", "grpc/reflection/v1/reflection.proto",
+                                                          "grpc/reflection/v1alpha/reflection.proto"])
+    grpc.__path__.append(str(out / "grpc"))
+    from grpc.health.v1 import health_pb2, health_pb2_grpc
+    from grpc.reflection.v1 import reflection_pb2, reflection_pb2_grpc
+    from grpc.reflection.v1alpha import reflection_pb2 as alpha_pb2
+    from grpc.reflection.v1alpha import reflection_pb2_grpc as alpha_pb2_grpc
+    return types.SimpleNamespace(
+        health=health_pb2, HealthStub=health_pb2_grpc.HealthStub,
+        reflection=reflection_pb2, ReflectionStub=reflection_pb2_grpc.ServerReflectionStub,
+        alpha=alpha_pb2, AlphaStub=alpha_pb2_grpc.ServerReflectionStub)

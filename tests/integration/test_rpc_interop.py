@@ -6,12 +6,15 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import threading
+import types
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
+
+import protos
+from grpc_client import fails
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", TOP / "build"))
@@ -19,30 +22,12 @@ Code = grpc.StatusCode
 
 
 @pytest.fixture(scope="module")
-def pb(tmp_path_factory):
+def pb(tmp_path_factory, standard_stubs):
     """Stubs generated from the .proto files at test time."""
-    out = tmp_path_factory.mktemp("rpc-stubs")
-    files = ["echo.proto", "grpc/health/v1/health.proto", "grpc/reflection/v1/reflection.proto",
-             "grpc/reflection/v1alpha/reflection.proto"]
-    subprocess.run(["protoc", f"--proto_path={TOP}/tests/echo", f"--proto_path={TOP}/proto", f"--python_out={out}",
-                    f"--grpc_python_out={out}", "--plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin", *files],
-                   check=True)
-    # The generated modules import each other as grpc.health...; grpcio's own package gets that folder as well.
-    grpc.__path__.append(str(out / "grpc"))
-    sys.path.insert(0, str(out))
-    try:
-        import echo_pb2
-        import echo_pb2_grpc
-        from grpc.health.v1 import health_pb2, health_pb2_grpc
-        from grpc.reflection.v1 import reflection_pb2, reflection_pb2_grpc
-        from grpc.reflection.v1alpha import reflection_pb2 as alpha_pb2
-        from grpc.reflection.v1alpha import reflection_pb2_grpc as alpha_pb2_grpc
-    finally:
-        sys.path.remove(str(out))
-    return type("Stubs", (), dict(
-        echo=echo_pb2, EchoStub=echo_pb2_grpc.EchoStub, health=health_pb2, HealthStub=health_pb2_grpc.HealthStub,
-        reflection=reflection_pb2, ReflectionStub=reflection_pb2_grpc.ServerReflectionStub,
-        alpha=alpha_pb2, AlphaStub=alpha_pb2_grpc.ServerReflectionStub))
+    protos.generate(tmp_path_factory.mktemp("echo-stubs"), [TOP / "tests/echo"], ["echo.proto"])
+    import echo_pb2
+    import echo_pb2_grpc
+    return types.SimpleNamespace(**vars(standard_stubs), echo=echo_pb2, EchoStub=echo_pb2_grpc.EchoStub)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +52,6 @@ def channel(server, request):
 @pytest.fixture
 def echo(pb, channel):
     return pb.EchoStub(channel)
-
-
-def fails(call, code):
-    with pytest.raises(grpc.RpcError) as e:
-        call()
-    assert e.value.code() == code, e.value.details()
-    return e.value.details()
 
 
 # --- the four kinds of call ---

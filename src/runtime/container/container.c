@@ -8,6 +8,7 @@
 #include "base/process.h"
 #include "base/timeutil.h"
 #include "runtime/container/bundle.h"
+#include "runtime/container/origin.h"
 #include "shim/cgroup.h"
 #include "shim/protocol.h"
 
@@ -141,11 +142,16 @@ static void instance_running(struct driver_instance *i, const struct shim_messag
 
 /* ---- start ---- */
 
-static int make_writable_layer(const struct places *p, bool fresh, struct error *err)
+static int make_writable_layer(const struct places *p, const struct driver_plan *plan, struct error *err)
 {
-	if (fresh && (fs_remove_tree(AT_FDCWD, p->upper, err) < 0 || fs_remove_tree(AT_FDCWD, p->work, err) < 0))
+	bool keep = origin_matches(p->state_dir, plan);
+
+	if (!keep && (fs_remove_tree(AT_FDCWD, p->upper, err) < 0 || fs_remove_tree(AT_FDCWD, p->work, err) < 0))
 		return -1;
 	if (fs_mkdir_all(AT_FDCWD, p->state_dir, 0711, err) < 0)
+		return -1;
+	/* After the old layer is gone: a record never speaks of an older layer than it stands beside. */
+	if (!keep && origin_write(p->state_dir, plan, err) < 0)
 		return -1;
 	if (mkdir(p->work, 0700) < 0 && errno != EEXIST)
 		return error_errno(err, errno, "cannot make %s", p->work);
@@ -274,16 +280,14 @@ static void build_command(struct command *c, const struct container_driver *d, c
 	c->argv[c->n] = NULL;
 }
 
-/* Starts the shim and hears its first word. */
-static int run_shim(const struct command *c, int dirfd, const struct driver_plan *plan, struct driver_instance *ret,
-		    struct error *err)
+/* Starts the shim. *ret_fd: the first connection to it. */
+static int spawn_shim(const struct command *c, int dirfd, const struct driver_plan *plan, int *ret_fd, pid_t *ret_pid,
+		      struct error *err)
 {
 	_cleanup_close_ int listener = listen_for_daemons(dirfd, err), mine = -1, theirs = -1;
 	struct process_fd fds[3];
 	struct process_spawn spawn = { .argv = c->argv, .fds = fds, .n_fds = 2, .new_session = true };
-	struct shim_message message;
-	int pair[2], r;
-	pid_t pid;
+	int pair[2];
 
 	if (listener < 0)
 		return -1;
@@ -295,17 +299,49 @@ static int run_shim(const struct command *c, int dirfd, const struct driver_plan
 	fds[1] = (struct process_fd){ listener, SHIM_FD_LISTEN };
 	if (plan->netns_fd >= 0)
 		fds[spawn.n_fds++] = (struct process_fd){ plan->netns_fd, SHIM_FD_NETNS };
-	if (process_spawn(&spawn, &pid, NULL, err) < 0)
+	if (process_spawn(&spawn, ret_pid, NULL, err) < 0)
 		return -1;
-	close(steal_fd(&theirs));
-	close(steal_fd(&listener));
-	/* The process that was started goes at once; the shim is its child and nobody's. */
-	process_wait(pid);
-	r = await_hello(mine, &message, err);
-	if (r <= 0)
-		return -1;
-	instance_running(ret, &message, &mine);
+	*ret_fd = steal_fd(&mine);
 	return 0;
+}
+
+/* While the shim makes its namespace and mounts, the bundle is written. Then it is told to go on. */
+static int run_shim(const struct command *c, const struct bundle *bundle, int dirfd, struct driver_instance *ret,
+		    struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct shim_message message;
+	pid_t pid;
+	int r;
+
+	if (spawn_shim(c, dirfd, bundle->plan, &fd, &pid, err) < 0)
+		return -1;
+	r = bundle_write(bundle, err);
+	/* The process that was started is gone by now; the shim is its child and nobody's. */
+	process_wait(pid);
+	if (r < 0)
+		return -1;
+	/* If the shim has failed meanwhile, it has said why. */
+	(void)shim_send(fd, SHIM_START, NULL, 0);
+	if (await_hello(fd, &message, err) <= 0)
+		return -1;
+	instance_running(ret, &message, &fd);
+	return 0;
+}
+
+/* runc writes its log as `time="..." level=error msg="..."` with C's escapes. Leaves the message alone in the text. */
+static void unquote_message(char *text)
+{
+	char *from = strstr(text, " msg=\""), *to = text;
+
+	if (!from)
+		return;
+	for (from += 6; *from && *from != '"'; from++) {
+		if (*from == '\\' && from[1])
+			from++;
+		*to++ = *from;
+	}
+	*to = '\0';
 }
 
 /* The OCI runtime's words in terms of the user's. */
@@ -314,28 +350,29 @@ static void clarify(struct error *err)
 	static const struct {
 		const char *sign, *meaning;
 	} known[] = {
-		{ "not found in $PATH", "not found in the image" },
-		{ "executable file not found", "not found in the image" },
 		{ "missing dynamic library", "its interpreter or dynamic loader is not in the image" },
-		{ "Exec format error", "not a program for this machine" },
+		{ "not found in $PATH", "not found in the image" },
+		{ "no such file or directory", "not found in the image" },
 		{ "exec format error", "not a program for this machine" },
-		{ "no such file or directory: unknown", "not found in the image" },
-		{ "Permission denied", "permission denied: it is not executable for the container's user" },
 		{ "permission denied", "permission denied: it is not executable for the container's user" },
 	};
-	const char *text = error_message(err), *open, *close;
-	size_t i = 0;
+	_cleanup_free_ char *text = strdup(error_message(err));
+	const char *program, *end;
 
-	/* crun quotes the program with `, runc with ". */
-	if (!strstr(text, "exec"))
+	if (!text)
 		return;
-	open = strpbrk(text, "`\"");
-	close = open ? strpbrk(open + 1, "`\"") : NULL;
-	while (i < sizeof known / sizeof known[0] && !strstr(text, known[i].sign))
-		i++;
-	if (close && close > open + 1 && i < sizeof known / sizeof known[0])
-		error_set(err, ERR_FAILED_PRECONDITION, "exec: %.*s: %s", (int)(close - open - 1), open + 1,
-			  known[i].meaning);
+	unquote_message(text);
+	/* crun quotes the program with `, runc with ". */
+	program = strstr(text, "exec: \"");
+	program = program ? program + strlen("exec: \"") : strchr(text, '`') ? strchr(text, '`') + 1 : NULL;
+	end = program && strstr(text, "exec") ? strpbrk(program, "`\"") : NULL;
+	for (size_t i = 0; end && end > program && i < sizeof known / sizeof known[0]; i++)
+		if (strcasestr(text, known[i].sign)) {
+			error_set(err, ERR_FAILED_PRECONDITION, "exec: %.*s: %s", (int)(end - program), program,
+				  known[i].meaning);
+			return;
+		}
+	error_set(err, err->code, "%s", text);
 }
 
 static int container_cleanup(struct driver *driver, const char *name, struct error *err);
@@ -352,7 +389,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 
 	if (oci_runtime_find(d->oci_runtime, &runtime, err) < 0)
 		return -1;
-	if (make_writable_layer(p, false, err) < 0 || make_run_dir(p, plan, err) < 0 || bundle_write(&bundle, err) < 0)
+	if (make_writable_layer(p, plan, err) < 0 || make_run_dir(p, plan, err) < 0)
 		return -1;
 	build_command(&command, d, p, plan, &runtime);
 	if (command.failed)
@@ -360,7 +397,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 	dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0)
 		return error_errno(err, errno, "cannot open %s", p->run_dir);
-	return run_shim(&command, dirfd, plan, ret, err);
+	return run_shim(&command, &bundle, dirfd, ret, err);
 }
 
 static int container_start(struct driver *driver, const struct driver_plan *plan, struct driver_instance *ret,
@@ -455,17 +492,14 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 	};
 }
 
-static int container_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
+static int find_instance(const struct places *p, const char *name, struct driver_instance *ret, struct error *err)
 {
-	_cleanup_places_ struct places p = { 0 };
 	_cleanup_close_ int dirfd = -1, fd = -1;
 	struct shim_result result = { .exit_code = 255 };
 	struct shim_message message;
 
-	if (places_init(&p, container_of(driver), name, err) < 0)
-		return -1;
-	dirfd = open(p.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dirfd < 0 && !cgroup_exists(p.cgroup)) {
+	dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0 && !cgroup_exists(p->cgroup)) {
 		*ret = (struct driver_instance){ .shim_fd = -1 };
 		return 0;
 	}
@@ -481,9 +515,20 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 	}
 	/* The shim was killed, or failed with nobody to tell. Without it the container's output goes nowhere and its end
 	 * would be seen by nobody, so it does not go on. */
-	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p.cgroup, KILL_TIMEOUT_MS, err) < 0)
+	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p->cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
 	instance_ended(ret, &result);
+	return 0;
+}
+
+static int container_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
+{
+	_cleanup_places_ struct places p = { 0 };
+
+	if (places_init(&p, container_of(driver), name, err) < 0 || find_instance(&p, name, ret, err) < 0)
+		return -1;
+	if (ret->pid || ret->ended)
+		origin_read(p.state_dir, ret);
 	return 0;
 }
 

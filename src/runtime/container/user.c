@@ -179,12 +179,13 @@ static int resolve(struct lookup *l, const char *name, const char *group, struct
 		(void)find_user(l, NULL, u->uid, u);
 	else if (!find_user(l, name, 0, u))
 		return error_set(err, ERR_FAILED_PRECONDITION, "user %s is not in the image's /etc/passwd", name);
-	if (group && *group) {
-		if (parse_id(group, &u->gid) < 0 && !find_group(l, group, &u->gid))
-			return error_set(err, ERR_FAILED_PRECONDITION, "group %s is not in the image's /etc/group", group);
-	} else if (l->name[0]) {
+	if (group && *group && parse_id(group, &u->gid) < 0 && !find_group(l, group, &u->gid))
+		return error_set(err, ERR_FAILED_PRECONDITION, "group %s is not in the image's /etc/group", group);
+	/* The own group is a supplementary one too, as after a login: what denies it access denies it still when the process
+	 * changes its group. */
+	u->groups[u->n_groups++] = u->gid;
+	if (!(group && *group) && l->name[0])
 		find_supplementary(l, u);
-	}
 	if (!u->home)
 		u->home = strdup("/");
 	return u->home ? 0 : error_errno(err, ENOMEM, "cannot look up user %s", name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "runtime_fixture.h"
+#include "container_fixture.h"
 
 #include "base/buf.h"
 #include "base/fs.h"
@@ -90,7 +90,8 @@ void fixture_init(struct fixture *f, const char *runtime)
 	ck_assert_int_eq(container_driver_new(&f->options, &f->driver, NULL), 0);
 	f->layers[0] = f->layer;
 	f->image = (struct image){
-		.reference = (char *)"docker.io/library/busybox:test", .layers = f->layers, .n_layers = 1,
+		.reference = (char *)"docker.io/library/busybox:test", .digest = (char *)"sha256:1",
+		 .layers = f->layers, .n_layers = 1,
 		.config = { .entrypoint = f->none, .cmd = f->none, .env = f->none },
 	};
 }

@@ -5,8 +5,8 @@
  * For tests that run real containers: a machine in a temporary directory, with a root and a run directory, a cgroup parent and
  * an image of one layer made of Debian's busybox-static. Everything goes with fixture_release().
  */
-#ifndef CAPSULE_TESTS_RUNTIME_FIXTURE_H
-#define CAPSULE_TESTS_RUNTIME_FIXTURE_H
+#ifndef CAPSULE_TESTS_CONTAINER_FIXTURE_H
+#define CAPSULE_TESTS_CONTAINER_FIXTURE_H
 
 #include "runtime/driver.h"
 

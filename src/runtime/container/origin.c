@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "runtime/container/origin.h"
+
+#include "base/fs.h"
+#include "shim/protocol.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+
+#define FILE_MAX (1u << 20)
+
+static char *path_of(const char *state_dir)
+{
+	return fs_path("%s/origin.json", state_dir);
+}
+
+static const char *digest_of(const struct driver_plan *plan)
+{
+	return plan->image->digest ? plan->image->digest : "";
+}
+
+static json_t *load(const char *state_dir)
+{
+	_cleanup_free_ char *path = path_of(state_dir), *text = NULL;
+
+	if (!path || fs_read(AT_FDCWD, path, FILE_MAX, &text, NULL, NULL) < 0)
+		return NULL;
+	return json_loads(text, 0, NULL);
+}
+
+bool origin_matches(const char *state_dir, const struct driver_plan *plan)
+{
+	json_t *record = load(state_dir), *generation = json_object_get(record, "generation");
+	const char *digest = json_string_value(json_object_get(record, "image"));
+	bool same = json_is_integer(generation) && (uint64_t)json_integer_value(generation) == plan->generation && digest &&
+		    !strcmp(digest, digest_of(plan));
+
+	json_decref(record);
+	return same;
+}
+
+int origin_write(const char *state_dir, const struct driver_plan *plan, struct error *err)
+{
+	_cleanup_free_ char *path = path_of(state_dir), *text = NULL;
+	json_t *layers = json_array(), *record;
+
+	for (size_t i = 0; i < plan->image->n_layers; i++)
+		json_array_append_new(layers, json_string(plan->image->layers[i]));
+	record = json_pack("{s:I, s:s, s:o}", "generation", (json_int_t)plan->generation, "image", digest_of(plan), "layers",
+			   layers);
+	text = record ? json_dumps(record, JSON_COMPACT) : NULL;
+	json_decref(record);
+	if (!path || !text)
+		return error_errno(err, ENOMEM, "cannot record the origin of the writable layer");
+	return fs_write_replace(AT_FDCWD, path, text, strlen(text), 0600, err);
+}
+
+void origin_read(const char *state_dir, struct driver_instance *instance)
+{
+	json_t *record = load(state_dir), *layers = json_object_get(record, "layers"), *value;
+	const char *digest = json_string_value(json_object_get(record, "image"));
+	size_t n = json_array_size(layers), i;
+
+	if (digest && n <= SHIM_LAYERS_MAX) {
+		instance->image_digest = strdup(digest);
+		instance->layers = calloc(n ? n : 1, sizeof *instance->layers);
+		if (instance->layers)
+			json_array_foreach(layers, i, value) {
+				char *layer = strdup(json_is_string(value) ? json_string_value(value) : "");
+
+				if (layer)
+					instance->layers[instance->n_layers++] = layer;
+			}
+	}
+	json_decref(record);
+}

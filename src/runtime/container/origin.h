@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * What a workload's writable layer was made from, in `origin.json` beside it. A layer is worth something only over the
+ * image that it was written over and for the spec that wrote it. It also tells which layers of the image a container found at
+ * start-up stands on.
+ *
+ * Not synced: after a power cut an older or no record may be found, and then the layer is thrown away, never mixed up.
+ */
+#ifndef CAPSULE_RUNTIME_CONTAINER_ORIGIN_H
+#define CAPSULE_RUNTIME_CONTAINER_ORIGIN_H
+
+#include "runtime/driver.h"
+
+/* Whether the record in state_dir says this generation and image. */
+bool origin_matches(const char *state_dir, const struct driver_plan *plan);
+
+int origin_write(const char *state_dir, const struct driver_plan *plan, struct error *err);
+
+/* Fills image_digest and layers of the instance; leaves them empty when there is no record. */
+void origin_read(const char *state_dir, struct driver_instance *instance);
+
+#endif

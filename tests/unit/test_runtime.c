@@ -1,0 +1,722 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "base/buf.h"
+#include "base/fs.h"
+#include "base/task.h"
+#include "base/timeutil.h"
+#include "runtime/container/bundle.h"
+#include "runtime/container/seccomp.h"
+#include "runtime/container/user.h"
+#include "runtime/driver.h"
+#include "runtime/log_reader.h"
+#include "runtime/shim_client.h"
+#include "shim/log_writer.h"
+#include "shim/protocol.h"
+
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+
+static char dir[64];
+
+static void setup(void)
+{
+	snprintf(dir, sizeof dir, "/tmp/capsule-test-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+}
+
+static void teardown(void)
+{
+	ck_assert_int_eq(fs_remove_tree(AT_FDCWD, dir, NULL), 0);
+}
+
+static char *in_dir(const char *name)
+{
+	static char paths[8][160];
+	static unsigned next;
+	char *path = paths[next++ % 8];
+
+	snprintf(path, 160, "%s/%s", dir, name);
+	return path;
+}
+
+static void write_text(const char *name, const char *text)
+{
+	char *path = in_dir(name), *slash = strrchr(path, '/');
+
+	*slash = '\0';
+	ck_assert_int_eq(fs_mkdir_all(AT_FDCWD, path, 0755, NULL), 0);
+	*slash = '/';
+	ck_assert_int_eq(fs_write_replace(AT_FDCWD, path, text, strlen(text), 0644, NULL), 0);
+}
+
+/* ---- users ---- */
+
+static const char *user_text(const char *const *roots, size_t n, const char *spec)
+{
+	static char text[256];
+	struct error err = ERROR_INIT;
+	struct user u = { 0 };
+	int len;
+
+	if (user_resolve(roots, n, spec, &u, &err) < 0) {
+		snprintf(text, sizeof text, "%s", error_message(&err));
+		error_release(&err);
+		return text;
+	}
+	len = snprintf(text, sizeof text, "%u:%u %s", u.uid, u.gid, u.home);
+	for (size_t i = 0; i < u.n_groups; i++)
+		len += snprintf(text + len, sizeof text - (size_t)len, " %u", u.groups[i]);
+	user_release(&u);
+	return text;
+}
+
+START_TEST(users_are_looked_up_in_the_layers)
+{
+	const char *roots[] = { in_dir("upper"), in_dir("top"), in_dir("base") };
+
+	ck_assert_str_eq(user_text(roots, 3, NULL), "0:0 / 0");
+	ck_assert_str_eq(user_text(roots, 3, "1000:50"), "1000:50 / 50");
+	ck_assert_str_eq(user_text(roots, 3, "web"), "user web is not in the image's /etc/passwd");
+	ck_assert_str_eq(user_text(roots, 3, "4294967295"), "user 4294967295 is not in the image's /etc/passwd");
+	write_text("base/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34::/srv:/bin/sh\n");
+	write_text("base/etc/group", "root:x:0:\nlogs:x:44:a,web,b\nother:x:45:webber\nweb:x:34:web");
+	ck_assert_str_eq(user_text(roots, 3, ""), "0:0 /root 0");
+	ck_assert_str_eq(user_text(roots, 3, "web"), "33:34 /srv 34 44");
+	ck_assert_str_eq(user_text(roots, 3, "33"), "33:34 /srv 34 44");
+	ck_assert_str_eq(user_text(roots, 3, "web:logs"), "33:44 /srv 44");
+	ck_assert_str_eq(user_text(roots, 3, "web:7"), "33:7 /srv 7");
+	ck_assert_str_eq(user_text(roots, 3, "web:nope"), "group nope is not in the image's /etc/group");
+	/* An upper layer's file hides the lower one's. */
+	write_text("top/etc/passwd", "web:x:99:99::/new:/bin/sh\n");
+	ck_assert_str_eq(user_text(roots, 3, "web"), "99:99 /new 99 44 34");
+	/* A link out of the layer stays inside. */
+	ck_assert_int_eq(unlink(in_dir("top/etc/passwd")), 0);
+	ck_assert_int_eq(symlink("../../../../../../../etc/passwd-not-here", in_dir("top/etc/passwd")), 0);
+	ck_assert_str_eq(user_text(roots, 3, "web"), "33:34 /srv 34 44");
+}
+END_TEST
+
+START_TEST(users_and_whiteouts)
+{
+	const char *roots[] = { in_dir("top"), in_dir("base") };
+
+	if (geteuid() != 0)
+		return;
+	write_text("base/etc/passwd", "web:x:33:34::/srv:/bin/sh\n");
+	write_text("top/etc/other", "");
+	ck_assert_str_eq(user_text(roots, 2, "web"), "33:34 /srv 34");
+	ck_assert_int_eq(mknod(in_dir("top/etc/passwd"), S_IFCHR, makedev(0, 0)), 0);
+	ck_assert_str_eq(user_text(roots, 2, "web"), "user web is not in the image's /etc/passwd");
+	ck_assert_int_eq(unlink(in_dir("top/etc/passwd")), 0);
+	ck_assert_int_eq(setxattr(in_dir("top/etc"), "trusted.overlay.opaque", "y", 1, 0), 0);
+	ck_assert_str_eq(user_text(roots, 2, "web"), "user web is not in the image's /etc/passwd");
+	/* A FIFO must not hold the caller. */
+	ck_assert_int_eq(mkfifo(in_dir("top/etc/passwd"), 0644), 0);
+	ck_assert_str_eq(user_text(roots, 2, "web"), "user web is not in the image's /etc/passwd");
+}
+END_TEST
+
+/* ---- the bundle ---- */
+
+struct plan_fixture {
+	Capsule__V1__Workload workload;
+	Capsule__V1__ContainerSpec container;
+	struct image image;
+	char *layers[1];
+	char *entrypoint[3], *cmd[3], *env[4];
+	struct driver_plan plan;
+	struct oci_runtime runtime;
+	struct bundle bundle;
+};
+
+static void plan_init(struct plan_fixture *p)
+{
+	memset(p, 0, sizeof *p);
+	capsule__v1__workload__init(&p->workload);
+	capsule__v1__container_spec__init(&p->container);
+	p->workload.name = (char *)"web";
+	p->workload.container = &p->container;
+	p->layers[0] = in_dir("base");
+	p->image = (struct image){ .reference = (char *)"test", .layers = p->layers, .n_layers = 1 };
+	p->image.config.entrypoint = p->entrypoint;
+	p->image.config.cmd = p->cmd;
+	p->image.config.env = p->env;
+	p->plan = (struct driver_plan){ .spec = &p->workload, .image = &p->image, .netns_fd = -1 };
+	p->runtime = (struct oci_runtime){ .program = "/usr/bin/crun", .is_crun = true };
+	p->bundle = (struct bundle){ .plan = &p->plan, .runtime = &p->runtime, .run_dir = "/run/x", .upper_dir = "/nope",
+				     .cgroup_path = "/capsule/web" };
+}
+
+static json_t *config(struct plan_fixture *p)
+{
+	struct error err = ERROR_INIT;
+	json_t *c = bundle_config(&p->bundle, &err);
+
+	ck_assert_msg(c != NULL, "%s", error_message(&err));
+	return c;
+}
+
+static void assert_args(struct plan_fixture *p, const char *expected)
+{
+	json_t *c = config(p);
+	char *text = json_dumps(json_object_get(json_object_get(c, "process"), "args"), JSON_COMPACT);
+
+	ck_assert_str_eq(text, expected);
+	free(text);
+	json_decref(c);
+}
+
+START_TEST(command_and_args_as_in_kubernetes)
+{
+	struct error err = ERROR_INIT;
+	struct plan_fixture p;
+	char *command[] = { (char *)"/c" }, *args[] = { (char *)"x", (char *)"y" };
+
+	plan_init(&p);
+	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_str_eq(error_message(&err), "the image test names no program to run; set container.command");
+	error_release(&err);
+	p.entrypoint[0] = (char *)"/e";
+	p.cmd[0] = (char *)"d";
+	assert_args(&p, "[\"/e\",\"d\"]");
+	p.container.args = args;
+	p.container.n_args = 2;
+	assert_args(&p, "[\"/e\",\"x\",\"y\"]");
+	p.container.command = command;
+	p.container.n_command = 1;
+	assert_args(&p, "[\"/c\",\"x\",\"y\"]");
+	p.container.n_args = 0;
+	assert_args(&p, "[\"/c\"]");
+	command[0] = (char *)"\xff";
+	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_str_eq(error_message(&err), "container.command is not valid UTF-8");
+	error_release(&err);
+}
+END_TEST
+
+static bool has_env(json_t *c, const char *entry)
+{
+	json_t *list = json_object_get(json_object_get(c, "process"), "env"), *value;
+	size_t i;
+
+	json_array_foreach(list, i, value)
+		if (!strcmp(json_string_value(value), entry))
+			return true;
+	return false;
+}
+
+START_TEST(environment_is_layered)
+{
+	Capsule__V1__ContainerSpec__EnvEntry entry = CAPSULE__V1__CONTAINER_SPEC__ENV_ENTRY__INIT, *entries[] = { &entry };
+	struct plan_fixture p;
+	json_t *c;
+
+	plan_init(&p);
+	p.entrypoint[0] = (char *)"/e";
+	p.env[0] = (char *)"A=image";
+	p.env[1] = (char *)"B=x=y";
+	p.env[2] = (char *)"HOME=/h";
+	entry.key = (char *)"A";
+	entry.value = (char *)"manifest";
+	p.container.env = entries;
+	p.container.n_env = 1;
+	c = config(&p);
+	ck_assert(has_env(c, "A=manifest") && !has_env(c, "A=image") && has_env(c, "B=x=y") && has_env(c, "HOME=/h"));
+	ck_assert(has_env(c, "HOSTNAME=web"));
+	json_decref(c);
+}
+END_TEST
+
+static const char *mount_source(json_t *c, const char *destination)
+{
+	json_t *value;
+	size_t i;
+
+	json_array_foreach(json_object_get(c, "mounts"), i, value)
+		if (!strcmp(json_string_value(json_object_get(value, "destination")), destination))
+			return json_string_value(json_object_get(value, "source"));
+	return NULL;
+}
+
+static size_t mount_index(json_t *c, const char *destination)
+{
+	json_t *value;
+	size_t i;
+
+	json_array_foreach(json_object_get(c, "mounts"), i, value)
+		if (!strcmp(json_string_value(json_object_get(value, "destination")), destination))
+			return i;
+	ck_abort_msg("no mount on %s", destination);
+	return 0;
+}
+
+START_TEST(mounts_come_in_order)
+{
+	struct driver_volume volumes[] = {
+		{ .name = "cache", .device = "/dev/x", .mount_path = "/data/cache", .read_only = true },
+		{ .name = "data", .device = "/dev/y", .mount_path = "/data" },
+		{ .name = "own", .device = "/dev/z", .mount_path = "/etc/hosts" },
+	};
+	char *binds[] = { (char *)"/tmp:/host-tmp:ro" };
+	struct error err = ERROR_INIT;
+	struct plan_fixture p;
+	json_t *c;
+
+	plan_init(&p);
+	p.entrypoint[0] = (char *)"/e";
+	p.plan.volumes = volumes;
+	p.plan.n_volumes = 3;
+	p.container.host_bind_paths = binds;
+	p.container.n_host_bind_paths = 1;
+	c = config(&p);
+	ck_assert_uint_lt(mount_index(c, "/data"), mount_index(c, "/data/cache"));
+	ck_assert_str_eq(mount_source(c, "/data/cache"), "/run/x/volumes/cache");
+	ck_assert_str_eq(mount_source(c, "/etc/hosts"), "/run/x/volumes/own");
+	ck_assert_str_eq(mount_source(c, "/etc/resolv.conf"), "/run/x/resolv.conf");
+	ck_assert_str_eq(mount_source(c, "/host-tmp"), "/tmp");
+	json_decref(c);
+	binds[0] = (char *)"/tmp:relative";
+	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	error_release(&err);
+	binds[0] = (char *)"/nowhere/at/all";
+	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_str_eq(error_message(&err), "the host path /nowhere/at/all cannot be mounted: No such file or directory");
+	error_release(&err);
+}
+END_TEST
+
+static bool has_namespace(json_t *c, const char *type)
+{
+	json_t *value;
+	size_t i;
+
+	json_array_foreach(json_object_get(json_object_get(c, "linux"), "namespaces"), i, value)
+		if (!strcmp(json_string_value(json_object_get(value, "type")), type))
+			return true;
+	return false;
+}
+
+START_TEST(profiles)
+{
+	struct plan_fixture p;
+	json_t *c, *part;
+
+	plan_init(&p);
+	p.entrypoint[0] = (char *)"/e";
+	c = config(&p);
+	part = json_object_get(c, "linux");
+	ck_assert(json_is_true(json_object_get(json_object_get(c, "process"), "noNewPrivileges")));
+	ck_assert_ptr_nonnull(json_object_get(json_object_get(c, "annotations"), "run.oci.seccomp_bpf_data"));
+	ck_assert_ptr_nonnull(json_object_get(part, "maskedPaths"));
+	ck_assert(has_namespace(c, "pid") && has_namespace(c, "ipc") && !has_namespace(c, "network"));
+	json_decref(c);
+	p.runtime.is_crun = false;
+	c = config(&p);
+	ck_assert_ptr_null(json_object_get(c, "annotations"));
+	ck_assert_ptr_nonnull(json_object_get(json_object_get(c, "linux"), "seccomp"));
+	json_decref(c);
+	p.container.privileged = p.container.host_pid = p.container.host_ipc = true;
+	c = config(&p);
+	part = json_object_get(c, "linux");
+	ck_assert_ptr_null(json_object_get(part, "seccomp"));
+	ck_assert_ptr_null(json_object_get(part, "maskedPaths"));
+	ck_assert(!has_namespace(c, "pid") && !has_namespace(c, "ipc") && has_namespace(c, "mount"));
+	json_decref(c);
+}
+END_TEST
+
+/* ---- seccomp ---- */
+
+static int load_profile(void)
+{
+	struct sock_fprog program;
+	const void *code;
+	size_t len;
+
+	if (seccomp_profile_bpf(&code, &len, NULL) < 0)
+		return -1;
+	program.len = (unsigned short)(len / sizeof(struct sock_filter));
+	program.filter = (struct sock_filter *)(uintptr_t)code;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -1;
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+#define EXPECT(call, number)                                                                                          \
+	do {                                                                                                          \
+		errno = 0;                                                                                            \
+		(void)(call);                                                                                         \
+		if (errno != (number))                                                                                \
+			_exit(__LINE__ & 0x7f ? __LINE__ & 0x7f : 1);                                                 \
+	} while (0)
+
+START_TEST(seccomp_filter_allows_and_refuses)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		if (load_profile() < 0)
+			_exit(127);
+		EXPECT(syscall(SYS_getppid), 0);
+		EXPECT(syscall(SYS_reboot, 0, 0, 0, 0), EPERM);
+		EXPECT(syscall(SYS_bpf, 0, 0, 0), EPERM);
+		EXPECT(syscall(SYS_mount, "x", "/nowhere", "tmpfs", 0, 0), EPERM);
+		EXPECT(syscall(SYS_unshare, CLONE_NEWUSER), EPERM);
+		EXPECT(syscall(SYS_keyctl, 0, 0), EPERM);
+		EXPECT(syscall(SYS_io_uring_setup, 1, 0), EPERM);
+		EXPECT(syscall(SYS_clone3, 0, 0), ENOSYS);
+		EXPECT(syscall(SYS_clone, CLONE_NEWUSER, 0, 0, 0, 0), EPERM);
+		EXPECT(syscall(SYS_personality, 0xffffffff), 0);
+		EXPECT(syscall(SYS_personality, ADDR_NO_RANDOMIZE), EPERM);
+		EXPECT(syscall(SYS_socket, AF_VSOCK, SOCK_STREAM, 0), EPERM);
+		EXPECT(close((int)syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0)), 0);
+		/* An ordinary fork passes. */
+		pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+		if (child == 0)
+			_exit(0);
+		EXPECT(waitpid(child, NULL, 0), 0);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %x", (unsigned)status);
+}
+END_TEST
+
+/* ---- the log reader ---- */
+
+struct reading {
+	uv_loop_t loop;
+	struct task_runner *tasks;
+	struct log_reader *reader;
+	struct buf got;
+	bool ended;
+	char *error;
+	int64_t pause_after; /* pieces; 0: never */
+	int64_t pieces;
+	const char *until;   /* stop the loop when this text has come */
+};
+
+static bool on_data(const void *data, size_t len, void *arg)
+{
+	struct reading *r = arg;
+
+	ck_assert_int_eq(buf_add(&r->got, data, len), 0);
+	r->pieces++;
+	if (r->until && strstr(buf_str(&r->got), r->until))
+		uv_stop(&r->loop);
+	return !(r->pause_after && r->pieces % r->pause_after == 0);
+}
+
+static void on_end(const struct error *err, void *arg)
+{
+	struct reading *r = arg;
+
+	ck_assert(!r->ended);
+	r->ended = true;
+	r->error = err ? strdup(error_message(err)) : NULL;
+	uv_stop(&r->loop);
+}
+
+static void reading_init(struct reading *r, const struct log_reader_options *options)
+{
+	struct log_reader_callbacks callbacks = { on_data, on_end, r };
+	struct error err = ERROR_INIT;
+
+	memset(r, 0, sizeof *r);
+	buf_init(&r->got, 64 << 20);
+	ck_assert_int_eq(uv_loop_init(&r->loop), 0);
+	r->tasks = task_runner_new(&r->loop);
+	r->reader = log_reader_new(&r->loop, r->tasks, options, &callbacks, &err);
+	ck_assert_msg(r->reader != NULL, "%s", error_message(&err));
+}
+
+static void reading_release(struct reading *r)
+{
+	log_reader_free(r->reader);
+	uv_run(&r->loop, UV_RUN_DEFAULT);
+	task_runner_free(r->tasks);
+	uv_run(&r->loop, UV_RUN_DEFAULT);
+	ck_assert_int_eq(uv_loop_close(&r->loop), 0);
+	buf_release(&r->got);
+	free(r->error);
+}
+
+static void read_until(struct reading *r, const char *text)
+{
+	r->until = text;
+	if (!strstr(buf_str(&r->got), text))
+		uv_run(&r->loop, UV_RUN_DEFAULT);
+	ck_assert_msg(strstr(buf_str(&r->got), text) != NULL, "\"%s\" did not come", text);
+}
+
+static void assert_log(const struct log_reader_options *options, const char *expected)
+{
+	struct reading r;
+
+	reading_init(&r, options);
+	if (!r.ended)
+		uv_run(&r.loop, UV_RUN_DEFAULT);
+	ck_assert(r.ended);
+	ck_assert_ptr_null(r.error);
+	ck_assert_str_eq(buf_str(&r.got), expected);
+	reading_release(&r);
+}
+
+#define T(s) "2026-01-01T00:00:0" s ".000000000Z "
+
+START_TEST(log_is_read_over_rotated_files)
+{
+	struct log_reader_options o = { .path = in_dir("log") };
+
+	assert_log(&o, "");
+	write_text("log.2", T("1") "stdout F one\n" T("2") "stderr F two\n");
+	write_text("log.1", T("3") "stdout P th\n" T("3") "stderr F mid\n" T("4") "stdout F ree\n");
+	write_text("log", T("5") "stdout F four\n" T("6") "stdout P prompt> \n" T("7") "stdout F unfini");
+	assert_log(&o, "one\ntwo\nthmid\nree\nfour\nprompt> ");
+	o.timestamps = true;
+	assert_log(&o, T("1") "one\n" T("2") "two\n" T("3") "th" T("3") "mid\nree\n" T("5") "four\n" T("6") "prompt> ");
+	o.timestamps = false;
+	o.tail_lines = 1;
+	assert_log(&o, "prompt> ");
+	o.tail_lines = 2;
+	assert_log(&o, "four\nprompt> ");
+	o.tail_lines = 3;
+	assert_log(&o, "ree\nfour\nprompt> ");
+	o.tail_lines = 5;
+	assert_log(&o, "two\nthmid\nree\nfour\nprompt> ");
+	o.tail_lines = 100;
+	assert_log(&o, "one\ntwo\nthmid\nree\nfour\nprompt> ");
+	o.tail_lines = 0;
+	ck_assert_int_eq(time_parse_rfc3339("2026-01-01T00:00:04Z", &o.since_ns), 0);
+	assert_log(&o, "ree\nfour\nprompt> ");
+	/* In the middle of a rotation a number is vacant. */
+	o.since_ns = 0;
+	ck_assert_int_eq(unlink(in_dir("log")), 0);
+	assert_log(&o, "one\ntwo\nthmid\nree\n");
+}
+END_TEST
+
+START_TEST(log_of_the_daemon_is_plain)
+{
+	struct log_reader_options o = { .path = in_dir("log"), .plain = true };
+
+	write_text("log.1", "2026-01-01T00:00:01.000Z info  a\n");
+	write_text("log", "2026-01-01T00:00:02.000Z warn  b\n2026-01-01T00:00:03.000Z warn  c");
+	assert_log(&o, "2026-01-01T00:00:01.000Z info  a\n2026-01-01T00:00:02.000Z warn  b\n2026-01-01T00:00:03.000Z warn  c");
+	o.tail_lines = 2;
+	assert_log(&o, "2026-01-01T00:00:02.000Z warn  b\n2026-01-01T00:00:03.000Z warn  c");
+	o.tail_lines = 0;
+	ck_assert_int_eq(time_parse_rfc3339("2026-01-01T00:00:02Z", &o.since_ns), 0);
+	assert_log(&o, "2026-01-01T00:00:02.000Z warn  b\n2026-01-01T00:00:03.000Z warn  c");
+}
+END_TEST
+
+START_TEST(log_tail_over_many_blocks)
+{
+	struct log_reader_options o = { .path = in_dir("log"), .tail_lines = 7000 };
+	struct buf text = BUF_INIT(16 << 20), expected = BUF_INIT(16 << 20);
+
+	for (int i = 0; i < 20000; i++) {
+		buf_addf(&text, T("1") "stdout F line %d %0*d\n", i, i % 90, i);
+		if (i >= 13000)
+			buf_addf(&expected, "line %d %0*d\n", i, i % 90, i);
+	}
+	write_text("log", buf_str(&text));
+	assert_log(&o, buf_str(&expected));
+	buf_release(&text);
+	buf_release(&expected);
+}
+END_TEST
+
+START_TEST(follower_misses_nothing_at_rotations)
+{
+	struct log_reader_options o = { .path = in_dir("w/log"), .follow = true };
+	struct buf expected = BUF_INIT(16 << 20);
+	static struct log_writer w;
+	struct reading r;
+	char line[64];
+
+	/* Nothing is there yet, not even the directory. */
+	reading_init(&r, &o);
+	uv_run(&r.loop, UV_RUN_NOWAIT);
+	ck_assert_int_eq(mkdir(in_dir("w"), 0755), 0);
+	ck_assert_int_eq(log_writer_open(&w, in_dir("w"), "log", 2000, 5, NULL), 0);
+	for (int i = 0; i < 3000; i++) {
+		snprintf(line, sizeof line, "line %d of many%s", i, i % 3 ? "\n" : ", ");
+		log_writer_add(&w, i % 3 == 2 ? LOG_STDERR : LOG_STDOUT, line, strlen(line));
+		buf_adds(&expected, line);
+		/* The reader is held to the pace of the writer, or files would be rotated away before they are read. */
+		if (i % 50 == 49)
+			read_until(&r, line);
+	}
+	log_writer_add(&w, LOG_STDOUT, "end\n", 4);
+	buf_adds(&expected, "end\n");
+	read_until(&r, "end\n");
+	ck_assert_str_eq(buf_str(&r.got), buf_str(&expected));
+	ck_assert(!r.ended);
+	log_writer_add(&w, LOG_STDOUT, "last\n", 5);
+	log_reader_finish(r.reader);
+	r.until = NULL;
+	uv_run(&r.loop, UV_RUN_DEFAULT);
+	ck_assert(r.ended);
+	buf_adds(&expected, "last\n");
+	ck_assert_str_eq(buf_str(&r.got), buf_str(&expected));
+	log_writer_close(&w);
+	reading_release(&r);
+	buf_release(&expected);
+}
+END_TEST
+
+START_TEST(half_a_record_waits_for_the_rest)
+{
+	struct log_reader_options o = { .path = in_dir("log"), .follow = true };
+	struct reading r;
+	int fd;
+
+	write_text("log", T("1") "stdout F one\n" T("2") "stdout F tw");
+	reading_init(&r, &o);
+	read_until(&r, "one\n");
+	ck_assert_str_eq(buf_str(&r.got), "one\n");
+	fd = open(o.path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	ck_assert_int_eq(write(fd, "o\n", 2), 2);
+	read_until(&r, "two\n");
+	ck_assert_str_eq(buf_str(&r.got), "one\ntwo\n");
+	close(fd);
+	reading_release(&r);
+}
+END_TEST
+
+START_TEST(paused_reader_holds_still)
+{
+	struct log_reader_options o = { .path = in_dir("log") };
+	struct buf text = BUF_INIT(16 << 20);
+	struct reading r;
+	int64_t before;
+
+	for (int i = 0; i < 20000; i++)
+		buf_addf(&text, T("1") "stdout F line %d\n", i);
+	write_text("log", buf_str(&text));
+	reading_init(&r, &o);
+	r.pause_after = 1;
+	do {
+		before = r.pieces;
+		uv_run(&r.loop, UV_RUN_DEFAULT);
+		ck_assert_int_le(r.pieces, before + 1);
+		if (!r.ended)
+			log_reader_resume(r.reader);
+	} while (!r.ended);
+	ck_assert_int_gt(r.pieces, 10);
+	ck_assert_ptr_nonnull(strstr(buf_str(&r.got), "line 19999\n"));
+	reading_release(&r);
+	buf_release(&text);
+}
+END_TEST
+
+START_TEST(reader_may_be_freed_at_any_time)
+{
+	struct log_reader_options o = { .path = in_dir("log"), .follow = true };
+	struct reading r;
+
+	write_text("log", T("1") "stdout F one\n");
+	reading_init(&r, &o);
+	/* A task is under way. */
+	reading_release(&r);
+	reading_init(&r, &o);
+	read_until(&r, "one\n");
+	reading_release(&r);
+}
+END_TEST
+
+/* ---- the shim's client ---- */
+
+struct heard {
+	struct shim_client *client;
+	struct shim_exit exit;
+	int calls;
+};
+
+static void on_exit_of_shim(const struct shim_exit *exit, void *arg)
+{
+	struct heard *h = arg;
+
+	h->exit = *exit;
+	h->calls++;
+	shim_client_free(h->client);
+	h->client = NULL;
+}
+
+START_TEST(client_hears_the_end)
+{
+	struct shim_result result = { .exit_code = 3, .stopped = 1, .finished_at_ns = 99 };
+	struct shim_message m;
+	uv_loop_t loop;
+	int pair[2];
+
+	for (int vanishes = 0; vanishes < 2; vanishes++) {
+		struct heard h = { 0 };
+
+		ck_assert_int_eq(uv_loop_init(&loop), 0);
+		ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+		h.client = shim_client_new(&loop, pair[0], on_exit_of_shim, &h);
+		ck_assert_ptr_nonnull(h.client);
+		ck_assert_int_eq(shim_client_stop(h.client, SIGTERM, 500, NULL), 0);
+		ck_assert_int_eq(shim_receive(pair[1], &m), 1);
+		ck_assert(m.type == SHIM_STOP && m.body.stop.signal == SIGTERM && m.body.stop.grace_ms == 500);
+		/* A word from the future is passed over. */
+		ck_assert_int_eq(shim_send(pair[1], (enum shim_type)99, "?", 1), 0);
+		if (!vanishes)
+			ck_assert_int_eq(shim_send(pair[1], SHIM_EXIT, &result, sizeof result), 0);
+		close(pair[1]);
+		uv_run(&loop, UV_RUN_DEFAULT);
+		ck_assert_int_eq(h.calls, 1);
+		ck_assert_int_eq(h.exit.known, !vanishes);
+		ck_assert_int_eq(h.exit.exit_code, vanishes ? 255 : 3);
+		ck_assert_int_eq(uv_loop_close(&loop), 0);
+	}
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("runtime");
+	TCase *c = tcase_create("runtime");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(c, setup, teardown);
+	tcase_set_timeout(c, 60);
+	tcase_add_test(c, users_are_looked_up_in_the_layers);
+	tcase_add_test(c, users_and_whiteouts);
+	tcase_add_test(c, command_and_args_as_in_kubernetes);
+	tcase_add_test(c, environment_is_layered);
+	tcase_add_test(c, mounts_come_in_order);
+	tcase_add_test(c, profiles);
+	tcase_add_test(c, seccomp_filter_allows_and_refuses);
+	tcase_add_test(c, log_is_read_over_rotated_files);
+	tcase_add_test(c, log_of_the_daemon_is_plain);
+	tcase_add_test(c, log_tail_over_many_blocks);
+	tcase_add_test(c, follower_misses_nothing_at_rotations);
+	tcase_add_test(c, half_a_record_waits_for_the_rest);
+	tcase_add_test(c, paused_reader_holds_still);
+	tcase_add_test(c, reader_may_be_freed_at_any_time);
+	tcase_add_test(c, client_hears_the_end);
+	suite_add_tcase(suite, c);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? 1 : 0;
+}
