@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -138,7 +139,9 @@ class Capsule:
         with socket.socket(socket.AF_UNIX) as s:
             try:
                 s.connect(str(self.socket))
-                return True
+                # A child of a former daemon, between fork and exec, may still hold that one's socket.
+                pid, _, _ = struct.unpack("3i", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                return pid == self.process.pid
             except OSError:
                 return False
 
