@@ -114,9 +114,11 @@ static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workl
 			finish(w, item, "stopped");
 		break;
 	case WATCH_RUNNING:
-		if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING)
+		if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING) {
 			finish(w, item, "running");
-		else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED)
+			if (*message)
+				fprintf(stderr, "workload/%s: %s\n", item->name, message);
+		} else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED)
 			finish(w, item, stopping ? "stopped" : "completed");
 		else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED)
 			failed(w, item, message);

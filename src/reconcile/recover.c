@@ -87,6 +87,7 @@ static int recover_net(struct reconciler *r, struct error *err)
 	_cleanup_free_ struct workload **owners = calloc(max ? max : 1, sizeof *owners);
 	_cleanup_free_ bool *present = calloc(max ? max : 1, sizeof *present);
 	struct workload *w, *next;
+	struct bridge_look look;
 	int result;
 
 	if (!endpoints || !ports || !owners || !present)
@@ -99,6 +100,10 @@ static int recover_net(struct reconciler *r, struct error *err)
 		owners[n++] = w;
 	}
 	result = net_recover(r->host.net, endpoints, n, present, err);
+	if (result == 0 && n > 0) {
+		bridge_look(r->host.net, &look);
+		bridge_note(r, &look);
+	}
 	for (size_t i = 0; i < n; i++) {
 		if (result == 0 && !present[i]) {
 			log_warn("workload %s: lost its link to the bridge; restarting it", owners[i]->name);

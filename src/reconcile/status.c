@@ -73,8 +73,13 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 	out[0] = '\0';
 	switch (w->state) {
 	case STATE_DOWN:
-	case STATE_CLEANING:
 		return describe_down(w, out, size);
+	case STATE_CLEANING:
+		/* At rest it is only when its ports and volumes are free. */
+		if (workload_wants_run(w))
+			return describe_down(w, out, size);
+		snprintf(out, size, "cleaning up");
+		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
 	case STATE_WAITING:
 		return describe_waiting(w, out, size);
 	case STATE_PULLING:
@@ -84,6 +89,8 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 		snprintf(out, size, "starting");
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
 	case STATE_RUNNING:
+		if (spec_on_bridge(w->record.spec))
+			snprintf(out, size, "%s", bridge_obstacle(w->owner));
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
 	case STATE_STOPPING:
 		/* One that is on its way to a new run is not what was asked for yet. */

@@ -26,6 +26,7 @@ struct step {
 	bool ok, image_missing;
 	struct driver_instance instance;
 	struct image image;
+	struct bridge_look look;
 };
 
 static void record_copy(const struct store_workload *from, struct store_workload *to)
@@ -53,6 +54,7 @@ static struct step *step_new(struct workload *w, enum state state)
 	snprintf(s->name, sizeof s->name, "%s", w->name);
 	record_copy(&w->record, &s->record);
 	s->instance.shim_fd = -1;
+	s->look.resolver = -1;
 	w->state = state;
 	return s;
 }
@@ -62,6 +64,7 @@ static void step_free(struct step *s)
 	store_workload_release(&s->record);
 	error_release(&s->err);
 	image_release(&s->image);
+	bridge_look_release(&s->look);
 	cleanup_closep(&s->instance.shim_fd);
 	free(s);
 }
@@ -126,13 +129,23 @@ static int volumes_attach(struct step *s, struct volumes *v)
 	return 0;
 }
 
-static int start_on_network(struct step *s, const struct volumes *volumes)
+static int attach_to_bridge(struct step *s, int *ret_netns)
 {
-	bool bridge = spec_on_bridge(s->record.spec);
 	_cleanup_free_ struct net_port *ports = NULL;
-	_cleanup_free_ char *resolv_conf = NULL;
-	_cleanup_close_ int netns = -1;
 	struct net_endpoint endpoint;
+
+	if (endpoint_of(&s->record, &endpoint, &ports) < 0)
+		return error_set(&s->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	if (net_attach(s->host->net, &endpoint, ret_netns, &s->err) < 0)
+		return error_wrap(&s->err, "cannot connect it to the bridge");
+	bridge_look(s->host->net, &s->look);
+	return 0;
+}
+
+/* netns: -1 on the host's network. */
+static int start_in_netns(struct step *s, const struct volumes *volumes, int netns)
+{
+	_cleanup_free_ char *resolv_conf = NULL;
 	struct in_addr in = { .s_addr = htonl(s->record.address) };
 	char address[INET_ADDRSTRLEN];
 	struct driver_plan plan = {
@@ -141,40 +154,39 @@ static int start_on_network(struct step *s, const struct volumes *volumes)
 		.image = &s->image,
 		.volumes = volumes->items,
 		.n_volumes = volumes->n,
+		.netns_fd = netns,
+		.address = netns < 0 ? NULL : inet_ntop(AF_INET, &in, address, sizeof address),
 	};
 
-	if (net_resolv_conf(s->host->net, bridge, &resolv_conf, &s->err) < 0)
+	if (net_resolv_conf(s->host->net, netns >= 0, &resolv_conf, &s->err) < 0)
 		return -1;
-	if (bridge) {
-		if (endpoint_of(&s->record, &endpoint, &ports) < 0)
-			return error_set(&s->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
-		if (net_attach(s->host->net, &endpoint, &netns, &s->err) < 0)
-			return error_wrap(&s->err, "cannot connect it to the bridge");
-		plan.address = inet_ntop(AF_INET, &in, address, sizeof address);
-	}
-	plan.netns_fd = netns;
 	plan.resolv_conf = resolv_conf;
-	if (s->host->container->ops->start(s->host->container, &plan, &s->instance, &s->err) < 0) {
-		if (bridge)
-			(void)net_detach(s->host->net, s->name, NULL);
+	return s->host->container->ops->start(s->host->container, &plan, &s->instance, &s->err);
+}
+
+static int start_on_network(struct step *s, const struct volumes *volumes)
+{
+	_cleanup_close_ int netns = -1;
+
+	if (spec_on_bridge(s->record.spec) && attach_to_bridge(s, &netns) < 0)
 		return -1;
-	}
-	return 0;
+	if (start_in_netns(s, volumes, netns) == 0)
+		return 0;
+	if (netns >= 0)
+		(void)net_detach(s->host->net, s->name, NULL);
+	return -1;
 }
 
 static int start_run(struct step *s)
 {
 	_cleanup_(volumes_release) struct volumes volumes = { 0 };
-	Capsule__V1__VolumeMount **mounts;
 
 	if (image_store_resolve(s->host->images, spec_image(s->record.spec), &s->image, &s->err) < 0) {
 		/* A damaged image is fetched again, like a missing one. */
 		s->image_missing = s->err.code == ERR_NOT_FOUND || s->err.code == ERR_DATA_LOSS;
 		return -1;
 	}
-	if (spec_mounts(s->record.spec, &mounts) > 0 && store_claim(s->host->store, s->name, &s->err) < 0)
-		return -1;
-	if (volumes_attach(s, &volumes) < 0)
+	if (store_begin_run(s->host->store, s->name, s->record.generation, &s->err) < 0 || volumes_attach(s, &volumes) < 0)
 		return -1;
 	return start_on_network(s, &volumes);
 }
@@ -192,6 +204,7 @@ static void start_done(void *arg)
 	struct workload *w = s->w;
 
 	w->image_missing = s->image_missing;
+	bridge_note(w->owner, &s->look);
 	if (s->ok) {
 		free(w->image_digest);
 		w->image_digest = steal_ptr(&s->image.digest);
@@ -199,7 +212,7 @@ static void start_done(void *arg)
 		s->image.layers = NULL;
 		s->image.n_layers = 0;
 	}
-	workload_started(w, s->ok ? &s->instance : NULL, &s->err);
+	workload_started(w, s->ok ? &s->instance : NULL, s->record.generation, &s->err);
 	step_free(s);
 }
 
@@ -222,7 +235,7 @@ static int clean_run(struct step *s)
 	if (s->completed && store_set_completed(s->host->store, s->name, s->run_generation, s->result.exit_code,
 						s->result.finished_at_ns, &s->err) < 0)
 		return -1;
-	return store_release_claims(s->host->store, s->name, s->keep_claims, &s->err);
+	return store_release_claims(s->host->store, s->name, s->keep_claims, s->record.revision, &s->err);
 }
 
 static void clean_work(void *arg)
@@ -238,7 +251,8 @@ static void clean_done(void *arg)
 	struct workload *w = s->w;
 
 	w->state = STATE_DOWN;
-	w->holds = !s->ok || s->keep_claims;
+	/* A wish that came meanwhile has brought its own claims. */
+	w->holds = !s->ok || s->keep_claims || w->record.revision != s->record.revision;
 	if (s->ok)
 		workload_keep_layers(w, NULL, 0);
 	if (!s->ok)
@@ -274,9 +288,10 @@ static void remove_done(void *arg)
 	struct step *s = arg;
 	struct workload *w = s->w;
 
+	bridge_left(w->owner);
 	if (s->ok) {
 		log_info("workload %s: deleted", w->name);
-		workload_gone(w);
+		workload_gone(w, s->record.revision);
 	} else {
 		w->state = STATE_DOWN;
 		workload_step_failed(w, "delete it", &s->err);

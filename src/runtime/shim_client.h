@@ -31,8 +31,8 @@ struct shim_client *shim_client_new(uv_loop_t *loop, int fd, void (*on_exit)(con
 /* Forgets the shim, which goes on. NULL is fine. No callback runs any more. */
 void shim_client_free(struct shim_client *c);
 
-/* Asks the shim to send the signal (0: the one that the image names) and, after grace_ms, to kill everything in the workload. The shim sees to it even if
- * the daemon is gone. Again with a smaller grace: shortens it. */
+/* Asks the shim to send the signal (0: the one that the image names) and, after grace_ms, to kill everything in the
+ * workload. The shim sees to it even if the daemon is gone. Again with a smaller grace: shortens it. */
 int shim_client_stop(struct shim_client *c, int signal, int64_t grace_ms, struct error *err);
 
 #endif

@@ -19,9 +19,11 @@ import protos  # noqa: E402
 def archives(tmp_path_factory):
     """Images made once from this machine's files, as `docker save` archives: name -> path."""
     directory = tmp_path_factory.mktemp("images")
-    made = {"busybox:test": directory / "busybox.tar", "nginx:test": directory / "nginx.tar"}
+    made = {"busybox:test": directory / "busybox.tar", "nginx:test": directory / "nginx.tar",
+            "udp-echo:test": directory / "udp-echo.tar"}
     images.make_busybox_image(str(made["busybox:test"]), "busybox:test")
     images.make_nginx_image(str(made["nginx:test"]), "nginx:test")
+    images.make_udp_image(str(made["udp-echo:test"]), "udp-echo:test")
     return made
 
 

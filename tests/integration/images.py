@@ -33,6 +33,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 
 FORMATS = ("docker", "docker-new", "oci")
 COMPRESSIONS = ("", "gzip", "zstd")
@@ -344,6 +345,15 @@ def make_nginx_image(path, ref, fmt="docker", compression="", outer="", config=N
         Dir("/var/lib/nginx"), Dir("/dev"), Dir("/proc"), Dir("/sys")]
     defaults = {"Entrypoint": [program], "Cmd": ["-g", "daemon off;"], "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGQUIT"}
     return make_image(path, ref, None, {**defaults, **(config or {})}, fmt, compression, outer, [base, nginx])
+
+
+def make_udp_image(path, ref):
+    """A program that answers datagrams with the address that they came from (udp_echo.c), on the port that is its argument."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "udp_echo.c")
+    with tempfile.TemporaryDirectory() as directory:
+        program = os.path.join(directory, "udp-echo")
+        subprocess.run(["gcc", "-O1", "-static", "-o", program, source], check=True)
+        return make_image(path, ref, [Host(program, "/udp-echo")], {"Entrypoint": ["/udp-echo"]})
 
 
 def main():

@@ -91,7 +91,7 @@ void fixture_init(struct fixture *f, const char *runtime)
 	f->layers[0] = f->layer;
 	f->image = (struct image){
 		.reference = (char *)"docker.io/library/busybox:test", .digest = (char *)"sha256:1",
-		.layers = f->layers, .n_layers = 1,
+		 .layers = f->layers, .n_layers = 1,
 		.config = { .entrypoint = f->none, .cmd = f->none, .env = f->none },
 	};
 }

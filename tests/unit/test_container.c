@@ -214,6 +214,38 @@ START_TEST(stop_sends_the_signal)
 }
 END_TEST
 
+START_TEST(stop_knows_the_images_signal)
+{
+	struct driver_instance i;
+	struct shim_result r;
+
+	f.image.config.stop_signal = (char *)"SIGUSR2";
+	i = start(fixture_workload("web", "trap 'exit 8' USR2; touch /ready; while :; do sleep 0.05; done"));
+	await_file("web", "ready");
+	fixture_stop(&i, 0, 20000);
+	fixture_wait(&i, &r);
+	ck_assert(r.stopped);
+	ck_assert_int_eq(r.exit_code, 8);
+}
+END_TEST
+
+START_TEST(many_layers)
+{
+	static char *layers[SHIM_LAYERS_MAX], path[SHIM_LAYERS_MAX][128];
+	struct shim_result r;
+
+	for (int i = 0; i < SHIM_LAYERS_MAX; i++) {
+		snprintf(path[i], sizeof path[i], "%s/layers/%064d", f.root, i);
+		ck_assert_int_eq(mkdir(path[i], 0755), 0);
+		layers[i] = i == 7 ? f.layer : path[i];
+	}
+	f.image.layers = layers;
+	f.image.n_layers = SHIM_LAYERS_MAX;
+	r = run(fixture_workload("web", "exit 2"), NULL);
+	ck_assert_int_eq(r.exit_code, 2);
+}
+END_TEST
+
 START_TEST(stop_kills_after_the_grace)
 {
 	struct driver_instance i = start(fixture_workload("web", "trap '' TERM; while :; do sleep 1; done"));
@@ -297,6 +329,7 @@ START_TEST(killed_shim_takes_the_container_along)
 	ck_assert(again.ended);
 	ck_assert_int_eq(again.exit_code, 255);
 	ck_assert_int_eq(again.shim_fd, -1);
+	driver_instance_release(&again);
 	assert_dead(i.pid);
 	ck_assert_int_eq(f.driver->ops->cleanup(f.driver, "web", &err), 0);
 	ck_assert_int_eq(f.driver->ops->cleanup(f.driver, "web", &err), 0);
@@ -333,17 +366,23 @@ START_TEST(found_again_alive_and_ended)
 	ck_assert_int_eq(again.pid, i.pid);
 	ck_assert_uint_eq(again.generation, 7);
 	ck_assert(again.started_at_ns == i.started_at_ns);
+	ck_assert_str_eq(again.image_digest, "sha256:1");
+	ck_assert_uint_eq(again.n_layers, 1);
+	ck_assert_str_eq(again.layers[0], f.layer);
 	fixture_stop(&again, SIGKILL, 0);
 	fixture_wait(&again, &r);
+	driver_instance_release(&again);
 	ck_assert_int_eq(f.driver->ops->recover(f.driver, "web", &again, &err), 0);
 	ck_assert(again.ended && again.stopped);
 	ck_assert_int_eq(again.exit_code, 137);
 	ck_assert(again.finished_at_ns == r.finished_at_ns);
 	ck_assert_uint_eq(again.generation, 7);
+	ck_assert_uint_eq(again.n_layers, 1);
+	driver_instance_release(&again);
 }
 END_TEST
 
-START_TEST(writable_layer_is_kept_for_the_same_spec)
+START_TEST(writable_layer_is_kept_for_its_generation)
 {
 	struct driver_plan plan = { .image = &f.image, .netns_fd = -1 };
 	struct driver_instance i;
@@ -358,6 +397,14 @@ START_TEST(writable_layer_is_kept_for_the_same_spec)
 	ck_assert_int_eq(r.exit_code, 4);
 	plan.spec = w;
 	plan.generation = 8;
+	ck_assert_int_eq(f.driver->ops->start(f.driver, &plan, &i, NULL), 0);
+	fixture_wait(&i, &r);
+	ck_assert_int_eq(r.exit_code, 0);
+	ck_assert_int_eq(f.driver->ops->start(f.driver, &plan, &i, NULL), 0);
+	fixture_wait(&i, &r);
+	ck_assert_int_eq(r.exit_code, 4);
+	/* Another image under the same name. */
+	f.image.digest = (char *)"sha256:2";
 	ck_assert_int_eq(f.driver->ops->start(f.driver, &plan, &i, NULL), 0);
 	fixture_wait(&i, &r);
 	ck_assert_int_eq(r.exit_code, 0);
@@ -629,6 +676,8 @@ int main(void)
 	tcase_add_test(c, default_profile_confines);
 	tcase_add_test(c, privileged_is_not_confined);
 	tcase_add_test(c, stop_sends_the_signal);
+	tcase_add_test(c, stop_knows_the_images_signal);
+	tcase_add_test(c, many_layers);
 	tcase_add_test(c, stop_kills_after_the_grace);
 	tcase_add_test(c, sigterm_to_the_shim_stops);
 	tcase_add_test(c, program_is_missing);
@@ -636,7 +685,7 @@ int main(void)
 	tcase_add_test(c, killed_shim_takes_the_container_along);
 	tcase_add_test(c, cleanup_of_a_running_one);
 	tcase_add_test(c, found_again_alive_and_ended);
-	tcase_add_test(c, writable_layer_is_kept_for_the_same_spec);
+	tcase_add_test(c, writable_layer_is_kept_for_its_generation);
 	tcase_add_test(c, host_pid_leaves_no_process);
 	tcase_add_test(c, host_paths);
 	tcase_add_test(c, enters_the_network_namespace);

@@ -142,16 +142,16 @@ static void instance_running(struct driver_instance *i, const struct shim_messag
 
 /* ---- start ---- */
 
-/* The layer of the last run is kept if it was made for the same spec and the same image. */
 static int make_writable_layer(const struct places *p, const struct driver_plan *plan, struct error *err)
 {
-	_cleanup_origin_ struct origin origin = { 0 };
-	bool keep = origin_read(p->state_dir, &origin) == 1 && origin_matches(&origin, plan->generation, plan->image);
+	bool keep = origin_matches(p->state_dir, plan);
 
 	if (!keep && (fs_remove_tree(AT_FDCWD, p->upper, err) < 0 || fs_remove_tree(AT_FDCWD, p->work, err) < 0))
 		return -1;
-	if (fs_mkdir_all(AT_FDCWD, p->state_dir, 0711, err) < 0 ||
-	    (!keep && origin_write(p->state_dir, plan->generation, plan->image, err) < 0))
+	if (fs_mkdir_all(AT_FDCWD, p->state_dir, 0711, err) < 0)
+		return -1;
+	/* After the old layer is gone: a record never speaks of an older layer than it stands beside. */
+	if (!keep && origin_write(p->state_dir, plan, err) < 0)
 		return -1;
 	if (mkdir(p->work, 0700) < 0 && errno != EEXIST)
 		return error_errno(err, errno, "cannot make %s", p->work);
@@ -492,29 +492,14 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 	};
 }
 
-/* What a run that is taken up was started from. */
-static void instance_origin(struct driver_instance *i, const char *state_dir)
+static int find_instance(const struct places *p, const char *name, struct driver_instance *ret, struct error *err)
 {
-	struct origin origin = { 0 };
-
-	if (origin_read(state_dir, &origin) != 1)
-		return;
-	i->image_digest = origin.image_digest;
-	i->layers = origin.layers;
-	i->n_layers = origin.n_layers;
-}
-
-static int container_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
-{
-	_cleanup_places_ struct places p = { 0 };
 	_cleanup_close_ int dirfd = -1, fd = -1;
 	struct shim_result result = { .exit_code = 255 };
 	struct shim_message message;
 
-	if (places_init(&p, container_of(driver), name, err) < 0)
-		return -1;
-	dirfd = open(p.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dirfd < 0 && !cgroup_exists(p.cgroup)) {
+	dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0 && !cgroup_exists(p->cgroup)) {
 		*ret = (struct driver_instance){ .shim_fd = -1 };
 		return 0;
 	}
@@ -522,7 +507,6 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 		fd = connect_to_shim(dirfd);
 	if (fd >= 0 && await_hello(fd, &message, NULL) == 1) {
 		instance_running(ret, &message, &fd);
-		instance_origin(ret, p.state_dir);
 		return 0;
 	}
 	if (dirfd >= 0 && shim_result_read(dirfd, &result) == 1) {
@@ -531,9 +515,20 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 	}
 	/* The shim was killed, or failed with nobody to tell. Without it the container's output goes nowhere and its end
 	 * would be seen by nobody, so it does not go on. */
-	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p.cgroup, KILL_TIMEOUT_MS, err) < 0)
+	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p->cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
 	instance_ended(ret, &result);
+	return 0;
+}
+
+static int container_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
+{
+	_cleanup_places_ struct places p = { 0 };
+
+	if (places_init(&p, container_of(driver), name, err) < 0 || find_instance(&p, name, ret, err) < 0)
+		return -1;
+	if (ret->pid || ret->ended)
+		origin_read(p.state_dir, ret);
 	return 0;
 }
 

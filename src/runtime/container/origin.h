@@ -2,39 +2,23 @@
 /* Copyright The Capsule authors */
 
 /*
- * What a container was made from, kept beside its writable layer: the generation of the spec and the image. A writable
- * layer is worth something only over the layers that it was written over; and the layers of a container that runs must not be
- * collected, even when its image's name has moved on and the daemon was started anew.
+ * What a workload's writable layer was made from, in `origin.json` beside it. A layer is worth something only over the
+ * image that it was written over and for the spec that wrote it. It also tells which layers of the image a container found at
+ * start-up stands on.
  *
- * Functions block on the disk: task threads.
+ * Not synced: after a power cut an older or no record may be found, and then the layer is thrown away, never mixed up.
  */
 #ifndef CAPSULE_RUNTIME_CONTAINER_ORIGIN_H
 #define CAPSULE_RUNTIME_CONTAINER_ORIGIN_H
 
-#include "base/error.h"
-#include "image/store.h"
+#include "runtime/driver.h"
 
-#include <stdbool.h>
-#include <stdint.h>
+/* Whether the record in state_dir says this generation and image. */
+bool origin_matches(const char *state_dir, const struct driver_plan *plan);
 
-struct origin {
-	uint64_t generation;
-	char *image_digest;
-	char **layers; /* paths, lowest first */
-	size_t n_layers;
-};
+int origin_write(const char *state_dir, const struct driver_plan *plan, struct error *err);
 
-void origin_release(struct origin *o);
-#define _cleanup_origin_ _cleanup_(origin_release)
-
-/* Writes the record into the workload's directory in the state root. Not synced: a record that a power cut takes away, or
- * leaves old, only makes the next start begin with an empty writable layer. */
-int origin_write(const char *state_dir, uint64_t generation, const struct image *image, struct error *err);
-
-/* 1, or 0 when there is no whole record. */
-int origin_read(const char *state_dir, struct origin *ret);
-
-/* Whether the record was made for this generation and image. */
-bool origin_matches(const struct origin *o, uint64_t generation, const struct image *image);
+/* Fills image_digest and layers of the instance; leaves them empty when there is no record. */
+void origin_read(const char *state_dir, struct driver_instance *instance);
 
 #endif

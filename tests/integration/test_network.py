@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""Networks as users see them. The daemon's host is a network namespace, another host is a second one (`Lan`)."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from capsule import Lan, http_get, in_netns, run, wait_for
+
+PAGE = "Hello from nginx\n"
+PORT = 8080
+SLEEP = ["sleep", "10000"]
+
+ASK_UDP = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.settimeout(2)
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    s.send(b"hello")
+    print(s.recv(1024).decode(), end="")
+"""
+
+
+@pytest.fixture
+def host(lan, make_capsule):
+    return make_capsule(netns=lan.host, push=("busybox:test", "nginx:test", "udp-echo:test"))
+
+
+def run_web(capsule, name="web", port=PORT, **spec):
+    return capsule.run_container(name, "nginx:test", ports=[{"containerPort": 80, "hostPort": port}], **spec)
+
+
+def in_workload(capsule, name):
+    """What stands before a command to run it on the network of a workload."""
+    return ["nsenter", "--target", str(capsule.status(name)["pid"]), "--net"]
+
+
+def fetch(where, address, port, *options):
+    """The page, or None where nobody answers. where: what stands before the command."""
+    done = subprocess.run([*where, "curl", "-sS", "--max-time", "3", *options, f"http://{address}:{port}/"],
+                          capture_output=True)
+    return done.stdout.decode() if done.returncode == 0 else None
+
+
+def ask_udp(where, address, port):
+    """What the echo at this address says; the address that it saw, and the question. None where nobody answers."""
+    done = subprocess.run([*where, sys.executable, "-c", ASK_UDP, address, str(port)], capture_output=True)
+    return done.stdout.decode() if done.returncode == 0 else None
+
+
+def ports_of(capsule):
+    """The published ports as they stand in the kernel: {(protocol, host port): (address, port)}."""
+    done = run(*in_netns(capsule.netns), "nft", "-j", "list", "map", "ip", capsule.table, "ports", check=False)
+    if done.returncode != 0:
+        return {}
+    table, = (item["map"] for item in json.loads(done.stdout)["nftables"] if "map" in item)
+    # An element with a comment is {"elem": {"val": ...}}.
+    return {tuple(key.get("elem", {}).get("val", key)["concat"]): tuple(value["concat"])
+            for key, value in table.get("elem", [])}
+
+
+def everywhere(capsule, lan, other, itself):
+    """Where a published port is called from, and the address by which: (name, what stands before the command, address)."""
+    gateway = f"{capsule.net}.1"
+    return [
+        ("another host", in_netns(lan.remote), Lan.HOST),
+        ("the host by its address", in_netns(lan.host), Lan.HOST),
+        ("the host by 127.0.0.1", in_netns(lan.host), "127.0.0.1"),
+        ("the host by the bridge's address", in_netns(lan.host), gateway),
+        ("another workload by the host's address", in_workload(capsule, other), Lan.HOST),
+        ("another workload by the bridge's address", in_workload(capsule, other), gateway),
+        ("itself by the host's address", in_workload(capsule, itself), Lan.HOST),
+        ("itself by the bridge's address", in_workload(capsule, itself), gateway),
+    ]
+
+
+# ---- published ports ----
+
+def test_a_published_port_answers_from_everywhere(host, lan):
+    run_web(host)
+    host.run_container("other", "busybox:test", command=SLEEP)
+    for name, where, address in everywhere(host, lan, "other", "web"):
+        assert fetch(where, address, PORT) == PAGE, name
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT, "--interface", Lan.REMOTE_ROUTED) == PAGE
+    assert host.inside("other", "wget", "-qO-", "http://web/") == PAGE
+    assert host.inside("other", "wget", "-qO-", f"http://{host.address('web')}/") == PAGE
+
+
+def test_a_published_udp_port_answers_from_everywhere(host, lan):
+    host.run_container("echo", "udp-echo:test", args=["7"], ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}])
+    host.run_container("other", "busybox:test", command=SLEEP)
+    for name, where, address in everywhere(host, lan, "other", "echo"):
+        assert re.fullmatch(r"[0-9.]+ hello", ask_udp(where, address, 7007) or "nothing"), name
+    assert ask_udp(in_workload(host, "other"), host.address("echo"), 7) == f"{host.address('other')} hello"
+    assert ask_udp(in_netns(lan.remote), Lan.HOST, 7007) == f"{Lan.REMOTE} hello"
+
+
+def test_the_address_of_a_remote_client_is_preserved(host, lan):
+    run_web(host)
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT, "--interface", Lan.REMOTE_ROUTED) == PAGE
+    wait_for(lambda: host.logs("web").count('"GET /') == 2, "the access log")
+    clients = [line.split()[0] for line in host.logs("web").splitlines() if '"GET /' in line]
+    assert clients == [Lan.REMOTE, Lan.REMOTE_ROUTED]
+
+
+def test_tcp_and_udp_of_one_number_are_two_ports(host, lan):
+    run_web(host, port=7007)
+    host.run_container("echo", "udp-echo:test", args=["7"], ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}])
+    assert fetch(in_netns(lan.remote), Lan.HOST, 7007) == PAGE
+    assert ask_udp(in_netns(lan.remote), Lan.HOST, 7007) == f"{Lan.REMOTE} hello"
+
+
+def test_only_what_is_published_can_be_reached_from_outside(host, lan):
+    run_web(host)
+    run("ip", "-n", lan.remote, "route", "add", f"{host.net}.0/24", "via", Lan.HOST)
+    assert fetch(in_netns(lan.remote), Lan.HOST, 80) is None
+    assert fetch(in_netns(lan.remote), host.address("web"), 80) is None
+    assert fetch(in_netns(lan.host), host.address("web"), 80) == PAGE
+
+
+def test_the_hosts_network(host, lan):
+    host.run_container("web", "nginx:test", networkMode="NETWORK_MODE_HOST")
+    host.run_container("other", "busybox:test", command=SLEEP)
+    assert "address" not in host.status("web")
+    for name, where, address in everywhere(host, lan, "other", "web"):
+        assert fetch(where, address, 80) == PAGE, name
+
+
+def test_rules_come_and_go_with_the_workload(host, lan):
+    run_web(host)
+    host.run_container("echo", "udp-echo:test", args=["7"], ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"},
+                                                                  {"containerPort": 8, "hostPort": 7008}])
+    web = {("tcp", PORT): (host.address("web"), 80)}
+    echo = {("udp", 7007): (host.address("echo"), 7), ("tcp", 7008): (host.address("echo"), 8)}
+    assert ports_of(host) == {**web, **echo}
+    host.ctl("workload", "stop", "echo")
+    assert ports_of(host) == web
+    host.ctl("workload", "start", "--wait", "echo")
+    assert ports_of(host) == {**web, **echo}
+    run_web(host, port=PORT + 1)
+    assert ports_of(host) == {("tcp", PORT + 1): (host.address("web"), 80), **echo}
+    host.ctl("workload", "delete", "echo", "web")
+    assert ports_of(host) == {}
+    # An empty bridge is kept for a while, for the next workload; it does not outlive the daemon.
+    host.stop()
+    assert host.table not in run(*in_netns(lan.host), "nft", "list", "tables").stdout.decode()
+    assert host.bridge not in run("ip", "-n", lan.host, "link").stdout.decode()
+
+
+def test_the_rules_are_whole_again_after_somebody_flushed_them(host, lan):
+    run_web(host)
+    run(*in_netns(lan.host), "nft", "flush", "ruleset")
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT) is None
+    host.ctl("workload", "restart", "web")
+    wait_for(lambda: fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE, "the page")
+
+
+# ---- conflicts ----
+
+def test_a_port_of_another_workload_is_refused(host):
+    run_web(host)
+    done = host.run_container("second", "nginx:test", check=False, ports=[{"containerPort": 81, "hostPort": PORT}])
+    assert done.returncode == 1
+    assert f"{PORT}" in done.err and "web" in done.err
+    assert host.names() == ["web"]
+    host.ctl("workload", "stop", "web")
+    assert host.run_container("second", "nginx:test", check=False, ports=[{"containerPort": 81, "hostPort": PORT}]).returncode == 1
+    host.ctl("workload", "delete", "web")
+    host.run_container("second", "nginx:test", ports=[{"containerPort": 80, "hostPort": PORT}])
+
+
+@pytest.mark.parametrize("protocol,kind", [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])
+def test_a_port_of_a_process_is_refused_by_its_name(host, lan, protocol, kind):
+    code = (f"import socket, sys\ns = socket.socket(socket.AF_INET, {int(kind)})\ns.bind(('0.0.0.0', {PORT}))\n"
+            + ("s.listen()\n" if protocol == "tcp" else "") + "print(flush=True)\nsys.stdin.read()\n")
+    holder = subprocess.Popen([*in_netns(lan.host), sys.executable, "-c", code], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
+    with holder:
+        holder.stdout.readline()
+        ports = [{"containerPort": 80, "hostPort": PORT, "protocol": protocol}]
+        done = host.run_container("web", "nginx:test", check=False, ports=ports)
+        holder.stdin.close()
+    assert done.returncode == 1
+    assert f"host port {PORT}/{protocol} is in use by python3" in done.err and f"(pid {holder.pid})" in done.err
+    assert host.names() == []
+    host.run_container("web", "nginx:test", ports=ports)
+
+
+# ---- names and addresses ----
+
+def lookup(capsule, name, of):
+    """The address that a workload finds for a name, or None."""
+    found = re.search(rf"Name:\s+{re.escape(of)}\nAddress(?: 1)?: ([0-9.]+)", capsule.inside(name, "nslookup", of, check=False))
+    return found and found[1]
+
+
+def test_names_resolve_and_follow_their_workloads(host):
+    host.run_container("client", "busybox:test", command=SLEEP)
+    assert lookup(host, "client", "web") is None
+    run_web(host)
+    address = host.address("web")
+    assert lookup(host, "client", "web") == address
+    assert lookup(host, "client", "client") == host.address("client")
+    host.ctl("workload", "restart", "web")
+    host.wait_phase("web", "running")
+    assert host.address("web") == address and lookup(host, "client", "web") == address
+    assert host.inside("client", "wget", "-qO-", "http://web/") == PAGE
+    host.restart()
+    assert lookup(host, "client", "web") == address
+    host.ctl("workload", "delete", "web")
+    assert lookup(host, "client", "web") is None
+
+
+def test_names_come_back_when_the_resolver_is_killed(host):
+    run_web(host)
+    host.run_container("client", "busybox:test", command=SLEEP)
+    pid = int((host.run_dir / "dns/dnsmasq.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: lookup(host, "client", "web") == host.address("web"), "the resolver to be back")
+    assert int((host.run_dir / "dns/dnsmasq.pid").read_text()) != pid
+
+
+def test_the_resolver_answers_nobody_outside(host, lan):
+    run_web(host)
+    run("ip", "-n", lan.remote, "route", "add", f"{host.net}.0/24", "via", Lan.HOST)
+    query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x00\x00\x01\x00\x01"
+    ask = ("import socket, sys\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.settimeout(1)\n"
+           f"s.sendto({query!r}, (sys.argv[1], 53))\ns.recv(512)\n")
+    for address in (Lan.HOST, f"{host.net}.1"):
+        assert run(*in_netns(lan.remote), sys.executable, "-c", ask, address, check=False).returncode != 0, address
+    run(*in_workload(host, "web"), sys.executable, "-c", ask, f"{host.net}.1")
+
+
+def test_a_workload_reaches_the_outside_by_masquerade(host, lan):
+    code = ("import socket\ns = socket.create_server(('', 9000))\nprint(flush=True)\n"
+            "while True:\n c, peer = s.accept()\n c.sendall(peer[0].encode())\n c.close()\n")
+    outside = subprocess.Popen([*in_netns(lan.remote), sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        outside.stdout.readline()
+        host.run_container("client", "busybox:test", command=SLEEP)
+        for address in (Lan.REMOTE, Lan.REMOTE_ROUTED):
+            assert host.inside("client", "nc", address, "9000") == Lan.HOST
+    finally:
+        outside.kill()
+        outside.communicate()
+
+
+def test_what_a_container_is_told_of_its_network(host):
+    host.run_container("w", "busybox:test", command=SLEEP)
+    assert f"{host.address('w')}\tw\n" in host.inside("w", "cat", "/etc/hosts")
+    assert "127.0.0.1\tlocalhost" in host.inside("w", "cat", "/etc/hosts")
+    assert host.inside("w", "cat", "/etc/hostname") == "w\n" == host.inside("w", "hostname")
+    resolvers = re.findall(r"^nameserver (\S+)$", host.inside("w", "cat", "/etc/resolv.conf"), re.M)
+    assert resolvers == [f"{host.net}.1"]
+
+
+# ---- what goes on without interruption ----
+
+class Connection:
+    """A connection that stays open, from another host to a published port."""
+
+    def __init__(self, lan):
+        code = ("import socket, sys\ns = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)\n"
+                "for line in sys.stdin.buffer:\n s.sendall(line)\n sys.stdout.buffer.write(s.recv(1024))\n"
+                " sys.stdout.flush()\n")
+        self.client = subprocess.Popen([*in_netns(lan.remote), sys.executable, "-c", code, Lan.HOST, str(PORT)],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def echo(self, line):
+        self.client.stdin.write(line)
+        self.client.stdin.flush()
+        return self.client.stdout.readline()
+
+    def close(self):
+        self.client.kill()
+        self.client.communicate()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_an_open_connection_outlives_the_daemon(host, lan, sig):
+    host.run_container("echo", "busybox:test", command=["nc", "-ll", "-p", "7", "-e", "cat"],
+                       ports=[{"containerPort": 7, "hostPort": PORT}])
+    wait_for(lambda: host.inside("echo", "netstat", "-ltn").count(":7 "), "the server")
+    connection = Connection(lan)
+    try:
+        assert connection.echo(b"before\n") == b"before\n"
+        host.stop(sig)
+        assert connection.echo(b"without\n") == b"without\n"
+        host.start()
+        assert connection.echo(b"after\n") == b"after\n"
+        run_web(host, port=PORT + 1)
+        assert connection.echo(b"beside another\n") == b"beside another\n"
+    finally:
+        connection.close()
+
+
+# ---- beside other firewalls ----
+
+DOCKER_LIKE = """
+table ip filter {
+    chain DOCKER-USER { return; }
+    chain FORWARD { type filter hook forward priority filter; policy drop; jump DOCKER-USER; }
+}
+"""
+
+IPTABLES_LIKE = """
+table ip filter {
+    chain FORWARD { type filter hook forward priority filter; policy drop; }
+}
+"""
+
+OTHER_FIREWALL = """
+table inet guard {
+    chain routed { type filter hook forward priority 10; policy drop; }
+}
+"""
+
+
+def load_rules(lan, rules):
+    run(*in_netns(lan.host), "nft", "-f", "-", input=rules.encode())
+
+
+def list_chain(lan, *chain):
+    return run(*in_netns(lan.host), "nft", "list", "chain", *chain).stdout.decode()
+
+
+@pytest.mark.parametrize("rules,chain", [(DOCKER_LIKE, "DOCKER-USER"), (IPTABLES_LIKE, "FORWARD")], ids=["docker", "iptables"])
+@pytest.mark.parametrize("first", ["the other firewall", "the workload"])
+def test_beside_docker(host, lan, rules, chain, first):
+    if first == "the other firewall":
+        load_rules(lan, rules)
+        run_web(host)
+    else:
+        run_web(host)
+        load_rules(lan, rules)
+        host.restart()
+    host.run_container("other", "busybox:test", command=SLEEP)
+    for name, where, address in everywhere(host, lan, "other", "web"):
+        assert fetch(where, address, PORT) == PAGE, name
+    assert f'iifname "{host.bridge}"' in list_chain(lan, "ip", "filter", chain)
+    host.ctl("workload", "delete", "web", "other")
+    host.stop()
+    assert host.bridge not in list_chain(lan, "ip", "filter", chain)
+
+
+def test_a_firewall_that_blocks_is_named_with_what_helps(host, lan):
+    load_rules(lan, OTHER_FIREWALL)
+    assert "inet guard routed" in run_web(host).err
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT) is None
+    message = host.status("web")["message"]
+    assert "inet guard routed" in message and host.bridge in message
+    for command in re.findall(r"nft (insert rule [^;]*)", message):
+        load_rules(lan, command.replace("\\\"", "\""))
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE
+    host.ctl("workload", "restart", "web")
+    wait_for(lambda: host.phase("web") == "Running" and "message" not in host.status("web"), "no more complaint")
