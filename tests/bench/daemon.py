@@ -22,6 +22,9 @@ def on_bridge(host_port=None):
 
 
 class Daemon(capsule.Capsule):
+    # Not /var/tmp: where much was deleted of late (by tests), ext4 takes a millisecond to find a free inode.
+    place = "/var/lib"
+
     def __init__(self, *options):
         super().__init__(*options)
         self.run_dir = TMPFS / self.dir.name

@@ -16,7 +16,7 @@ def enter():
         raise OSError(ctypes.get_errno(), "unshare")
     run("mount", "--make-rslave", "/")
     if os.path.ismount("/sys/fs/cgroup/unified"):
-        run("mount", "-t", "tmpfs", "-o", "size=64k", "bench", "/sys/fs/cgroup/unified")
+        run("mount", "-t", "tmpfs", "-o", "size=16m", "bench", "/sys/fs/cgroup/unified")
 
 
 class PrivateMounts:
