@@ -101,7 +101,8 @@ static int open_parts(struct daemon *d, struct error *err)
 	const struct options *o = &d->options;
 	_cleanup_free_ char *db = fs_path("%s/state.db", o->root);
 	_cleanup_free_ char *volumes = fs_path("%s/volumes", o->root);
-	struct net_options net = { .bridge = o->bridge, .table = o->table, .run_dir = d->dns_dir, .dnsmasq = o->dnsmasq };
+	struct net_options net = { .bridge = o->bridge, .table = o->table, .run_dir = d->dns_dir, .dnsmasq = o->dnsmasq,
+				   .linger = true };
 
 	if (!db || !volumes)
 		return error_errno(err, ENOMEM, "cannot open %s", o->root);
@@ -277,6 +278,8 @@ static void watch_signals(struct daemon *d)
 /* Every part may be missing: this is the way out of a failed start, too. */
 static void release(struct daemon *d)
 {
+	_cleanup_error_ struct error err = ERROR_INIT;
+
 	while (d->tasks && task_runner_active(d->tasks))
 		uv_run(&d->loop, UV_RUN_ONCE);
 	puller_free(d->puller);
@@ -294,6 +297,9 @@ static void release(struct daemon *d)
 	uv_loop_close(&d->loop);
 	if (d->container)
 		d->container->ops->free(d->container);
+	/* An empty bridge does not outlive the daemon; one with workloads does. */
+	if (d->reconciler && net_sweep(d->net, &err) < 0)
+		log_warn("network: %s", error_message(&err));
 	net_free(d->net);
 	if (d->volumes)
 		d->volumes->ops->free(d->volumes);

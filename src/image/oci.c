@@ -78,7 +78,8 @@ int oci_config_diff_ids(const json_t *config, size_t n_layers, const json_t **re
 		const char *digest = json_string_value(json_array_get(diff_ids, i));
 
 		if (!digest || !layout_digest_hex(digest))
-			return error_set(err, ERR_INVALID_ARGUMENT, "the config has a bad diff id for layer %zu", i + 1);
+			return error_set(err, ERR_INVALID_ARGUMENT, "the config has a bad diff id for layer %zu",
+					 i + 1);
 	}
 	*ret = diff_ids;
 	return 0;

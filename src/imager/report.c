@@ -28,8 +28,8 @@ static void report_line(json_t *line)
 
 void report_progress(uint64_t done, uint64_t total, const char *status)
 {
-	report_line(json_pack("{s:{s:I, s:I, s:s}}", "progress", "done", (json_int_t)done, "total", (json_int_t)total, "status",
-			      status));
+	report_line(json_pack("{s:{s:I, s:I, s:s}}", "progress", "done", (json_int_t)done, "total", (json_int_t)total,
+			      "status", status));
 }
 
 void report_image(const char *reference, const char *digest)

@@ -53,6 +53,7 @@ struct workload {
 	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
 	bool completed;         /* ended, and by its restart policy not to be started again */
 	bool restart_requested;
+	int64_t stop_grace_ms;  /* what its shim was told, while STOPPING */
 	bool failed;            /* the last attempt to start failed: `failure` says why */
 	char *failure;
 	unsigned restart_count;
@@ -82,7 +83,8 @@ struct bridge {
 	int64_t watched_since_ns; /* monotonic */
 	uv_poll_t poll;           /* on resolver */
 	uv_timer_t timer;         /* to the next look after its end */
-	bool open;                /* timer is */
+	uv_timer_t linger;        /* to the removal of an empty bridge */
+	unsigned open_timers;
 };
 
 struct reconciler {
@@ -146,6 +148,9 @@ int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, s
 
 void bridge_init(struct reconciler *r);
 void bridge_release(struct reconciler *r);
+
+/* A workload has left the bridge: if it is empty, and stays so for a while, it goes. */
+void bridge_left(struct reconciler *r);
 
 /* What a look at the network finds. */
 struct bridge_look {

@@ -251,15 +251,21 @@ void workload_adopt(struct workload *w, struct driver_instance *instance)
 	w->failed = false;
 }
 
-static void begin_stop(struct workload *w)
+/* Signal 0: the one that the image names; the shim knows it. Failure means that the shim is gone: its end is on the way as
+ * an event. */
+static void ask_to_stop(struct workload *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	w->state = STATE_STOPPING;
-	/* Signal 0: the one that the image names; the shim knows it. Failure means that the shim is gone: its end is on
-	 * the way as an event. */
-	if (shim_client_stop(w->shim, 0, stop_grace_ms(w), &err) < 0)
+	w->stop_grace_ms = stop_grace_ms(w);
+	if (shim_client_stop(w->shim, 0, w->stop_grace_ms, &err) < 0)
 		log_warn("workload %s: cannot ask its shim to stop it: %s", w->name, error_message(&err));
+}
+
+static void begin_stop(struct workload *w)
+{
+	w->state = STATE_STOPPING;
+	ask_to_stop(w);
 }
 
 /* ---- pulling ---- */
@@ -389,8 +395,12 @@ void workload_advance(struct workload *w)
 		if (!workload_wants_run(w) || w->restart_requested || w->run_generation != w->record.generation)
 			begin_stop(w);
 		return;
-	case STATE_STARTING:
 	case STATE_STOPPING:
+		/* A wish for a shorter grace counts for a stop under way. */
+		if (stop_grace_ms(w) < w->stop_grace_ms)
+			ask_to_stop(w);
+		return;
+	case STATE_STARTING:
 	case STATE_CLEANING:
 	case STATE_REMOVING:
 		return; /* what ends these comes back here */

@@ -288,6 +288,7 @@ static void remove_done(void *arg)
 	struct step *s = arg;
 	struct workload *w = s->w;
 
+	bridge_left(w->owner);
 	if (s->ok) {
 		log_info("workload %s: deleted", w->name);
 		workload_gone(w, s->record.revision);

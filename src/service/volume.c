@@ -12,6 +12,7 @@
 #include "volume.pb-c.h"
 
 #include <string.h>
+#include <unistd.h>
 #include <utlist.h>
 
 #define MIB (1ull << 20)
@@ -87,11 +88,27 @@ static int load(struct unary *u, const char *name)
 
 /* ---- Create ---- */
 
+/* What stands where the volume would come and is in no store is somebody's data: a failed creation would remove it. */
+static int refuse_stranger(struct unary *u, const char *name)
+{
+	_cleanup_free_ char *path = u->host->volumes->ops->host_path(u->host->volumes, name);
+	_cleanup_store_volume_ struct store_volume v = { 0 };
+
+	if (!path)
+		return error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	if (access(path, F_OK) < 0 || store_volume_get(u->host->store, name, &v, NULL) == 0)
+		return 0;
+	return error_set(&u->err, ERR_ALREADY_EXISTS,
+			 "volume %s cannot be made: %s exists and belongs to no volume; move it away or choose another name",
+			 name, path);
+}
+
 static int create_storage(struct unary *u, const char *name, uint64_t size)
 {
 	struct volume_backend *backend = u->host->volumes;
 
-	if (store_volume_create(u->host->store, name, backend->ops->name, size, &u->err) < 0)
+	if (refuse_stranger(u, name) < 0 ||
+	    store_volume_create(u->host->store, name, backend->ops->name, size, &u->err) < 0)
 		return -1;
 	if (backend->ops->create(backend, name, size, &u->err) == 0 &&
 	    store_volume_set_ready(u->host->store, name, true, &u->err) == 0)

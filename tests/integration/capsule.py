@@ -167,11 +167,13 @@ class Capsule:
 
     # ---- the command line ----
 
+    def ctl_argv(self, *args):
+        return [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
+
     def ctl(self, *args, check=True, input=None, timeout=PATIENCE, env=None):
         if isinstance(input, str):
             input = input.encode()
-        argv = [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
-        done = subprocess.run(argv, input=input, capture_output=True, timeout=timeout,
+        done = subprocess.run(self.ctl_argv(*args), input=input, capture_output=True, timeout=timeout,
                               env={**os.environ, **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
         done.out = done.stdout.decode(errors="replace")
         done.err = done.stderr.decode(errors="replace")
