@@ -12,6 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import capsule as capsule_module  # noqa: E402
 import images  # noqa: E402
 import protos  # noqa: E402
+from registry_servers import FakeRegistry, Registry  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +119,26 @@ def standard_stubs(tmp_path_factory):
         health=health_pb2, HealthStub=health_pb2_grpc.HealthStub,
         reflection=reflection_pb2, ReflectionStub=reflection_pb2_grpc.ServerReflectionStub,
         alpha=alpha_pb2, AlphaStub=alpha_pb2_grpc.ServerReflectionStub)
+
+
+@pytest.fixture
+def closing():
+    """Takes what is to be closed at the end, last first."""
+    kept = []
+
+    def keep(thing):
+        kept.append(thing)
+        return thing
+    yield keep
+    for thing in reversed(kept):
+        thing.close()
+
+
+@pytest.fixture
+def registry(tmp_path, closing):
+    return closing(Registry(tmp_path / "registry"))
+
+
+@pytest.fixture
+def fake(closing):
+    return closing(FakeRegistry())
