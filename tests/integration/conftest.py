@@ -13,6 +13,7 @@ import capsule as capsule_module  # noqa: E402
 import grpc_client  # noqa: E402
 import images  # noqa: E402
 import protos  # noqa: E402
+from registry_servers import FakeRegistry, Registry  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -126,3 +127,26 @@ def standard_stubs(tmp_path_factory):
         health=health_pb2, HealthStub=health_pb2_grpc.HealthStub,
         reflection=reflection_pb2, ReflectionStub=reflection_pb2_grpc.ServerReflectionStub,
         alpha=alpha_pb2, AlphaStub=alpha_pb2_grpc.ServerReflectionStub)
+
+
+@pytest.fixture
+def closing():
+    """Takes what is to be closed at the end, last first."""
+    kept = []
+
+    def keep(thing):
+        kept.append(thing)
+        return thing
+    yield keep
+    for thing in reversed(kept):
+        thing.close()
+
+
+@pytest.fixture
+def registry(tmp_path, closing):
+    return closing(Registry(tmp_path / "registry"))
+
+
+@pytest.fixture
+def fake(closing):
+    return closing(FakeRegistry())

@@ -20,7 +20,8 @@ import pytest
 import images
 import tidy
 from capsule import free_port, http_get, run, wait_for
-from registry_servers import Registry, Image
+from grpc_client import Client
+from registry_servers import Image, Registry
 
 KILLS = int(os.environ.get("CAPSULE_CHAOS_KILLS", "100"))
 SEED = int(os.environ.get("CAPSULE_CHAOS_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -99,11 +100,10 @@ class World:
         self.connect()
 
     def connect(self):
-        self.channel = self.capsule.channel()
-        s = self.stubs
-        self.workload_api = s.workload_grpc.WorkloadServiceStub(self.channel)
-        self.volume_api = s.volume_grpc.VolumeServiceStub(self.channel)
-        self.image_api = s.image_grpc.ImageServiceStub(self.channel)
+        self.api = Client(self.capsule.channel(), self.stubs)
+
+    def disconnect(self):
+        self.api.channel.close()
 
     # ---- operations: each returns the state that it leads to and the call that asks for it ----
 
@@ -112,12 +112,12 @@ class World:
         desired = self.rng.choice(["RUNNING", "RUNNING", "RUNNING", "STOPPED"])
         state = (f"mark-{self.marks}", desired)
         request = self.stubs.workload.WorkloadApplyRequest(workload=thing.spec(self.stubs, *state))
-        return state, lambda: self.workload_api.Apply(request)
+        return state, lambda: self.api.workload.Apply(request)
 
     def wish(self, thing, method, desired):
         request = getattr(self.stubs.workload, f"Workload{method}Request")(name=thing.name)
         state = thing.state and (thing.state[0], desired or thing.state[1])
-        return state, lambda: getattr(self.workload_api, method)(request)
+        return state, lambda: getattr(self.api.workload, method)(request)
 
     def stop(self, thing):
         return self.wish(thing, "Stop", "STOPPED")
@@ -134,20 +134,20 @@ class World:
     def volume_create(self, thing):
         size = self.rng.randrange(16, 33)
         request = self.stubs.volume.VolumeCreateRequest(name=thing.name, size_mib=size)
-        return size, lambda: self.volume_api.Create(request)
+        return size, lambda: self.api.volume.Create(request)
 
     def volume_resize(self, thing):
         size = (thing.state or 16) + self.rng.randrange(1, 17)
         request = self.stubs.volume.VolumeResizeRequest(name=thing.name, new_size_mib=size)
-        return size, lambda: self.volume_api.Resize(request)
+        return size, lambda: self.api.volume.Resize(request)
 
     def volume_delete(self, thing):
         request = self.stubs.volume.VolumeDeleteRequest(name=thing.name, force=True)
-        return None, lambda: self.volume_api.Delete(request)
+        return None, lambda: self.api.volume.Delete(request)
 
     def pull(self, thing):
         request = self.stubs.image.ImagePullRequest(reference=thing.name)
-        return True, lambda: list(self.image_api.Pull(request))
+        return True, lambda: list(self.api.image.Pull(request))
 
     def push(self, thing):
         archive = self.archives[thing.name.rsplit("/", 1)[-1]]
@@ -157,11 +157,11 @@ class World:
             yield message(metadata=self.stubs.image.ImagePushMetadata())
             for at in range(0, len(archive), 1 << 18):
                 yield message(chunk=archive[at:at + (1 << 18)])
-        return True, lambda: self.image_api.Push(messages())
+        return True, lambda: self.api.image.Push(messages())
 
     def image_delete(self, thing):
         request = self.stubs.image.ImageDeleteRequest(reference=thing.name)
-        return None, lambda: self.image_api.Delete(request)
+        return None, lambda: self.api.image.Delete(request)
 
     def perform(self, thing, operation):
         state, call = operation(thing)
@@ -207,7 +207,7 @@ class World:
         for thread in threads:
             thread.join(30)
             assert not thread.is_alive(), "a call did not end with its daemon"
-        self.channel.close()
+        self.disconnect()
         assert not self.errors, self.errors
 
     def kill_while_starting(self):
@@ -227,12 +227,12 @@ class World:
         """What the daemon says must be what was acknowledged, or one of the outcomes of what was cut off."""
         s = self.stubs
         found = {}
-        for w in self.workload_api.List(s.workload.WorkloadListRequest()).workloads:
+        for w in self.api.workload.List(s.workload.WorkloadListRequest()).workloads:
             desired = s.workload.DesiredState.Name(w.desired_state).removeprefix("DESIRED_STATE_")
             found[w.name] = None if desired == "DELETING" else (w.container.env["MARK"], desired)
-        for v in self.volume_api.List(s.volume.VolumeListRequest()).volumes:
+        for v in self.api.volume.List(s.volume.VolumeListRequest()).volumes:
             found[v.name] = v.size_bytes >> 20
-        for i in self.image_api.List(s.image.ImageListRequest()).images:
+        for i in self.api.image.List(s.image.ImageListRequest()).images:
             found[i.name] = True
         for things, _ in self.kinds.values():
             for thing in things:
@@ -242,7 +242,7 @@ class World:
 
     def process_of(self, w):
         """The pid of the workload's process if it is the one that was asked for."""
-        status = self.workload_api.Get(self.stubs.workload.WorkloadGetRequest(name=w.name)).status
+        status = self.api.get(w.name).status
         if status.phase != self.stubs.workload.WORKLOAD_PHASE_RUNNING or not status.pid:
             return None
         try:
@@ -332,7 +332,7 @@ def test_killed_at_random_moments(make_capsule, stubs, registry):
     try:
         kills = torment(world, KILLS)
         world.settle()
-        world.channel.close()
+        world.disconnect()
         capsule.restart()
         world.connect()
         world.observe()
@@ -340,5 +340,5 @@ def test_killed_at_random_moments(make_capsule, stubs, registry):
         world.check_at_rest()
         print(f"{kills} kills, slowest start of the daemon {world.slowest_start:.2f} s, {world.journal_seen} journal entries")
     finally:
-        world.channel.close()
+        world.disconnect()
         print(capsule.stderr()[-4000:])
