@@ -3,6 +3,7 @@
 """The daemon goes and comes: workloads do not notice, what happened meanwhile is acted on, what belongs to nobody goes."""
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -162,3 +163,15 @@ def test_the_daemons_own_log(capsule):
 def test_info(capsule):
     out = capsule.ctl("capsule", "info").out
     assert os.uname().release in out and os.uname().nodename in out
+
+
+def test_readiness_is_announced(capsule, tmp_path):
+    capsule.stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        capsule.env["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        capsule.start()
+        assert manager.recv(4096) == b"READY=1"
+        capsule.stop()
+        assert manager.recv(4096) == b"STOPPING=1"
