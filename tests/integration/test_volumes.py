@@ -281,19 +281,6 @@ def test_the_sharing_example(capsule):
 
 # ---- room ----
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """An ext4 of 192 MiB, for a state root."""
-    disk, directory = tmp_path / "disk.img", tmp_path / "disk"
-    with open(disk, "wb") as f:
-        f.truncate(192 * MIB)
-    directory.mkdir()
-    run("mkfs.ext4", "-q", "-m", "0", disk)
-    run("mount", "-o", "loop", disk, directory)
-    yield directory
-    run("umount", directory)
-
-
 def free_room(directory):
     vfs = os.statvfs(directory)
     return vfs.f_bavail * vfs.f_frsize
