@@ -11,11 +11,6 @@ import images
 from capsule import IMAGE_WORKER, free_port, wait_for
 from grpc_client import TIMEOUT, Client, Code, fails
 
-@pytest.fixture
-def client(capsule, stubs):
-    with capsule.channel() as channel:
-        yield Client(channel, stubs)
-
 
 # ---- unknown fields ----
 
@@ -29,8 +24,8 @@ def varint(n):
 
 def of_the_future():
     """One field of each wire type, with numbers that nobody has given out."""
-    return (varint(900 << 3 | 0) + varint(7) + varint(901 << 3 | 1) + bytes(8) + varint(5000 << 3 | 2) + varint(3) + b"new" +
-            varint(5001 << 3 | 5) + bytes(4))
+    return (varint(900 << 3 | 0) + varint(7) + varint(901 << 3 | 1) + bytes(8) +
+            varint(5000 << 3 | 2) + varint(3) + b"new" + varint(5001 << 3 | 5) + bytes(4))
 
 
 def test_unknown_fields_are_ignored(client, capsule):
@@ -51,7 +46,8 @@ def test_unknown_fields_are_ignored(client, capsule):
 def test_health_watch_tells_of_the_end(capsule, standard_stubs):
     health = standard_stubs.health
     with capsule.channel() as channel:
-        watch = standard_stubs.HealthStub(channel).Watch(health.HealthCheckRequest(service="capsule.v1.WorkloadService"), timeout=TIMEOUT)
+        request = health.HealthCheckRequest(service="capsule.v1.WorkloadService")
+        watch = standard_stubs.HealthStub(channel).Watch(request, timeout=TIMEOUT)
         assert next(watch).status == health.HealthCheckResponse.SERVING
         capsule.process.terminate()
         assert next(watch).status == health.HealthCheckResponse.NOT_SERVING
