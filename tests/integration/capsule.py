@@ -100,13 +100,13 @@ class Capsule:
     serial = 0
     place = "/var/tmp"
 
-    def __init__(self, *options, netns=None):
-        """netns: the daemon's host is this network namespace."""
+    def __init__(self, *options, netns=None, root=None):
+        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere."""
         Capsule.serial += 1
         n = Capsule.serial
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir=self.place))
         self.dir.chmod(0o755)  # dnsmasq gives up root and must find its files
-        self.root = self.dir / "root"
+        self.root = root or self.dir / "root"
         self.run_dir = self.dir / "run"
         self.socket = self.run_dir / "capsule.sock"
         self.bridge = f"ct{os.getpid() % 10000}-{n}"
