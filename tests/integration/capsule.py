@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -97,12 +98,13 @@ class Capsule:
     """One daemon with everything that belongs to it."""
 
     serial = 0
+    place = "/var/tmp"
 
     def __init__(self, *options, netns=None):
         """netns: the daemon's host is this network namespace."""
         Capsule.serial += 1
         n = Capsule.serial
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir=self.place))
         self.dir.chmod(0o755)  # dnsmasq gives up root and must find its files
         self.root = self.dir / "root"
         self.run_dir = self.dir / "run"
@@ -138,7 +140,9 @@ class Capsule:
         with socket.socket(socket.AF_UNIX) as s:
             try:
                 s.connect(str(self.socket))
-                return True
+                # A child of a former daemon, between fork and exec, may still hold that one's socket.
+                pid, _, _ = struct.unpack("3i", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                return pid == self.process.pid
             except OSError:
                 return False
 
@@ -164,11 +168,13 @@ class Capsule:
 
     # ---- the command line ----
 
+    def ctl_argv(self, *args):
+        return [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
+
     def ctl(self, *args, check=True, input=None, timeout=PATIENCE, env=None):
         if isinstance(input, str):
             input = input.encode()
-        argv = [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
-        done = subprocess.run(argv, input=input, capture_output=True, timeout=timeout,
+        done = subprocess.run(self.ctl_argv(*args), input=input, capture_output=True, timeout=timeout,
                               env={**os.environ, **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
         done.out = done.stdout.decode(errors="replace")
         done.err = done.stderr.decode(errors="replace")

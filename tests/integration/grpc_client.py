@@ -30,8 +30,9 @@ class Client:
         """A container of busybox that runs the command."""
         w = self.pb.workload
         container = w.ContainerSpec(image="busybox:test", command=command)
-        return w.Workload(name=name, kind=w.WORKLOAD_KIND_CONTAINER, container=container,
-                          desired_state=w.DesiredState.Value("DESIRED_STATE_" + desired), stop_grace_period_seconds=0, **fields)
+        state = w.DesiredState.Value("DESIRED_STATE_" + desired)
+        return w.Workload(name=name, kind=w.WORKLOAD_KIND_CONTAINER, container=container, desired_state=state,
+                          stop_grace_period_seconds=0, **fields)
 
     def apply(self, workload, **options):
         return self.workload.Apply(self.pb.workload.WorkloadApplyRequest(workload=workload, **options), timeout=TIMEOUT)

@@ -29,7 +29,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
 
 @pytest.fixture
 def host(lan, make_capsule):
-    return make_capsule("--stop-grace", "1s", netns=lan.host, push=("busybox:test", "nginx:test", "udp-echo:test"))
+    return make_capsule(netns=lan.host, push=("busybox:test", "nginx:test", "udp-echo:test"))
 
 
 def run_web(capsule, name="web", port=PORT, **spec):
@@ -147,6 +147,9 @@ def test_rules_come_and_go_with_the_workload(host, lan):
     run_web(host, port=PORT + 1)
     assert ports_of(host) == {("tcp", PORT + 1): (host.address("web"), 80), **echo}
     host.ctl("workload", "delete", "echo", "web")
+    assert ports_of(host) == {}
+    # An empty bridge is kept for a while, for the next workload; it does not outlive the daemon.
+    host.stop()
     assert host.table not in run(*in_netns(lan.host), "nft", "list", "tables").stdout.decode()
     assert host.bridge not in run("ip", "-n", lan.host, "link").stdout.decode()
 
@@ -343,6 +346,7 @@ def test_beside_docker(host, lan, rules, chain, first):
         assert fetch(where, address, PORT) == PAGE, name
     assert f'iifname "{host.bridge}"' in list_chain(lan, "ip", "filter", chain)
     host.ctl("workload", "delete", "web", "other")
+    host.stop()
     assert host.bridge not in list_chain(lan, "ip", "filter", chain)
 
 
