@@ -199,6 +199,8 @@ def counter(capsule):
 
 
 def runs(capsule):
+    if "pid" not in capsule.status("w"):
+        return 0
     return capsule.inside("w", "cat", f"{DATA}/runs", check=False).count("run\n")
 
 
