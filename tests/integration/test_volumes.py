@@ -214,7 +214,7 @@ def test_data_outlives_restarts_and_the_writable_layer_does_not(capsule):
     counter_spec = ["sh", "-c", f"echo run >> {DATA}/runs; sync; ls /outside; exec sleep 10000"]
     run_with_volume(capsule, command=counter_spec)
     wait_for(lambda: runs(capsule) == 2, "the second run")
-    assert "No such file" in capsule.logs("w")
+    wait_for(lambda: "No such file" in capsule.logs("w"), "the word of ls")
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
