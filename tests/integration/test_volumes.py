@@ -256,7 +256,7 @@ def test_an_nginx_page_survives_delete_and_a_new_apply(make_capsule):
     root = f"/proc/{capsule.status('nginx-data')['pid']}/root"
     with open(f"{root}{html}/index.html", "w") as page:
         page.write("my page\n")
-    assert http_get("127.0.0.1", port) == "my page\n"
+    wait_for(lambda: http_get("127.0.0.1", port) == "my page\n", "the page")
     capsule.ctl("workload", "delete", "nginx-data")
     assert http_get("127.0.0.1", port) is None
     capsule.apply(text, "--wait")
