@@ -517,7 +517,11 @@ static int find_instance(const struct places *p, const char *name, struct driver
 	 * would be seen by nobody, so it does not go on. */
 	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p->cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
-	instance_ended(ret, &result);
+	/* A start that was cut off before the OCI runtime knew of the container is no run. */
+	if (access(p->runtime_state, F_OK) < 0)
+		*ret = (struct driver_instance){ .shim_fd = -1 };
+	else
+		instance_ended(ret, &result);
 	return 0;
 }
 
