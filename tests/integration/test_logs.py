@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""Logs as users see them: what was written, in order, over rotations, restarts and ends; and the means to see less of it."""
+"""Logs as users see them: all that was written, in order, over rotations, restarts and ends; and less of it."""
 import datetime
 import os
 import random
@@ -12,12 +12,19 @@ import pytest
 
 import images
 from capsule import run, wait_for
+from registry_servers import Image
 
 FOREVER = "exec sleep 10000"
+WAIT_FOR_GO = "while [ ! -e /tmp/go ]; do sleep 0.05; done"
 
 
 def run_script(capsule, script, name="w", image="busybox:test", wait=True, **spec):
-    return capsule.run_container(name, image, wait=wait, command=["sh", "-c", script], networkMode="NETWORK_MODE_HOST", **spec)
+    return capsule.run_container(name, image, wait=wait, command=["sh", "-c", script], networkMode="NETWORK_MODE_HOST",
+                                 **spec)
+
+
+def let_go(capsule):
+    open(f"/proc/{capsule.status('w')['pid']}/root/tmp/go", "w").close()
 
 
 def run_to_the_end(capsule, script, phase="stopped", **spec):
@@ -39,8 +46,8 @@ class Follower:
     """capsulectl workload logs -f."""
 
     def __init__(self, capsule, name="w", *options):
-        self.process = subprocess.Popen(capsule.ctl_argv("workload", "logs", "-f", name, *options), stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(capsule.ctl_argv("workload", "logs", "-f", name, *options),
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def read_until(self, last):
         """What comes up to a line that is `last`."""
@@ -78,8 +85,9 @@ def test_both_streams_in_order(capsule):
 
 
 @pytest.mark.parametrize("content", [
-    bytes(range(256)) * 300, b"no newline at the end", b"\n\n\n", b"x" * 200_000 + b"\n" + b"y" * 70_000, b"\r\n\0\x1b[31m\xff\n",
-    random.Random(1).randbytes(300_000)], ids=["all bytes", "no newline", "newlines", "long lines", "control", "noise"])
+    bytes(range(256)) * 300, b"no newline at the end", b"\n\n\n", b"x" * 200_000 + b"\n" + b"y" * 70_000,
+    b"\r\n\0\x1b[31m\xff\n", random.Random(1).randbytes(300_000)],
+    ids=["all bytes", "no newline", "newlines", "long lines", "control", "noise"])
 def test_bytes_are_kept_as_they_are(make_capsule, tmp_path, content):
     capsule = make_capsule(push=())
     images.make_busybox_image(str(tmp_path / "i.tar"), "blob:1", extra=[images.File("/blob", content)])
@@ -105,7 +113,7 @@ def test_logs_of_every_state(capsule):
 
 
 def test_logs_outlive_daemon_and_machine(capsule):
-    run_script(capsule, f"echo run; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo meanwhile; touch /tmp/went; {FOREVER}")
+    run_script(capsule, f"echo run; {WAIT_FOR_GO}; echo meanwhile; touch /tmp/went; {FOREVER}")
     wait_for(lambda: capsule.logs("w") == "run\n", "the log")
     pid = capsule.status("w")["pid"]
     capsule.stop(signal.SIGKILL)
@@ -142,9 +150,9 @@ def test_one_file_is_possible(make_capsule):
 
 def test_a_follower_misses_no_line_at_rotations(make_capsule, follow):
     capsule = make_capsule("--log-max-size", "8KiB", "--log-max-files", "4")
-    run_script(capsule, f"while [ ! -e /tmp/go ]; do sleep 0.05; done; {numbered(1, 3000, 0.1)}; {FOREVER}")
+    run_script(capsule, f"{WAIT_FOR_GO}; {numbered(1, 3000, 0.1)}; {FOREVER}")
     followers = [follow(capsule) for _ in range(3)]
-    open(f"/proc/{capsule.status('w')['pid']}/root/tmp/go", "w").close()
+    let_go(capsule)
     for follower in followers:
         assert follower.read_until("line 3000") == lines(1, 3000)
     assert len(log_files(capsule)) == 4, "there were rotations"
@@ -169,14 +177,18 @@ def test_tail_counts_lines_of_any_length(capsule):
     assert capsule.logs("w", "-n", 3) == "2" * 100_000 + "\n" + "3" * 100_000 + "\nunfinished"
 
 
+def now():
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
 def test_timestamps_and_since(capsule):
-    before = datetime.datetime.now(datetime.timezone.utc)
+    before = now()
     run_to_the_end(capsule, "echo first; sleep 0.3; echo second; sleep 0.3; echo third")
     stamped = [line.split(" ", 1) for line in capsule.logs("w", "--timestamps").splitlines()]
     assert [text for _, text in stamped] == ["first", "second", "third"]
     times = [stamp for stamp, _ in stamped]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", t) for t in times) and times == sorted(times)
-    assert before < datetime.datetime.fromisoformat(times[0][:26] + "+00:00") < datetime.datetime.now(datetime.timezone.utc)
+    assert before < datetime.datetime.fromisoformat(times[0][:26] + "+00:00") < now()
     assert capsule.logs("w", "--since", times[1]) == "second\nthird\n"
     assert capsule.logs("w", "--since", times[2], "-t") == f"{times[2]} third\n"
     assert capsule.logs("w", "--since", times[0], "-n", "1") == "third\n"
@@ -188,7 +200,8 @@ def test_timestamps_and_since(capsule):
 # ---- following ----
 
 def test_follow_goes_on_over_restarts_and_ends_with_the_workload(capsule, follow):
-    run_script(capsule, f"echo run; trap 'echo bye; exit 0' TERM; while :; do sleep 1000 & wait; done", stopGracePeriodSeconds=10)
+    run_script(capsule, "echo run; trap 'echo bye; exit 0' TERM; while :; do sleep 1000 & wait; done",
+               stopGracePeriodSeconds=10)
     follower = follow(capsule)
     assert follower.read_until("run") == "run\n"
     capsule.ctl("workload", "restart", "w")
@@ -202,13 +215,12 @@ def test_follow_goes_on_over_restarts_and_ends_with_the_workload(capsule, follow
 
 
 def test_follow_with_options(capsule, follow):
-    run_script(capsule, f"echo a; echo b; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo new; {FOREVER}")
+    run_script(capsule, f"echo a; echo b; {WAIT_FOR_GO}; echo new; {FOREVER}")
     wait_for(lambda: capsule.logs("w") == "a\nb\n", "the log")
-    tail, nothing_old, since = follow(capsule, "w", "-n", "1"), follow(capsule, "w", "-n", "0"), follow(capsule, "w", "--since", "0s")
+    tail, nothing_old, since = (follow(capsule, "w", *o) for o in (("-n", "1"), ("-n", "0"), ("--since", "0s")))
     assert tail.read_until("b") == "b\n"
-    capsule.logs("w")
     wait_for(lambda: open_files(capsule).count("inotify") >= 3, "the followers to be served")
-    open(f"/proc/{capsule.status('w')['pid']}/root/tmp/go", "w").close()
+    let_go(capsule)
     for follower in (tail, nothing_old, since):
         assert follower.read_until("new") == "new\n"
 
@@ -224,14 +236,13 @@ def open_files(capsule):
     return "\n".join(found)
 
 
-def test_follow_from_before_the_first_run(capsule, archives, follow):
-    capsule.run_container("w", "localhost:1/later:1", wait=False, command=["sh", "-c", f"echo first; {FOREVER}"], networkMode="HOST")
+def test_follow_from_before_the_first_run(make_capsule, fake, follow):
+    capsule = make_capsule("--plain-http", fake.address)
+    run_script(capsule, f"echo first; {FOREVER}", image=f"{fake.address}/later:1", wait=False)
     follower = follow(capsule)
     wait_for(lambda: "inotify" in open_files(capsule), "the follower to be served")
-    later = capsule.dir / "later.tar"
-    run("skopeo", "copy", "-q", f"docker-archive:{archives['busybox:test']}", f"docker-archive:{later}:localhost:1/later:1")
     capsule.wait_phase("w", "failed")
-    capsule.push(later)
+    fake.put("later", "1", Image([images.layer_tar(images.busybox_entries())]))
     capsule.ctl("workload", "start", "w")
     assert follower.read_until("first") == "first\n"
 
@@ -250,10 +261,10 @@ def test_a_follower_that_leaves_is_forgotten(capsule):
 
 
 def test_a_follower_that_does_not_read_holds_up_nobody_and_loses_nothing(capsule):
-    run_script(capsule, f"while [ ! -e /tmp/go ]; do sleep 0.05; done; {numbered(1, 40000)}; touch /tmp/done; {FOREVER}")
+    run_script(capsule, f"{WAIT_FOR_GO}; {numbered(1, 40000)}; touch /tmp/done; {FOREVER}")
     pid, sluggish = capsule.status("w")["pid"], Follower(capsule)
     wait_for(lambda: "inotify" in open_files(capsule), "the follower to be served")
-    open(f"/proc/{pid}/root/tmp/go", "w").close()
+    let_go(capsule)
     wait_for(lambda: os.path.exists(f"/proc/{pid}/root/tmp/done"), "the writer, which nobody stops")
     run_script(capsule, FOREVER, name="other")
     assert capsule.logs("w", "-n", 1) == "line 40000\n"
@@ -275,4 +286,4 @@ def test_a_full_disk_does_not_stop_the_container(small_disk, make_capsule):
     assert capsule.phase("w") == "Running"
     for filler in ("filler", "filler2"):
         (small_disk / filler).unlink()
-    wait_for(lambda: re.search(r"capsule: \d+ bytes of log lost\nline\n", capsule.logs("w")), "the log to go on and tell of the loss")
+    wait_for(lambda: re.search(r"capsule: \d+ bytes of log lost\nline\n", capsule.logs("w")), "the log to tell of it")
