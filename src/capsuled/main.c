@@ -91,6 +91,10 @@ static int prepare_roots(struct daemon *d, struct error *err)
 	    fs_mkdir_all(AT_FDCWD, workloads, 0711, err) < 0 || fs_mkdir_all(AT_FDCWD, volumes, 0700, err) < 0 ||
 	    fs_mkdir_all(AT_FDCWD, d->options.run, 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, running, 0711, err) < 0)
 		return -1;
+	/* What a daemon that was killed was about to rename. */
+	if (fs_sweep_tmp(AT_FDCWD, d->options.root, err) < 0 || fs_sweep_tmp(AT_FDCWD, d->options.run, err) < 0 ||
+	    fs_sweep_tmp(AT_FDCWD, d->dns_dir, err) < 0)
+		return -1;
 	return fs_write_replace(AT_FDCWD, d->registries_file, registries, strlen(registries), 0600, err);
 }
 

@@ -257,6 +257,7 @@ static void clean_done(void *arg)
 		workload_keep_layers(w, NULL, 0);
 	if (!s->ok)
 		workload_step_failed(w, "clean up after it", &s->err);
+	bridge_left(w->owner);
 	step_free(s);
 	workload_advance(w);
 	workload_changed(w);

@@ -33,8 +33,8 @@ def capsules(archives):
     """A function that starts a daemon with the given options; all are closed, and leaks are looked for, at the end."""
     started = []
 
-    def make(*options, push=("busybox:test",), netns=None):
-        c = capsule_module.Capsule(*options, netns=netns)
+    def make(*options, push=("busybox:test",), **where):
+        c = capsule_module.Capsule(*options, **where)
         started.append(c)
         c.start()
         for name in push:

@@ -158,6 +158,14 @@ def test_rules_come_and_go_with_the_workload(host, lan):
     assert host.bridge not in run("ip", "-n", lan.host, "link").stdout.decode()
 
 
+def test_an_empty_bridge_goes_after_a_while(host, lan):
+    run_web(host)
+    host.ctl("workload", "stop", "web")
+    wait_for(lambda: host.bridge not in run("ip", "-n", lan.host, "link").stdout.decode(), "the bridge to go")
+    wait_for(lambda: not (host.run_dir / "dns/dnsmasq.pid").exists(), "the resolver to go")
+    host.ctl("workload", "start", "--wait", "web")
+
+
 def test_the_rules_are_whole_again_after_somebody_flushed_them(host, lan):
     run_web(host)
     run(*in_netns(lan.host), "nft", "flush", "ruleset")
