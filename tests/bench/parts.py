@@ -15,7 +15,7 @@ from private_mounts import PrivateMounts
 IMAGE = "bench:1"
 MANY = 100
 WORKLOADS = 200
-PUSH_ROUNDS = 3
+PUSH_ROUNDS = 2
 
 
 class Bench:
@@ -141,9 +141,9 @@ def many(bench):
 def many_of(peer, names):
     """The same with a peer: a client a container."""
     series = {"start": Series(f"{peer.NAME}: {len(names)} started one after another"),
-              "removal": Series(f"{peer.NAME}: {len(names)} removed")}
+              "removal at once": Series(f"{peer.NAME}: {len(names)} removed at once")}
     series["start"].add(sum(peer.run(name) for name in names))
-    series["removal"].add(peer.remove(*names))
+    series["removal at once"].add(peer.remove(*names))
     return series
 
 
@@ -163,7 +163,7 @@ def push(bench):
         contestants = [(mine, loading(ours, path, ours.push))]
         if peer:
             contestants.append((theirs, bench.mounts.wrap(loading(peer, path, peer.load))))
-        alternate(PUSH_ROUNDS, *contestants)
+        alternate(PUSH_ROUNDS, *contestants, warm_up=False)
         report.figure(mine.name, mine)
         if peer:
             report.figure(theirs.name, theirs)

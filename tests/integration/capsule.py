@@ -283,7 +283,7 @@ class Capsule:
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             try:
                 with open(path, "rb") as f:
-                    if str(self.dir).encode() in f.read():
+                    if self.dir.name.encode() in f.read():
                         found.add(int(path.split("/")[2]))
             except OSError:
                 pass
