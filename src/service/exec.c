@@ -11,6 +11,7 @@
  */
 #include "service/unary.h"
 
+#include "manifest/manifest.h"
 #include "runtime/process.h"
 
 #include <string.h>
@@ -123,6 +124,8 @@ static void on_failed(const struct error *err, void *arg)
 
 static int check_config(const Capsule__V1__WorkloadExecConfig *config, struct error *err)
 {
+	if (manifest_check_name("workload name", config->name, err) < 0)
+		return -1;
 	if (!config->n_command || !*config->command[0])
 		return error_set(err, ERR_INVALID_ARGUMENT, "the request names no command to run in workload %s",
 				 config->name);

@@ -13,7 +13,8 @@
 int exec_prepare(struct shim *shim, struct error *err)
 {
 	shim->pidfd = (int)syscall(SYS_pidfd_open, shim->pid, 0);
-	if (shim->pidfd < 0 || setns(shim->pidfd, CLONE_NEWPID) < 0)
+	/* A payload that has ended already has no namespaces to enter, now or later. */
+	if ((shim->pidfd < 0 || setns(shim->pidfd, CLONE_NEWPID) < 0) && errno != ESRCH)
 		return error_errno(err, errno, "cannot enter the pid namespace of the payload");
 	return 0;
 }
