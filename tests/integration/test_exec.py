@@ -63,21 +63,20 @@ def test_a_file_that_is_no_program(running, content, reason):
 # ---- who and where it is ----
 
 def test_it_is_what_the_workload_is(running):
-    pid = running.status("w")["pid"]
-    kinds = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
-    script = f"for k in {' '.join(kinds)}; do readlink /proc/self/ns/$k; done; echo --; cat /proc/self/cgroup; echo --; cat /proc/self/status"
-    namespaces, cgroups, status = output(running, "w", "--", "sh", "-c", script).split("--\n")
-    assert namespaces.split() == [os.readlink(f"/proc/{pid}/ns/{k}") for k in kinds]
-    with open(f"/proc/{pid}/cgroup") as f:
-        def in_v1_or_own(text):
-            return sorted(line for line in text.splitlines() if not line.startswith("0::/") or running.table in line)
-        assert in_v1_or_own(cgroups) == in_v1_or_own(f.read())
-    with open(f"/proc/{pid}/status") as f:
-        first = f.read()
-    for field in ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
-                  "Seccomp_filters", "SigBlk", "SigIgn"):
-        line = re.search(rf"^{field}:.*$", first, re.M).group()
-        assert re.search(rf"^{field}:.*$", status, re.M).group().strip() == line.strip()
+    def of(pid, name):
+        with open(f"/proc/{pid}/{name}") as f:
+            return f.read()
+    first = running.status("w")["pid"]
+    with started(running, "w", "--", "sleep", "4710"):
+        pid = wait_process(running, "sleep", "4710")
+        for kind in ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user"):
+            assert os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/{first}/ns/{kind}")
+        for name in ("cgroup", "limits", "oom_score_adj"):
+            assert of(pid, name) == of(first, name)
+        for field in ("Umask", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
+                      "Seccomp_filters", "SigBlk", "SigIgn"):
+            line = re.compile(rf"^{field}:.*$", re.M)
+            assert line.search(of(pid, "status")).group() == line.search(of(first, "status")).group()
 
 
 def test_it_has_no_descriptors_but_its_streams(running):

@@ -132,6 +132,7 @@ def test_a_shim_that_is_killed(own):
 
 # ---- the shim's own safety ----
 
+@pytest.mark.shipped  # the sanitized shim is not static: it does not run in a container
 def test_the_shims_program_cannot_be_written_from_a_container(make_capsule, tmp_path):
     """A container can make the kernel run the program that its further processes were before, keep it open, and open that for
     writing when nobody runs it any more."""
