@@ -329,6 +329,15 @@ static bool on_message(struct process *p, struct shim_message *m, int *fds, size
 	}
 }
 
+static void report_lost(struct process *p)
+{
+	if (p->started)
+		report_failure(p, ERR_UNAVAILABLE, "the workload went, and all its processes with it");
+	else
+		report_failure(p, ERR_FAILED_PRECONDITION,
+			       "its shim refuses: the workload is ending, or was started by an older version and must be restarted");
+}
+
 static void on_control(uv_poll_t *poll, int status, int events)
 {
 	struct end *end = poll->data;
@@ -342,7 +351,7 @@ static void on_control(uv_poll_t *poll, int status, int events)
 		if (r == -EAGAIN)
 			return;
 		if (r <= 0) {
-			report_failure(p, ERR_UNAVAILABLE, "the workload went, and all its processes with it");
+			report_lost(p);
 			return;
 		}
 	} while (on_message(p, &m, fds, n_fds));

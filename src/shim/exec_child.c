@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * From a copy of the shim to a process of the container, in the order that the kernel demands: cgroup (its files are the
- * host's), namespaces, descriptors, terminal, identity, system call filter, execve.
+ * From a copy of the shim to a process of the container, in the order that the kernel demands: descriptors, cgroup (its files
+ * are the host's), namespaces, terminal, identity, system call filter, execve.
  *
  * The container can see this process before it has executed the command, as one of root with all capabilities. It is not
  * dumpable, so nobody without CAP_SYS_PTRACE looks into it, and it closes every descriptor of the shim's before it touches
@@ -29,6 +29,7 @@
 #include <sys/syscall.h>
 
 #define REPORT_FD 3
+#define PIDFD 4
 #define SPEC_MAX (8u << 20)
 #define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 /* As shells have it. */
@@ -123,6 +124,22 @@ static void load_spec(struct child *c, int fd)
 
 /* ---- into the container ---- */
 
+/* The standard streams, the report, the first process's pidfd, and nothing else: a child that hangs later holds nothing of the
+ * shim's. fds: stdin, stdout, stderr; NULL: none yet. */
+static void keep_descriptors(struct child *c, const int *fds)
+{
+	/* Out of the way of each other first. */
+	int report = fcntl(c->report, F_DUPFD, PIDFD + 1), pidfd = fcntl(c->shim->pidfd, F_DUPFD, PIDFD + 1);
+
+	for (int i = 0; fds && i < 3; i++)
+		if (dup2(fds[i], i) < 0)
+			fail_errno(c, "set the standard streams");
+	if (report < 0 || pidfd < 0 || dup3(report, REPORT_FD, O_CLOEXEC) < 0 || dup3(pidfd, PIDFD, O_CLOEXEC) < 0 ||
+	    close_range(PIDFD + 1, ~0u, 0) < 0)
+		fail_errno(c, "arrange the descriptors");
+	c->report = REPORT_FD;
+}
+
 /* The shim works with a few of the capabilities that it has; entering the container takes more. */
 static void set_capabilities(const struct child *c, uint64_t permitted)
 {
@@ -147,23 +164,11 @@ static void enter_container(const struct child *c)
 	if (cgroup_join(c->shim->options->cgroup, c->shim->pid, &err) < 0)
 		fail(c, 0, "%s", error_message(&err));
 	/* The pid namespace is that of the shim's children; the network the shim's own. */
-	if (setns(c->shim->pidfd, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP | CLONE_NEWNET) < 0)
+	if (setns(PIDFD, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP | CLONE_NEWNET) < 0)
 		fail_errno(c, "enter the workload, which may be ending");
+	close(PIDFD);
 	/* Keys of whoever started the daemon are not for the workload. */
 	(void)syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL);
-}
-
-/* The standard streams, the report, and nothing else. fds: stdin, stdout, stderr; NULL: none yet. */
-static void keep_descriptors(struct child *c, const int *fds)
-{
-	for (int i = 0; fds && i < 3; i++)
-		if (dup2(fds[i], i) < 0)
-			fail_errno(c, "set the standard streams");
-	if (c->report != REPORT_FD && dup3(c->report, REPORT_FD, O_CLOEXEC) < 0)
-		fail_errno(c, "keep the report");
-	c->report = REPORT_FD;
-	if (close_range(REPORT_FD + 1, ~0u, 0) < 0)
-		fail_errno(c, "close descriptors");
 }
 
 /* From the container's own devpts, so that the terminal has a name there. Neither the node nor what it stands for is trusted:
@@ -298,9 +303,9 @@ _Noreturn void exec_child(const struct shim *shim, const struct shim_exec *reque
 	c.report = report;
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	load_spec(&c, fds[0]);
+	keep_descriptors(&c, request->terminal ? NULL : fds + 1);
 	set_capabilities(&c, UINT64_MAX);
 	enter_container(&c);
-	keep_descriptors(&c, request->terminal ? NULL : fds + 1);
 	setsid();
 	if (request->terminal)
 		open_terminal(&c, request);
