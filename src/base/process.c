@@ -64,7 +64,8 @@ static void child_main(struct child *c)
 	for (size_t i = 0; i < s->n_fds; i++)
 		if (dup2(c->fds[i], s->fds[i].target) < 0)
 			child_fail(c);
-	execvpe(s->argv[0], (char *const *)(uintptr_t)s->argv, s->env ? (char *const *)(uintptr_t)s->env : environ);
+	execvpe(s->program ? s->program : s->argv[0], (char *const *)(uintptr_t)s->argv,
+		s->env ? (char *const *)(uintptr_t)s->env : environ);
 	child_fail(c);
 }
 

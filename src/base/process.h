@@ -25,6 +25,7 @@ struct process_fd {
 
 struct process_spawn {
 	const char *const *argv; /* argv[0] is searched in PATH when it holds no '/' */
+	const char *program;     /* path of what is executed as argv[0]; NULL: argv[0] */
 	const char *const *env;  /* NULL: the caller's */
 	const char *dir;         /* working directory; NULL: the caller's */
 	const struct process_fd *fds;

@@ -29,6 +29,7 @@ typedef Capsule__V1__WorkloadExecServerMessage ServerMessage;
 
 struct exec {
 	Capsule__V1__WorkloadExecConfig config;
+	Capsule__V1__WorkloadExecResize size;
 	bool passes_input;
 	struct rpc_call *call;
 	struct input input;
@@ -60,19 +61,27 @@ static void leave_raw_mode(struct exec *e)
 	e->raw = false;
 }
 
-static void send_size(struct exec *e)
+/* Whether there is a terminal that has a size. */
+static bool terminal_size(Capsule__V1__WorkloadExecResize *ret)
 {
-	Capsule__V1__WorkloadExecResize resize = CAPSULE__V1__WORKLOAD_EXEC_RESIZE__INIT;
 	struct winsize size;
-	ClientMessage message;
 
 	if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0)
+		return false;
+	ret->cols = size.ws_col;
+	ret->rows = size.ws_row;
+	return true;
+}
+
+static void send_size(struct exec *e)
+{
+	ClientMessage message;
+
+	if (!terminal_size(&e->size))
 		return;
-	resize.cols = size.ws_col;
-	resize.rows = size.ws_row;
 	capsule__v1__workload_exec_client_message__init(&message);
 	message.payload_case = CAPSULE__V1__WORKLOAD_EXEC_CLIENT_MESSAGE__PAYLOAD_RESIZE;
-	message.resize = &resize;
+	message.resize = &e->size;
 	rpc_call_send(e->call, &message.base);
 }
 
@@ -121,12 +130,13 @@ static void start(struct rpc_call *call, uv_loop_t *loop, void *arg)
 	capsule__v1__workload_exec_client_message__init(&message);
 	message.payload_case = CAPSULE__V1__WORKLOAD_EXEC_CLIENT_MESSAGE__PAYLOAD_CONFIG;
 	message.config = &e->config;
-	rpc_call_send(call, &message.base);
 	if (e->config.tty) {
-		send_size(e);
 		watch_size(e, loop);
 		enter_raw_mode(e);
+		if (terminal_size(&e->size))
+			e->config.size = &e->size;
 	}
+	rpc_call_send(call, &message.base);
 	if (!e->passes_input)
 		rpc_call_half_close(call);
 	else if (input_start(&e->input, loop, call, &e->error) < 0)
@@ -259,7 +269,9 @@ static int run_exec(struct cli *cli, struct error *err)
 {
 	_cleanup_(variables_release) struct variables variables = { 0 };
 	_cleanup_close_ int in = -1;
-	struct exec e = { .config = CAPSULE__V1__WORKLOAD_EXEC_CONFIG__INIT };
+	struct exec e = {
+		.config = CAPSULE__V1__WORKLOAD_EXEC_CONFIG__INIT, .size = CAPSULE__V1__WORKLOAD_EXEC_RESIZE__INIT,
+	};
 	const struct client_feed feed = { start, writable, stop, &e };
 	int r = read_variables(cli, &variables, err);
 

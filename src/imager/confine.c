@@ -13,8 +13,8 @@
 #define CAP(n) (UINT64_C(1) << (n))
 
 /* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities, trusted.* attributes. */
-static const uint64_t KEPT = CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) | CAP(CAP_MKNOD) |
-			     CAP(CAP_SETFCAP) | CAP(CAP_SYS_ADMIN);
+static const uint64_t KEPT = CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) |
+			     CAP(CAP_MKNOD) | CAP(CAP_SETFCAP) | CAP(CAP_SYS_ADMIN);
 
 static int drop_capabilities(struct error *err)
 {

@@ -2,12 +2,12 @@
 /* Copyright The Capsule authors */
 
 /*
- * libarchive parses; its own extraction is unfit for layers (it follows or refuses symbolic links at the wrong moments), so
- * everything here is written through directory descriptors.
+ * libarchive parses; its own extraction is unfit for layers (it follows or refuses symbolic links at the wrong
+ * moments), so everything here is written through directory descriptors.
  *
  * Entries of one directory follow each other, so the last parent stays open (struct parent) and most entries cost no
- * path walk. Changing a directory's entries changes its time; instead of a list of directories and times, which would grow with
- * the stream, the parent's time is read when it is opened and put back when it is left.
+ * path walk. Changing a directory's entries changes its time; instead of a list of directories and times, which would
+ * grow with the stream, the parent's time is read when it is opened and put back when it is left.
  */
 #include "imager/unpack.h"
 
@@ -89,7 +89,8 @@ static int clean_path(char *path, struct error *err)
 		if (len == 2 && from[0] == '.' && from[1] == '.')
 			return error_set(err, ERR_INVALID_ARGUMENT, "the path with \"..\" is refused");
 		if (len > NAME_MAX)
-			return error_set(err, ERR_INVALID_ARGUMENT, "a name in the path is longer than %d bytes", NAME_MAX);
+			return error_set(err, ERR_INVALID_ARGUMENT, "a name in the path is longer than %d bytes",
+					 NAME_MAX);
 		if (len && !(len == 1 && from[0] == '.')) {
 			if (to != path)
 				*to++ = '/';
@@ -179,7 +180,8 @@ static int open_dir_in(int root, const char *path)
 	return fs_open_in(root, *path ? path : ".", O_RDONLY | O_DIRECTORY, 0);
 }
 
-/* Makes the missing directories of a path, from the top; a symbolic link on the way leads where it leads in the layer. */
+/* Makes the missing directories of a path, from the top; a symbolic link on the way leads where it leads in the
+ * layer. */
 static int make_parents(int root, const char *path, struct error *err)
 {
 	_cleanup_free_ char *prefix = strdup(path);
@@ -261,8 +263,8 @@ static void entry_times(struct archive_entry *entry, struct timespec ret[2])
 
 static bool xattr_wanted(const char *name)
 {
-	/* Not trusted.overlay.*: redirects and the like are orders to overlayfs. Not security.selinux and others: they belong to
-	 * the policy of the host. */
+	/* Not trusted.overlay.*: redirects and the like are orders to overlayfs. Not security.selinux and others:
+	 * they belong to the policy of the host. */
 	return !strcmp(name, "security.capability") || !strncmp(name, "user.", 5) ||
 	       !strcmp(name, "system.posix_acl_access") || !strcmp(name, "system.posix_acl_default");
 }
@@ -276,8 +278,8 @@ static int set_xattrs(int fd, struct archive_entry *entry, struct error *err)
 	if (archive_entry_xattr_reset(entry) == 0)
 		return 0;
 	while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
-		/* A file system without ACLs, or one that finds the value too large, does not make the layer useless; one that
-		 * cannot hold capabilities does. */
+		/* A file system without ACLs, or one that finds the value too large, does not make the layer useless;
+		 * one that cannot hold capabilities does. */
 		if (name && xattr_wanted(name) && fsetxattr(fd, name, value, size, 0) < 0 &&
 		    (!strncmp(name, "security.", 9) || (errno != ENOTSUP && errno != EOPNOTSUPP)))
 			return error_errno(err, errno, "cannot set its attribute %s", name);
@@ -395,7 +397,8 @@ static int write_content(struct unpack *u, int fd, struct archive_entry *entry, 
 	while ((r = archive_read_data_block(u->archive, &data, &len, &offset)) == ARCHIVE_OK || r == ARCHIVE_WARN) {
 		u->bytes += len;
 		if (u->bytes > u->limits->bytes_max)
-			return error_set(err, ERR_RESOURCE_EXHAUSTED, "the layer unpacks to more than the limit of %llu bytes",
+			return error_set(err, ERR_RESOURCE_EXHAUSTED,
+					 "the layer unpacks to more than the limit of %llu bytes",
 					 (unsigned long long)u->limits->bytes_max);
 		if (offset < 0 || write_at(fd, data, len, offset) < 0)
 			return error_errno(err, offset < 0 ? EINVAL : errno, "cannot write it");
@@ -483,7 +486,8 @@ static int unpack_hardlink(struct unpack *u, const struct item *item, const char
 		return error_errno(err, ENOMEM, "cannot make a hard link");
 	fd = open_dir_in(u->root, dir);
 	if (fd < 0 || !*name || fstatat(fd, name, &from, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(from.st_mode))
-		return error_set(err, ERR_INVALID_ARGUMENT, "hard link to \"%.256s\": the layer has no such file before it", link);
+		return error_set(err, ERR_INVALID_ARGUMENT,
+				 "hard link to \"%.256s\": the layer has no such file before it", link);
 	if (fstatat(u->parent.fd, item->name, &to, AT_SYMLINK_NOFOLLOW) == 0) {
 		if (from.st_dev == to.st_dev && from.st_ino == to.st_ino)
 			return 0;
@@ -578,7 +582,8 @@ static int unpack_next(struct unpack *u, struct error *err)
 
 int unpack_layer(int dirfd, const struct unpack_source *source, const struct unpack_limits *limits, struct error *err)
 {
-	struct unpack u = { .root = dirfd, .source = source, .limits = limits, .parent.fd = -1, .source_error = ERROR_INIT };
+	struct unpack u = { .root = dirfd, .source = source, .limits = limits, .parent.fd = -1,
+			   .source_error = ERROR_INIT };
 	int r;
 
 	u.archive = archive_read_new();

@@ -55,7 +55,7 @@ int reconciler_recover(struct reconciler *r, struct error *err);
 void reconciler_halt(struct reconciler *r);
 
 /* Takes over a record that was just stored (the content is moved out of *record). An older revision than the known one
- * is ignored. */
+ * is ignored, and so is one of a workload that has been removed since. */
 void reconciler_submit(struct reconciler *r, struct store_workload *record);
 
 /* Stops and starts again; also ends a back-off. NOT_FOUND, or FAILED_PRECONDITION unless desired is RUNNING. */
@@ -79,6 +79,9 @@ void reconciler_each(struct reconciler *r, void (*fn)(const Capsule__V1__Workloa
 
 /* Whether the workload has no process and no step under way; true for one that does not exist. */
 bool reconciler_is_down(struct reconciler *r, const char *name);
+
+/* Whether the workload exists and shall run. */
+bool reconciler_is_wanted(struct reconciler *r, const char *name);
 
 /* Name of a workload whose spec names this image (full reference), or NULL. Valid until the next event. */
 const char *reconciler_image_user(struct reconciler *r, const char *reference);

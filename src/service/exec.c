@@ -177,6 +177,8 @@ static int begin(struct exec *e, const Capsule__V1__WorkloadExecConfig *config, 
 	e->process = process_new(e->host->loop, &events);
 	if (!e->process)
 		abort();
+	if (config->size)
+		process_resize(e->process, config->size->cols, config->size->rows);
 	e->state = EXEC_PREPARING;
 	task_start(e->host->tasks, prepare, prepared, e);
 	return 0;

@@ -28,6 +28,7 @@ static const char help[] =
 	"  --state DIR           the workload's directory in the state root\n"
 	"  --cgroup PATH         its cgroup\n"
 	"  --runtime PROGRAM     OCI runtime\n"
+	"  --sealed-runtime      execute the copy of it on descriptor 6\n"
 	"  --runtime-root DIR    state directory of the OCI runtime\n"
 	"  --layer DIR           a layer of the image; repeated, lowest first\n"
 	"  --volume NAME:ro|rw:DEVICE\n"
@@ -41,7 +42,7 @@ static const char help[] =
 	"  --hide-unified        hide the v2 hierarchy of a hybrid host from the runtime\n";
 
 enum shim_option {
-	OPT_RUN = 1, OPT_STATE, OPT_CGROUP, OPT_RUNTIME, OPT_RUNTIME_ROOT, OPT_LAYER, OPT_VOLUME, OPT_GENERATION,
+	OPT_RUN = 1, OPT_STATE, OPT_CGROUP, OPT_RUNTIME, OPT_SEALED_RUNTIME, OPT_RUNTIME_ROOT, OPT_LAYER, OPT_VOLUME, OPT_GENERATION,
 	OPT_LOG_MAX_BYTES, OPT_LOG_MAX_FILES, OPT_STOP_SIGNAL, OPT_GRACE, OPT_NETNS, OPT_HIDE_UNIFIED, OPT_HELP,
 };
 
@@ -50,6 +51,7 @@ static const struct option options_table[] = {
 	{ "state", required_argument, NULL, OPT_STATE },
 	{ "cgroup", required_argument, NULL, OPT_CGROUP },
 	{ "runtime", required_argument, NULL, OPT_RUNTIME },
+	{ "sealed-runtime", no_argument, NULL, OPT_SEALED_RUNTIME },
 	{ "runtime-root", required_argument, NULL, OPT_RUNTIME_ROOT },
 	{ "layer", required_argument, NULL, OPT_LAYER },
 	{ "volume", required_argument, NULL, OPT_VOLUME },
@@ -98,6 +100,7 @@ static int parse_option(struct shim_options *o, int opt, char *arg)
 	case OPT_STATE: o->state_dir = arg; break;
 	case OPT_CGROUP: o->cgroup = arg; break;
 	case OPT_RUNTIME: o->runtime = arg; break;
+	case OPT_SEALED_RUNTIME: o->sealed_runtime = true; break;
 	case OPT_RUNTIME_ROOT: o->runtime_root = arg; break;
 	case OPT_LAYER:
 		if (o->n_layers == SHIM_LAYERS_MAX)
@@ -265,6 +268,8 @@ static int start(struct shim *shim, struct error *err)
 		mounts_release(o);
 		return -1;
 	}
+	if (o->sealed_runtime)
+		close(SHIM_FD_RUNTIME);
 	shim->result.generation = o->generation;
 	shim->result.started_at_ns = time_realtime_ns();
 	return 0;
@@ -290,8 +295,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	umask(022);
-	close_range(SHIM_FD_NETNS + 1, ~0u, 0);
-	for (int fd = SHIM_FD_CONNECTION; fd <= SHIM_FD_NETNS; fd++)
+	close_range(SHIM_FD_RUNTIME + 1, ~0u, 0);
+	for (int fd = SHIM_FD_CONNECTION; fd <= SHIM_FD_RUNTIME; fd++)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 	if (detach(&err) < 0) {
 		serve_failure(&err);

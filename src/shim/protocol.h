@@ -7,7 +7,8 @@
  * Start. The daemon binds and listens on <run>/workloads/<name>/shim.sock before it starts the shim, and hands that
  * socket over. So from the moment the shim exists a daemon can connect to it, also one that comes later and finds a shim
  * that is still setting up. File descriptors of the new shim: SHIM_FD_CONNECTION, a first connection; SHIM_FD_LISTEN;
- * SHIM_FD_NETNS, the network namespace to enter, with --netns. Shim and daemon prepare side by side, the one the mounts,
+ * SHIM_FD_NETNS, the network namespace to enter, with --netns; SHIM_FD_RUNTIME, a sealed copy of the OCI runtime, with
+ * --sealed-runtime. Shim and daemon prepare side by side, the one the mounts,
  * the other the bundle; on SHIM_START the shim runs the payload. If the connection ends before, it undoes and goes.
  *
  * Messages. SOCK_SEQPACKET: one packet is one message, a `struct shim_header` and a body of `length` bytes in the host's
@@ -45,6 +46,7 @@
 #define SHIM_FD_CONNECTION 3
 #define SHIM_FD_LISTEN 4
 #define SHIM_FD_NETNS 5
+#define SHIM_FD_RUNTIME 6
 
 /* Files in a workload's run directory. */
 #define SHIM_SOCKET "shim.sock"

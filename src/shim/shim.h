@@ -33,6 +33,7 @@ struct shim_options {
 	const char *state_dir; /* the workload's: upper/, work/, payload.log */
 	const char *cgroup;
 	const char *runtime;      /* program */
+	bool sealed_runtime;      /* SHIM_FD_RUNTIME is what is executed as the program */
 	const char *runtime_root; /* its --root */
 	const char *layers[SHIM_LAYERS_MAX]; /* lowest first */
 	size_t n_layers;

@@ -30,8 +30,9 @@ class Client:
         """A container of busybox that runs the command."""
         w = self.pb.workload
         container = w.ContainerSpec(image="busybox:test", command=command)
-        return w.Workload(name=name, kind=w.WORKLOAD_KIND_CONTAINER, container=container,
-                          desired_state=w.DesiredState.Value("DESIRED_STATE_" + desired), stop_grace_period_seconds=0, **fields)
+        state = w.DesiredState.Value("DESIRED_STATE_" + desired)
+        return w.Workload(name=name, kind=w.WORKLOAD_KIND_CONTAINER, container=container, desired_state=state,
+                          stop_grace_period_seconds=0, **fields)
 
     def apply(self, workload, **options):
         return self.workload.Apply(self.pb.workload.WorkloadApplyRequest(workload=workload, **options), timeout=TIMEOUT)
@@ -84,12 +85,10 @@ class Client:
         request = self.pb.workload.WorkloadLogsRequest(name=name, **options)
         return b"".join(chunk.data for chunk in self.workload.Logs(request, timeout=TIMEOUT))
 
-    def exec_requests(self, name, command, stdin=(), size=None, **config):
+    def exec_requests(self, name, command, stdin=(), **config):
         """stdin: an iterable of bytes; at its end the client's side is closed."""
         w = self.pb.workload
         yield w.WorkloadExecClientMessage(config=w.WorkloadExecConfig(name=name, command=command, **config))
-        if size:
-            yield w.WorkloadExecClientMessage(resize=w.WorkloadExecResize(cols=size[0], rows=size[1]))
         for data in stdin:
             yield w.WorkloadExecClientMessage(stdin=data)
 

@@ -399,7 +399,8 @@ def test_the_status_is_ok_whatever_the_exit_code(client):
 
 
 def test_a_terminal_for_a_client_of_the_api(client):
-    out, err, code = client.run("w", "sh", "-c", "stty size; echo $TERM; echo err >&2", tty=True, size=(91, 19))
+    size = client.pb.workload.WorkloadExecResize(cols=91, rows=19)
+    out, err, code = client.run("w", "sh", "-c", "stty size; echo $TERM; echo err >&2", tty=True, size=size)
     assert (out, err, code) == ("19 91\r\nxterm\r\nerr\r\n", "", 0)
 
 

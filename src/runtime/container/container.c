@@ -274,6 +274,8 @@ static void build_command(struct command *c, const struct container_driver *d, c
 	add_made(c, "--grace", fs_path("%" PRId64, grace_ms));
 	if (plan->netns_fd >= 0)
 		add_flag(c, "--netns");
+	if (runtime->sealed_fd >= 0)
+		add_flag(c, "--sealed-runtime");
 	if (runtime->is_crun && cgroup_mode() == CGROUP_HYBRID)
 		add_flag(c, "--hide-unified");
 	for (size_t i = 0; i < plan->n_volumes; i++)
@@ -286,11 +288,11 @@ static void build_command(struct command *c, const struct container_driver *d, c
 }
 
 /* Starts the shim. *ret_fd: the first connection to it. */
-static int spawn_shim(const struct command *c, int dirfd, const struct driver_plan *plan, int *ret_fd, pid_t *ret_pid,
-		      struct error *err)
+static int spawn_shim(const struct command *c, int dirfd, const struct driver_plan *plan, const struct oci_runtime *runtime,
+		      int *ret_fd, pid_t *ret_pid, struct error *err)
 {
 	_cleanup_close_ int listener = listen_for_daemons(dirfd, err), mine = -1, theirs = -1;
-	struct process_fd fds[3];
+	struct process_fd fds[4];
 	struct process_spawn spawn = { .argv = c->argv, .fds = fds, .n_fds = 2, .new_session = true };
 	int pair[2];
 
@@ -304,6 +306,8 @@ static int spawn_shim(const struct command *c, int dirfd, const struct driver_pl
 	fds[1] = (struct process_fd){ listener, SHIM_FD_LISTEN };
 	if (plan->netns_fd >= 0)
 		fds[spawn.n_fds++] = (struct process_fd){ plan->netns_fd, SHIM_FD_NETNS };
+	if (runtime->sealed_fd >= 0)
+		fds[spawn.n_fds++] = (struct process_fd){ runtime->sealed_fd, SHIM_FD_RUNTIME };
 	if (process_spawn(&spawn, ret_pid, NULL, err) < 0)
 		return -1;
 	*ret_fd = steal_fd(&mine);
@@ -319,7 +323,7 @@ static int run_shim(const struct command *c, const struct bundle *bundle, int di
 	pid_t pid;
 	int r;
 
-	if (spawn_shim(c, dirfd, bundle->plan, &fd, &pid, err) < 0)
+	if (spawn_shim(c, dirfd, bundle->plan, bundle->runtime, &fd, &pid, err) < 0)
 		return -1;
 	r = bundle_write(bundle, err);
 	/* The process that was started is gone by now; the shim is its child and nobody's. */
@@ -387,7 +391,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 {
 	_cleanup_(command_release) struct command command = { .n = 0 };
 	_cleanup_close_ int dirfd = -1;
-	struct oci_runtime runtime;
+	_cleanup_oci_runtime_ struct oci_runtime runtime = { .sealed_fd = -1 };
 	struct bundle bundle = {
 		.plan = plan, .runtime = &runtime, .run_dir = p->run_dir, .upper_dir = p->upper, .cgroup_path = p->cgroup,
 	};
@@ -522,7 +526,11 @@ static int find_instance(const struct places *p, const char *name, struct driver
 	 * would be seen by nobody, so it does not go on. */
 	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p->cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
-	instance_ended(ret, &result);
+	/* A start that was cut off before the OCI runtime knew of the container is no run. */
+	if (access(p->runtime_state, F_OK) < 0)
+		*ret = (struct driver_instance){ .shim_fd = -1 };
+	else
+		instance_ended(ret, &result);
 	return 0;
 }
 
