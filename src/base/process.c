@@ -32,9 +32,8 @@ static void child_fail(struct child *c)
 	_exit(127);
 }
 
-static void child_main(struct child *c)
+void process_reset_signals(void)
 {
-	const struct process_spawn *s = c->spawn;
 	sigset_t empty;
 
 	for (int sig = 1; sig < NSIG; sig++) {
@@ -48,6 +47,13 @@ static void child_main(struct child *c)
 	}
 	sigemptyset(&empty);
 	sigprocmask(SIG_SETMASK, &empty, NULL);
+}
+
+static void child_main(struct child *c)
+{
+	const struct process_spawn *s = c->spawn;
+
+	process_reset_signals();
 	if (s->new_session)
 		setsid();
 	if (s->dir && chdir(s->dir) < 0)

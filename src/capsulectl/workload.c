@@ -446,8 +446,8 @@ static const struct command command_delete = {
 	.options = OPTION(ALL) | OPTION(NO_WAIT), .run = run_delete,
 };
 
-static const struct command *const verbs[] = { &command_list,    &command_get,   &command_logs,   &command_restart,
-					       &command_stop,    &command_start, &command_delete, NULL };
+static const struct command *const verbs[] = { &command_list,  &command_get,    &command_logs,  &exec_command, &command_restart,
+					       &command_stop,  &command_start,  &command_delete, NULL };
 
 const struct command workload_command = {
 	.name = "workload", .alias = "w", .summary = "containers and microVMs", .children = verbs,

@@ -170,6 +170,25 @@ Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name)
 	return copy_of(&view.workload);
 }
 
+struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err)
+{
+	struct workload *w = find(r, name);
+	struct status_view view;
+
+	if (!w) {
+		error_set(err, ERR_NOT_FOUND, "there is no workload %s", name);
+		return NULL;
+	}
+	if (w->state != STATE_RUNNING) {
+		status_fill(w, &view);
+		error_set(err, ERR_FAILED_PRECONDITION, "workload %s is not running%s%s%s", name, *view.message ? " (" : "",
+			  view.message, *view.message ? ")" : "");
+		return NULL;
+	}
+	*ret_pid = w->pid;
+	return r->host.container;
+}
+
 static int by_name(const struct workload *a, const struct workload *b)
 {
 	return strcmp(a->name, b->name);

@@ -70,6 +70,10 @@ void reconciler_start(struct reconciler *r, const char *name);
  * capsule__v1__workload__free_unpacked(). NULL if there is none of this name. */
 Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name);
 
+/* The driver of a workload that runs, for what concerns the run alone (driver_ops.exec), and its first process. NULL:
+ * NOT_FOUND, or FAILED_PRECONDITION with what state it is in. */
+struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err);
+
 /* Calls fn with every workload, by name. The message is valid for the time of the call. */
 void reconciler_each(struct reconciler *r, void (*fn)(const Capsule__V1__Workload *workload, void *arg), void *arg);
 

@@ -8,6 +8,7 @@
 #include "base/process.h"
 #include "base/timeutil.h"
 #include "runtime/container/bundle.h"
+#include "runtime/container/exec_spec.h"
 #include "runtime/container/origin.h"
 #include "shim/cgroup.h"
 #include "shim/protocol.h"
@@ -25,6 +26,8 @@
 #define START_TIMEOUT_MS 90000
 #define KILL_TIMEOUT_MS 20000
 #define GRACE_MS_DEFAULT 10000
+#define BACKLOG 128           /* connections that the shim has not seen yet */
+#define CONNECT_TIMEOUT_S 10  /* where there are more */
 #define ARGS_MAX (40 + 2 * SHIM_LAYERS_MAX + 2 * SHIM_VOLUMES_MAX)
 
 struct container_driver {
@@ -86,7 +89,7 @@ static int listen_for_daemons(int dirfd, struct error *err)
 
 	socket_address(dirfd, &address);
 	unlinkat(dirfd, SHIM_SOCKET, 0);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 8) < 0)
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0)
 		return error_errno(err, errno, "cannot make the shim's socket");
 	return steal_fd(&fd);
 }
@@ -94,10 +97,12 @@ static int listen_for_daemons(int dirfd, struct error *err)
 static int connect_to_shim(int dirfd)
 {
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	const struct timeval timeout = { .tv_sec = CONNECT_TIMEOUT_S };
 	struct sockaddr_un address;
 
 	socket_address(dirfd, &address);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) < 0 ||
+	    connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
 		return -1;
 	return steal_fd(&fd);
 }
@@ -540,6 +545,49 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 	return 0;
 }
 
+/* ---- exec ---- */
+
+static int make_streams(struct driver_process *p, struct error *err)
+{
+	for (int i = 0; i < 3; i++) {
+		int ends[2];
+
+		if (pipe2(ends, O_CLOEXEC) < 0)
+			return error_errno(err, errno, "cannot make pipes");
+		p->ours[i] = ends[i == 0];
+		p->theirs[1 + i] = ends[i != 0];
+	}
+	return 0;
+}
+
+static int prepare_exec(const struct places *places, const struct driver_exec *exec, struct driver_process *ret,
+			struct error *err)
+{
+	_cleanup_close_ int dirfd = open(places->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	ret->terminal = exec->config->tty;
+	if (dirfd < 0)
+		return error_set(err, ERR_FAILED_PRECONDITION, "it is not running");
+	ret->theirs[0] = exec_spec_make(dirfd, exec, err);
+	if (ret->theirs[0] < 0 || (!ret->terminal && make_streams(ret, err) < 0))
+		return -1;
+	ret->control_fd = connect_to_shim(dirfd);
+	return ret->control_fd < 0 ? error_set(err, ERR_FAILED_PRECONDITION, "its shim does not answer; it may be ending") : 0;
+}
+
+static int container_exec(struct driver *driver, const struct driver_exec *exec, struct driver_process *ret,
+			  struct error *err)
+{
+	_cleanup_places_ struct places places = { 0 };
+
+	*ret = DRIVER_PROCESS_NONE;
+	if (places_init(&places, container_of(driver), exec->config->name, err) == 0 &&
+	    prepare_exec(&places, exec, ret, err) == 0)
+		return 0;
+	driver_process_release(ret);
+	return -1;
+}
+
 /* ---- the table ---- */
 
 static void container_driver_free(struct driver *driver)
@@ -560,6 +608,7 @@ static const struct driver_ops container_ops = {
 	.cleanup = container_cleanup,
 	.remove = container_remove,
 	.recover = container_recover,
+	.exec = container_exec,
 	.free = container_driver_free,
 };
 
