@@ -32,6 +32,13 @@ enum cgroup_mode cgroup_mode(void)
 	return CGROUP_V1;
 }
 
+bool cgroup_counts_swap(void)
+{
+	/* On v2 a kernel that can swap counts it; the file itself stands in no root, only below. */
+	return access(cgroup_mode() == CGROUP_V2 ? "/proc/swaps" : CGROUP_ROOT "/memory/memory.memsw.limit_in_bytes", F_OK) ==
+	       0;
+}
+
 typedef int (*hierarchy_fn)(int rootfd, void *arg);
 
 /* A plain directory there may hold files that look alike: crun writes such ones where it finds no v2 hierarchy. */
