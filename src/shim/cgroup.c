@@ -94,6 +94,22 @@ static int open_below(int rootfd, const char *path)
 	return openat(rootfd, relative(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
+int cgroup_open(const char *controller, const char *path)
+{
+	_cleanup_close_ int root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC), hierarchy = -1;
+	int fd;
+
+	if (root < 0)
+		return -errno;
+	if (cgroup_mode() != CGROUP_V2) {
+		hierarchy = openat(root, controller, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (hierarchy < 0)
+			return -errno;
+	}
+	fd = open_below(hierarchy < 0 ? root : hierarchy, path);
+	return fd < 0 ? -errno : fd;
+}
+
 static void write_file(int dirfd, const char *name, const char *text)
 {
 	_cleanup_close_ int fd = openat(dirfd, name, O_WRONLY | O_CLOEXEC);

@@ -27,6 +27,9 @@ enum cgroup_mode {
 
 enum cgroup_mode cgroup_mode(void);
 
+/* The cgroup's directory in the hierarchy of a controller ("memory"); on v2 there is only one. An fd, or -errno. */
+int cgroup_open(const char *controller, const char *path);
+
 /* Whether a limit on memory and swap together can be set. */
 bool cgroup_counts_swap(void);
 
