@@ -10,6 +10,7 @@
 #include "base/timeutil.h"
 #include "rpc/health.h"
 #include "rpc/reflection.h"
+#include "service/history.h"
 #include "service/service.h"
 
 #include "descriptors.h"
@@ -39,6 +40,7 @@ struct daemon {
 	struct driver *container;
 	struct puller *puller;
 	struct reconciler *reconciler;
+	struct history *history;
 	struct rpc_server *server;
 	struct rpc_health *health;
 	struct rpc_reflection *reflection;
@@ -148,7 +150,8 @@ static int start_reconciler(struct daemon *d, struct error *err)
 
 	d->tasks = task_runner_new(&d->loop);
 	d->puller = puller_new(&d->loop, &d->transfer_options);
-	if (!d->tasks || !d->puller)
+	d->history = history_new();
+	if (!d->tasks || !d->puller || !d->history)
 		return error_errno(err, ENOMEM, "cannot start");
 	host = (struct reconciler_host){
 		.loop = &d->loop,
@@ -161,6 +164,8 @@ static int start_reconciler(struct daemon *d, struct error *err)
 		.container = d->container,
 		.driver_options = &d->driver_options,
 		.stop_grace_ms = d->options.stop_grace_ns / NSEC_PER_MSEC,
+		.happened = history_add,
+		.happened_arg = d->history,
 	};
 	if (reconciler_new(&host, &d->reconciler, err) < 0)
 		return -1;
@@ -203,6 +208,9 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.transfer = &d->transfer_options;
 	d->host.volumes = d->volumes;
 	d->host.reconciler = d->reconciler;
+	d->host.net = d->net;
+	d->host.history = d->history;
+	d->host.cgroup_parent = d->options.cgroup_parent;
 	d->host.root = d->options.root;
 	d->host.log_file = d->log_file;
 	d->server = rpc_server_new(&d->loop, 0);
@@ -288,6 +296,7 @@ static void release(struct daemon *d)
 		uv_run(&d->loop, UV_RUN_ONCE);
 	puller_free(d->puller);
 	reconciler_free(d->reconciler);
+	history_free(d->history);
 	services_free(d->host.services);
 	rpc_reflection_free(d->reflection);
 	rpc_health_free(d->health);

@@ -102,11 +102,26 @@ void workload_changed(struct workload *w)
 	notify(w->owner, w->name, false);
 }
 
+void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
+{
+	const struct reconciler_host *host = &w->owner->host;
+	char message[1024];
+	va_list ap;
+
+	if (!host->happened)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof message, fmt, ap);
+	va_end(ap);
+	host->happened(w->name, type, message, host->happened_arg);
+}
+
 void workload_gone(struct workload *w)
 {
 	struct reconciler *r = w->owner;
 	char name[sizeof w->name];
 
+	workload_happened(w, DELETED, "%s", "");
 	snprintf(name, sizeof name, "%s", w->name);
 	workload_free(w);
 	notify(r, name, true);
@@ -165,10 +180,12 @@ static void wait_until_due(struct workload *w)
 void workload_note_end(struct workload *w, const struct run_result *result, bool asked)
 {
 	bool success = !result->lost && result->exit_code == 0;
+	char text[RUN_RESULT_TEXT];
 
 	w->result = *result;
 	w->pid = 0;
 	w->holds = true;
+	workload_happened(w, EXITED, "%s", run_result_text(result, text));
 	if (result->finished_at_ns - w->started_at_ns >= STABLE_NS)
 		w->attempts = 0;
 	if (asked || wish(w) != CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING || w->restart_requested ||
@@ -177,6 +194,7 @@ void workload_note_end(struct workload *w, const struct run_result *result, bool
 	if (restarts(w, success)) {
 		w->restart_count++;
 		back_off(w);
+		workload_happened(w, RESTARTING, "in %u s", workload_seconds_left(w));
 	} else {
 		w->completed = true;
 	}
@@ -189,6 +207,7 @@ void workload_step_failed(struct workload *w, const char *what, const struct err
 	if (asprintf(&w->failure, "cannot %s: %s", what, error_message(err)) < 0)
 		w->failure = NULL;
 	log_warn("workload %s: %s", w->name, w->failure ? w->failure : "out of memory");
+	workload_happened(w, FAILED, "%s", w->failure ? w->failure : "out of memory");
 	back_off(w);
 }
 
@@ -199,6 +218,7 @@ static void note_failure(struct workload *w, const struct error *err)
 	free(w->failure);
 	w->failure = strdup(error_message(err));
 	log_warn("workload %s: cannot start: %s", w->name, error_message(err));
+	workload_happened(w, FAILED, "%s", error_message(err));
 	if (w->record.spec->restart_policy == CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_NEVER ||
 	    err->code == ERR_UNIMPLEMENTED)
 		w->completed = true;
@@ -246,6 +266,7 @@ static void begin_stop(struct workload *w)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	w->state = STATE_STOPPING;
+	workload_happened(w, STOPPING, "%s", workload_wants_run(w) ? "to start anew" : "");
 	/* Signal 0: the one that the image names; the shim knows it. Failure means that the shim is gone: its end is on
 	 * the way as an event. */
 	if (shim_client_stop(w->shim, 0, stop_grace_ms(w), &err) < 0)
@@ -281,6 +302,8 @@ static void on_pull_done(const struct error *err, void *arg)
 	w->state = STATE_DOWN;
 	if (err)
 		note_failure(w, err);
+	else
+		workload_happened(w, PULLED, "%s", spec_image(w->record.spec));
 	workload_advance(w);
 	workload_changed(w);
 }
@@ -293,10 +316,12 @@ static void begin_pull(struct workload *w)
 
 	if (reference_normalize(spec_image(w->record.spec), &reference, &err) == 0)
 		w->ticket = puller_want(w->owner->host.puller, reference, &callbacks, &err);
-	if (w->ticket)
+	if (w->ticket) {
 		w->state = STATE_PULLING;
-	else
+		workload_happened(w, PULLING, "%s", spec_image(w->record.spec));
+	} else {
 		note_failure(w, &err);
+	}
 }
 
 void workload_started(struct workload *w, struct driver_instance *instance, const struct error *err)
@@ -305,6 +330,7 @@ void workload_started(struct workload *w, struct driver_instance *instance, cons
 	if (instance) {
 		workload_adopt(w, instance);
 		log_info("workload %s: running, pid %d", w->name, (int)w->pid);
+		workload_happened(w, STARTED, "pid %d", (int)w->pid);
 	} else if (workload_wants_run(w) && w->image_missing) {
 		begin_pull(w);
 	} else if (workload_wants_run(w)) {

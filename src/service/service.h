@@ -24,6 +24,9 @@ struct service_host {
 	const struct transfer_options *transfer;
 	struct volume_backend *volumes;
 	struct reconciler *reconciler;
+	struct net *net;
+	struct history *history;
+	const char *cgroup_parent;
 	const char *root;      /* the state root */
 	const char *log_file;  /* the daemon's own log */
 	struct services *services; /* set by services_register() */
