@@ -8,6 +8,7 @@
 
 #include "base/fs.h"
 #include "base/timeutil.h"
+#include "metrics/metrics.h"
 #include "rpc/health.h"
 #include "rpc/reflection.h"
 #include "service/history.h"
@@ -44,6 +45,7 @@ struct daemon {
 	struct rpc_server *server;
 	struct rpc_health *health;
 	struct rpc_reflection *reflection;
+	struct metrics *metrics;
 	struct driver_options driver_options;
 	struct transfer_options transfer_options;
 	struct service_host host;
@@ -225,6 +227,8 @@ static int serve(struct daemon *d, struct error *err)
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		if (rpc_health_set(d->health, names[i], true) < 0)
 			return error_errno(err, ENOMEM, "cannot serve");
+	if (d->options.metrics && metrics_new(d->options.metrics, &d->host, d->server, &d->metrics, err) < 0)
+		return error_wrap(err, "--metrics");
 	if (listen->n == 0)
 		return listen_on(d, fallback, err);
 	for (size_t i = 0; i < listen->n; i++)
@@ -271,6 +275,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 	notify_manager("STOPPING=1");
 	reconciler_halt(d->reconciler);
 	rpc_health_shutdown(d->health);
+	metrics_close(d->metrics);
 	uv_timer_start(&d->drain_timer, on_drain_timer, DRAIN_MS, 0);
 	rpc_server_drain(d->server, on_drained, d);
 }
@@ -292,11 +297,13 @@ static void watch_signals(struct daemon *d)
 /* Every part may be missing: this is the way out of a failed start, too. */
 static void release(struct daemon *d)
 {
+	metrics_close(d->metrics);
 	while (d->tasks && task_runner_active(d->tasks))
 		uv_run(&d->loop, UV_RUN_ONCE);
 	puller_free(d->puller);
 	reconciler_free(d->reconciler);
 	history_free(d->history);
+	metrics_free(d->metrics);
 	services_free(d->host.services);
 	rpc_reflection_free(d->reflection);
 	rpc_health_free(d->health);
