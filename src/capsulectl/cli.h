@@ -8,7 +8,8 @@
  * an option. Parsing, help, completion, the man page and the reference in docs/ are read from these tables, so they
  * cannot disagree. To add a verb: write its run function, declare its command and put it in its noun's list.
  *
- * Grammar: capsulectl [global options] NOUN VERB [options and names in any order] [-- names].
+ * Grammar: capsulectl [global options] NOUN VERB [options and names in any order] [-- names]; where a verb takes a command:
+ * NOUN VERB [options] NAME [options] [--] COMMAND [ARGUMENT...].
  *
  * Everything here is const data or belongs to the one struct cli; one thread.
  */
@@ -50,6 +51,11 @@ enum option_id {
 	OPT_FOR,
 	OPT_NO_STREAM,
 	OPT_INTERVAL,
+	OPT_INTERACTIVE,
+	OPT_TTY,
+	OPT_ENV,
+	OPT_WORKDIR,
+	OPT_USER,
 	OPT_COUNT
 };
 
@@ -109,6 +115,7 @@ struct command {
 	const struct command *const *children; /* NULL-terminated; a noun has them, a verb has run */
 	bool hidden;
 	bool empty_arguments;           /* "" is an argument like any other */
+	bool takes_command;             /* its second argument and all after it are a command line with options of its own */
 	/* 0, or -1: failed, with err set unless everything was reported already, or CLI_USAGE. */
 	int (*run)(struct cli *cli, struct error *err);
 };
@@ -137,6 +144,7 @@ struct cli {
 	size_t n_options;
 	char **names;                  /* of the caller's argv */
 	size_t n_names;
+	int exit_status;               /* set by a command that has one of its own; 0: as its result is */
 	struct client *client;         /* connected by the first call; see client.h */
 };
 

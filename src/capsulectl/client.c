@@ -14,9 +14,11 @@
 
 #define CONNECT_TIMEOUT_MS 10000 /* a host that drops packets gives no answer at all */
 
+#define SIGNALS 3
+
 struct client {
 	uv_loop_t loop;
-	uv_signal_t signals[2];
+	uv_signal_t signals[SIGNALS];
 	uv_timer_t connect_timer;
 	uv_timer_t pause_timer;
 	uv_poll_t reader;      /* see watch_reader() */
@@ -80,9 +82,9 @@ static void on_connected(struct rpc_client *rpc, int errnum, void *arg)
 
 static void watch_signals(struct client *c)
 {
-	static const int signos[] = { SIGINT, SIGTERM };
+	static const int signos[SIGNALS] = { SIGINT, SIGTERM, SIGHUP };
 
-	for (size_t i = 0; i < 2; i++) {
+	for (size_t i = 0; i < SIGNALS; i++) {
 		uv_signal_init(&c->loop, &c->signals[i]);
 		c->signals[i].data = c;
 		uv_signal_start(&c->signals[i], on_signal, signos[i]);
@@ -161,7 +163,7 @@ bool client_close(struct cli *cli)
 	if (c->rpc && !c->connected && !rpc_client_errno(c->rpc))
 		return true;
 	rpc_client_close(c->rpc, NULL, NULL);
-	for (size_t i = 0; i < 2; i++)
+	for (size_t i = 0; i < SIGNALS; i++)
 		uv_close((uv_handle_t *)&c->signals[i], NULL);
 	uv_close((uv_handle_t *)&c->connect_timer, NULL);
 	uv_close((uv_handle_t *)&c->pause_timer, NULL);
@@ -380,4 +382,12 @@ int client_pause(struct cli *cli, int64_t ns, struct error *err)
 	while (!c->signal && !output_reader_gone() && uv_is_active((uv_handle_t *)&c->pause_timer))
 		uv_run(&c->loop, UV_RUN_ONCE);
 	return c->signal || output_reader_gone() ? error_set(err, ERR_CANCELLED, "interrupted") : 0;
+}
+
+int client_converse(struct cli *cli, const struct method *method, const struct client_feed *feed, client_message_fn fn,
+		    void *arg, struct error *err)
+{
+	struct run run = { .fn = fn, .arg = arg, .feed = feed, .err = err };
+
+	return client_run(cli, method, NULL, &run);
 }

@@ -15,4 +15,7 @@ extern const struct command capsule_command, info_command, version_command;
 extern const struct command completion_command, complete_command;
 extern const struct command help_command, help_all_command;
 
+/* A verb of workload. */
+extern const struct command exec_command;
+
 #endif

@@ -448,8 +448,9 @@ static const struct command command_delete = {
 };
 
 static const struct command *const verbs[] = {
-	&command_list,  &command_get,    &command_logs,          &command_restart,        &command_stop,
-	&command_start, &command_delete, &workload_wait_command, &workload_events_command, &workload_stats_command, NULL,
+	&command_list,  &command_get,   &command_logs,   &exec_command,          &command_restart,
+	&command_stop,  &command_start, &command_delete, &workload_wait_command, &workload_events_command,
+	&workload_stats_command, NULL,
 };
 
 const struct command workload_command = {

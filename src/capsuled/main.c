@@ -22,7 +22,6 @@
 #include <malloc.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -56,31 +55,25 @@ struct daemon {
 
 /* ---- the two roots ---- */
 
+/* A record lock, not flock(2): a child that is about to execute a program holds none, so that a daemon which is killed at
+ * that moment is not in the way of the next one. The file must not be opened a second time in this process. */
 static int take_lock(struct daemon *d, struct error *err)
 {
 	_cleanup_free_ char *path = fs_path("%s/lock", d->options.root);
-	char holder[32] = "";
-	ssize_t n;
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 
 	if (!path)
 		return error_errno(err, ENOMEM, "cannot lock %s", d->options.root);
 	d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (d->lock_fd < 0)
 		return error_errno(err, errno, "cannot open %s", path);
-	if (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno != EWOULDBLOCK)
-			return error_errno(err, errno, "cannot lock %s", path);
-		n = read(d->lock_fd, holder, sizeof holder - 1);
-		if (n > 0)
-			holder[n] = '\0';
-		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "another capsuled%s%s uses %s; stop it, or choose another --root and --run",
-				 n > 0 ? ", pid " : "", holder, d->options.root);
-	}
-	n = snprintf(holder, sizeof holder, "%d", (int)getpid());
-	if (ftruncate(d->lock_fd, 0) < 0 || pwrite(d->lock_fd, holder, (size_t)n, 0) != n)
-		return error_errno(err, errno, "cannot write %s", path);
-	return 0;
+	if (fcntl(d->lock_fd, F_SETLK, &lock) == 0)
+		return 0;
+	if ((errno != EAGAIN && errno != EACCES) || fcntl(d->lock_fd, F_GETLK, &lock) < 0)
+		return error_errno(err, errno, "cannot lock %s", path);
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "another capsuled, pid %d, uses %s; stop it, or choose another --root and --run", (int)lock.l_pid,
+			 d->options.root);
 }
 
 static int prepare_roots(struct daemon *d, struct error *err)
@@ -102,6 +95,10 @@ static int prepare_roots(struct daemon *d, struct error *err)
 	    fs_mkdir_all(AT_FDCWD, workloads, 0711, err) < 0 || fs_mkdir_all(AT_FDCWD, volumes, 0700, err) < 0 ||
 	    fs_mkdir_all(AT_FDCWD, d->options.run, 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, running, 0711, err) < 0)
 		return -1;
+	/* What a daemon that was killed was about to rename. */
+	if (fs_sweep_tmp(AT_FDCWD, d->options.root, err) < 0 || fs_sweep_tmp(AT_FDCWD, d->options.run, err) < 0 ||
+	    fs_sweep_tmp(AT_FDCWD, d->dns_dir, err) < 0)
+		return -1;
 	return fs_write_replace(AT_FDCWD, d->registries_file, registries, strlen(registries), 0600, err);
 }
 
@@ -112,7 +109,8 @@ static int open_parts(struct daemon *d, struct error *err)
 	const struct options *o = &d->options;
 	_cleanup_free_ char *db = fs_path("%s/state.db", o->root);
 	_cleanup_free_ char *volumes = fs_path("%s/volumes", o->root);
-	struct net_options net = { .bridge = o->bridge, .table = o->table, .run_dir = d->dns_dir, .dnsmasq = o->dnsmasq };
+	struct net_options net = { .bridge = o->bridge, .table = o->table, .run_dir = d->dns_dir, .dnsmasq = o->dnsmasq,
+				   .linger = true };
 
 	if (!db || !volumes)
 		return error_errno(err, ENOMEM, "cannot open %s", o->root);
@@ -297,6 +295,8 @@ static void watch_signals(struct daemon *d)
 /* Every part may be missing: this is the way out of a failed start, too. */
 static void release(struct daemon *d)
 {
+	_cleanup_error_ struct error err = ERROR_INIT;
+
 	metrics_close(d->metrics);
 	while (d->tasks && task_runner_active(d->tasks))
 		uv_run(&d->loop, UV_RUN_ONCE);
@@ -317,6 +317,9 @@ static void release(struct daemon *d)
 	uv_loop_close(&d->loop);
 	if (d->container)
 		d->container->ops->free(d->container);
+	/* An empty bridge does not outlive the daemon; one with workloads does. */
+	if (d->reconciler && net_sweep(d->net, &err) < 0)
+		log_warn("network: %s", error_message(&err));
 	net_free(d->net);
 	if (d->volumes)
 		d->volumes->ops->free(d->volumes);

@@ -133,7 +133,7 @@ static int no_platform(const json_t *manifests, struct error *err)
 			buf_addf(&list, "%s%.32s/%.32s%s%.32s", list.len ? ", " : "", os,
 				 platform_field(entry, "architecture"), *variant ? "/" : "", variant);
 	}
-	return error_set(err, ERR_NOT_FOUND, "the image has nothing for linux/" MACHINE_ARCH "; it has: %s",
+	return error_set(err, ERR_FAILED_PRECONDITION, "the image has nothing for linux/" MACHINE_ARCH "; it has: %s",
 			 list.len ? buf_str(&list) : "nothing");
 }
 

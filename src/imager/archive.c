@@ -395,16 +395,25 @@ static int read_archive(struct push *p, int fd, struct error *err)
 	return drain(&p->input, err);
 }
 
+/* What an archive lacks or got wrong is its sender's mistake, not an object that this host has lost. */
+static int blame_archive(struct error *err, enum error_code code)
+{
+	if (err && err->code == code)
+		err->code = ERR_INVALID_ARGUMENT;
+	return -1;
+}
+
 int archive_push(struct content *content, int fd, struct error *err)
 {
 	struct push p = { .content = content, .input = { .error = ERROR_INIT } };
 	int r = archive_index_new(content, &p.index, err);
 
-	if (r == 0)
-		r = read_archive(&p, fd, err);
+	if (r == 0 && read_archive(&p, fd, err) < 0)
+		r = blame_archive(err, ERR_DATA_LOSS);
 	if (r == 0) {
 		report_progress(p.input.done, p.input.total, "writing to the disk");
-		r = archive_index_register(p.index, err);
+		if (archive_index_register(p.index, err) < 0)
+			r = blame_archive(err, ERR_NOT_FOUND);
 	}
 	archive_read_free(p.archive);
 	free(p.head);

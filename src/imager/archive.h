@@ -17,7 +17,8 @@
 #include "imager/content.h"
 
 /* Reads the archive from the descriptor up to its end and reports progress and images. INVALID_ARGUMENT for what is
- * not an archive of images, or one whose images have no name. */
+ * not an archive of images, one that is damaged or incomplete, or one whose images have no name; FAILED_PRECONDITION
+ * for images of other platforms. */
 int archive_push(struct content *content, int fd, struct error *err);
 
 #endif

@@ -116,15 +116,23 @@ void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType typ
 	host->happened(w->name, type, message, host->happened_arg);
 }
 
-void workload_gone(struct workload *w)
+void workload_gone(struct workload *w, uint64_t revision)
 {
 	struct reconciler *r = w->owner;
+	struct store_workload next = { 0 };
 	char name[sizeof w->name];
 
 	workload_happened(w, DELETED, "%s", "");
 	snprintf(name, sizeof name, "%s", w->name);
+	if (w->record.revision > revision) {
+		next = w->record;
+		w->record = (struct store_workload){ 0 };
+	}
 	workload_free(w);
+	reconciler_note_removed(r, name, revision);
 	notify(r, name, true);
+	if (next.spec)
+		reconciler_submit(r, &next);
 }
 
 static Capsule__V1__DesiredState wish(const struct workload *w)
@@ -256,21 +264,29 @@ void workload_adopt(struct workload *w, struct driver_instance *instance)
 	w->run_generation = instance->generation;
 	w->started_at_ns = instance->started_at_ns;
 	w->shim = shim_client_new(w->owner->host.loop, steal_fd(&instance->shim_fd), on_exit_event, w);
+	if (!w->shim)
+		abort();
 	w->state = STATE_RUNNING;
 	w->holds = true;
 	w->failed = false;
 }
 
-static void begin_stop(struct workload *w)
+/* Signal 0: the one that the image names; the shim knows it. Failure means that the shim is gone: its end is on the way as
+ * an event. */
+static void ask_to_stop(struct workload *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
+	w->stop_grace_ms = stop_grace_ms(w);
+	if (shim_client_stop(w->shim, 0, w->stop_grace_ms, &err) < 0)
+		log_warn("workload %s: cannot ask its shim to stop it: %s", w->name, error_message(&err));
+}
+
+static void begin_stop(struct workload *w)
+{
 	w->state = STATE_STOPPING;
 	workload_happened(w, STOPPING, "%s", workload_wants_run(w) ? "to start anew" : "");
-	/* Signal 0: the one that the image names; the shim knows it. Failure means that the shim is gone: its end is on
-	 * the way as an event. */
-	if (shim_client_stop(w->shim, 0, stop_grace_ms(w), &err) < 0)
-		log_warn("workload %s: cannot ask its shim to stop it: %s", w->name, error_message(&err));
+	ask_to_stop(w);
 }
 
 /* ---- pulling ---- */
@@ -300,6 +316,7 @@ static void on_pull_done(const struct error *err, void *arg)
 
 	pull_forget(w);
 	w->state = STATE_DOWN;
+	w->pulled = !err;
 	if (err)
 		note_failure(w, err);
 	else
@@ -324,16 +341,21 @@ static void begin_pull(struct workload *w)
 	}
 }
 
-void workload_started(struct workload *w, struct driver_instance *instance, const struct error *err)
+void workload_started(struct workload *w, struct driver_instance *instance, uint64_t generation, const struct error *err)
 {
+	/* What failed may no longer be what is wanted. */
+	bool counts = workload_wants_run(w) && generation == w->record.generation;
+	bool pull = w->image_missing && !w->pulled;
+
 	w->state = STATE_DOWN;
+	w->pulled = false;
 	if (instance) {
 		workload_adopt(w, instance);
 		log_info("workload %s: running, pid %d", w->name, (int)w->pid);
 		workload_happened(w, STARTED, "pid %d", (int)w->pid);
-	} else if (workload_wants_run(w) && w->image_missing) {
+	} else if (counts && pull) {
 		begin_pull(w);
-	} else if (workload_wants_run(w)) {
+	} else if (counts) {
 		note_failure(w, err);
 	}
 	workload_advance(w);
@@ -399,8 +421,12 @@ void workload_advance(struct workload *w)
 		if (!workload_wants_run(w) || w->restart_requested || w->run_generation != w->record.generation)
 			begin_stop(w);
 		return;
-	case STATE_STARTING:
 	case STATE_STOPPING:
+		/* A wish for a shorter grace counts for a stop under way. */
+		if (stop_grace_ms(w) < w->stop_grace_ms)
+			ask_to_stop(w);
+		return;
+	case STATE_STARTING:
 	case STATE_CLEANING:
 	case STATE_REMOVING:
 		return; /* what ends these comes back here */

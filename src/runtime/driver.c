@@ -85,3 +85,13 @@ void driver_instance_release(struct driver_instance *instance)
 	free(instance->layers);
 	*instance = (struct driver_instance){ .shim_fd = -1 };
 }
+
+void driver_process_release(struct driver_process *process)
+{
+	cleanup_closep(&process->control_fd);
+	for (size_t i = 0; i < sizeof process->theirs / sizeof process->theirs[0]; i++)
+		cleanup_closep(&process->theirs[i]);
+	for (size_t i = 0; i < sizeof process->ours / sizeof process->ours[0]; i++)
+		cleanup_closep(&process->ours[i]);
+	*process = DRIVER_PROCESS_NONE;
+}

@@ -62,6 +62,7 @@ int workload_service_register(struct rpc_server *server, struct service_host *ho
 int workload_stream_register(struct rpc_server *server, struct service_host *host);
 int workload_events_register(struct rpc_server *server, struct service_host *host);
 int workload_stats_register(struct rpc_server *server, struct service_host *host);
+int workload_exec_register(struct rpc_server *server, struct service_host *host);
 int volume_service_register(struct rpc_server *server, struct service_host *host);
 int image_service_register(struct rpc_server *server, struct service_host *host);
 int capsule_service_register(struct rpc_server *server, struct service_host *host);

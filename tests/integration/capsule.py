@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,8 @@ CAPSULED = BUILD / "src/capsuled/capsuled"
 CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
-# A sanitized build is several times slower; a deadline is there to fail, not to measure.
-PATIENCE = 60
+# A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
+PATIENCE = int(os.environ.get("CAPSULE_PATIENCE", "60"))
 
 
 class Failed(AssertionError):
@@ -97,14 +98,15 @@ class Capsule:
     """One daemon with everything that belongs to it."""
 
     serial = 0
+    place = "/var/tmp"
 
-    def __init__(self, *options, netns=None):
-        """netns: the daemon's host is this network namespace."""
+    def __init__(self, *options, netns=None, root=None):
+        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere."""
         Capsule.serial += 1
         n = Capsule.serial
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir=self.place))
         self.dir.chmod(0o755)  # dnsmasq gives up root and must find its files
-        self.root = self.dir / "root"
+        self.root = root or self.dir / "root"
         self.run_dir = self.dir / "run"
         self.socket = self.run_dir / "capsule.sock"
         self.bridge = f"ct{os.getpid() % 10000}-{n}"
@@ -138,7 +140,9 @@ class Capsule:
         with socket.socket(socket.AF_UNIX) as s:
             try:
                 s.connect(str(self.socket))
-                return True
+                # A child of a former daemon, between fork and exec, may still hold that one's socket.
+                pid, _, _ = struct.unpack("3i", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                return pid == self.process.pid
             except OSError:
                 return False
 
@@ -279,7 +283,7 @@ class Capsule:
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             try:
                 with open(path, "rb") as f:
-                    if str(self.dir).encode() in f.read():
+                    if self.dir.name.encode() in f.read():
                         found.add(int(path.split("/")[2]))
             except OSError:
                 pass

@@ -9,17 +9,11 @@ import pytest
 
 import images
 from capsule import free_port, wait_for
-from grpc_client import TIMEOUT, Client, Code, fails
+from grpc_client import TIMEOUT, Code, fails
 
 SLEEP = ("sleep", "1000")
 STUBBORN = ("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1000 & wait; done")
 MIB = 1 << 20
-
-
-@pytest.fixture
-def client(capsule, stubs):
-    with capsule.channel() as channel:
-        yield Client(channel, stubs)
 
 
 @pytest.fixture
@@ -93,7 +87,8 @@ def test_desired_state_of_an_apply(client, w):
     assert client.wait_phase("web", "STOPPED").status.started_at_unix_ms == 0, "it must never have run"
     assert client.apply(client.spec("web", "sleep", "2000")).workload.desired_state == w.DESIRED_STATE_STOPPED
     assert client.get("web").status.started_at_unix_ms == 0
-    assert client.apply(client.spec("web", "sleep", "2000", desired="RUNNING")).workload.desired_state == w.DESIRED_STATE_RUNNING
+    reply = client.apply(client.spec("web", "sleep", "2000", desired="RUNNING"))
+    assert reply.workload.desired_state == w.DESIRED_STATE_RUNNING
     client.wait_phase("web", "RUNNING")
     assert client.apply(client.spec("web", "sleep", "2000")).workload.desired_state == w.DESIRED_STATE_RUNNING
     client.apply(client.spec("web", "sleep", "2000", desired="STOPPED"))
@@ -346,7 +341,8 @@ def test_push_in_chunks_of_any_size(client, chunk):
 def test_push_with_empty_chunks_and_several_images(client):
     i = client.pb.image
     layers = [images.layer_tar([images.File("/a", b"a")])]
-    archive = images.make_images(None, [("one:1", layers, {}), ("two:2", layers, {})], compression="gzip", fmt="oci", outer="zstd")
+    both = [("one:1", layers, {}), ("two:2", layers, {})]
+    archive = images.make_images(None, both, compression="gzip", fmt="oci", outer="zstd")
     requests = [i.ImagePushRequest(metadata=i.ImagePushMetadata()), i.ImagePushRequest(chunk=b""),
                 i.ImagePushRequest(chunk=archive), i.ImagePushRequest(chunk=b"")]
     reply = client.image.Push(iter(requests), timeout=TIMEOUT)

@@ -415,7 +415,7 @@ START_TEST(index_selects_by_platform)
 	ck_assert_int_eq(oci_index_select(good, &chosen, NULL), 0);
 	ck_assert_str_eq(json_string_value(json_object_get(chosen, "digest")), "second");
 	ck_assert_int_lt(oci_index_select(bad, &chosen, &err), 0);
-	ck_assert_int_eq(err.code, ERR_NOT_FOUND);
+	ck_assert_int_eq(err.code, ERR_FAILED_PRECONDITION);
 	ck_assert_ptr_nonnull(strstr(error_message(&err), "it has: linux/s390x, linux/arm/v7"));
 	error_release(&err);
 }

@@ -63,6 +63,8 @@ void origin_read(const char *state_dir, struct driver_instance *instance)
 	const char *digest = json_string_value(json_object_get(record, "image"));
 	size_t n = json_array_size(layers), i;
 
+	if (!instance->generation)
+		instance->generation = (uint64_t)json_integer_value(json_object_get(record, "generation"));
 	if (digest && n <= SHIM_LAYERS_MAX) {
 		instance->image_digest = strdup(digest);
 		instance->layers = calloc(n ? n : 1, sizeof *instance->layers);

@@ -18,7 +18,8 @@ bool origin_matches(const char *state_dir, const struct driver_plan *plan);
 
 int origin_write(const char *state_dir, const struct driver_plan *plan, struct error *err);
 
-/* Fills image_digest and layers of the instance; leaves them empty when there is no record. */
+/* Fills image_digest and layers of the instance, and its generation where that is 0 because the shim cannot be asked; leaves
+ * them empty when there is no record. */
 void origin_read(const char *state_dir, struct driver_instance *instance);
 
 #endif
