@@ -32,6 +32,10 @@ const struct option_spec option_specs[OPT_COUNT] = {
 	[OPT_SIZE] = { 's', "size", VALUE_SIZE, "SIZE", "512M, 10GiB, ...; without it the daemon's default" },
 	[OPT_FORCE] = { 0, "force", VALUE_NONE, NULL, "stop the workloads that hold it first" },
 	[OPT_CLIENT] = { 0, "client", VALUE_NONE, NULL, "only this program's version; asks no daemon" },
+	[OPT_FOR] = { 0, "for", VALUE_WORD, "STATE", "running (without this option), stopped or deleted",
+		      .words = "running|stopped|deleted" },
+	[OPT_NO_STREAM] = { 0, "no-stream", VALUE_NONE, NULL, "look once, not again and again" },
+	[OPT_INTERVAL] = { 0, "interval", VALUE_DURATION, "DURATION", "time between two looks; without it 2s" },
 	[OPT_INTERACTIVE] = { 'i', "interactive", VALUE_NONE, NULL, "pass standard input on, even from a terminal" },
 	[OPT_TTY] = { 't', "tty", VALUE_NONE, NULL, "give the command a terminal, joined to this one" },
 	[OPT_ENV] = { 'e', "env", VALUE_TEXT, "NAME=VALUE",
@@ -153,6 +157,10 @@ static int parse_value(const struct option_spec *spec, const char *text, int64_t
 			return CLI_USAGE;
 		}
 		*ret = (int64_t)bytes;
+		return 0;
+	case VALUE_WORD:
+		if (!word_in_list(text, spec->words))
+			return cli_usage(err, "--%s: \"%s\" is not one of %s", spec->name, text, spec->words);
 		return 0;
 	case VALUE_NONE:
 	case VALUE_TEXT:

@@ -48,6 +48,9 @@ enum option_id {
 	OPT_SIZE,
 	OPT_FORCE,
 	OPT_CLIENT,
+	OPT_FOR,
+	OPT_NO_STREAM,
+	OPT_INTERVAL,
 	OPT_INTERACTIVE,
 	OPT_TTY,
 	OPT_ENV,
@@ -63,6 +66,7 @@ enum option_id {
 enum option_type {
 	VALUE_NONE,     /* a switch */
 	VALUE_TEXT,
+	VALUE_WORD,     /* one of the option's words */
 	VALUE_OUTPUT,   /* one of the command's output forms */
 	VALUE_COUNT,    /* 0 to INT32_MAX */
 	VALUE_DURATION, /* nanoseconds, more than 0 */
@@ -80,6 +84,7 @@ struct option_spec {
 	const char *value; /* what help calls the value; NULL for a switch */
 	const char *help;
 	enum complete complete;
+	const char *words; /* of a VALUE_WORD: "running|stopped" */
 };
 
 extern const struct option_spec option_specs[OPT_COUNT];

@@ -61,6 +61,9 @@ int client_upload(struct cli *cli, const struct method *method, const struct cli
 int client_converse(struct cli *cli, const struct method *method, const struct client_feed *feed, client_message_fn fn,
 		    void *arg, struct error *err);
 
+/* Lets time pass between two calls, after at least one. 0, or -1: a signal came, or nobody reads the output any more. */
+int client_pause(struct cli *cli, int64_t ns, struct error *err);
+
 /* The signal that interrupted a call; 0 if none did. */
 int client_signal(const struct cli *cli);
 

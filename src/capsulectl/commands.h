@@ -7,7 +7,7 @@
 
 #include "capsulectl/cli.h"
 
-extern const struct command apply_command;
+extern const struct command apply_command, diff_command;
 extern const struct command workload_command;
 extern const struct command volume_command;
 extern const struct command image_command;

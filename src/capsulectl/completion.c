@@ -222,6 +222,8 @@ static void offer_value(const struct offer *o, const struct typed *t, const stru
 {
 	if (option->type == VALUE_OUTPUT)
 		offer_words(o, t->command->outputs);
+	else if (option->type == VALUE_WORD)
+		offer_words(o, option->words);
 	else if (option->complete == COMPLETE_FILES)
 		output_text(":files\n");
 }

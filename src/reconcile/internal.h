@@ -120,6 +120,12 @@ void workload_reset(struct workload *w);
 /* Tells the watchers. */
 void workload_changed(struct workload *w);
 
+/* Tells whoever keeps the record. */
+#define workload_happened(w, type, ...)                                                                               \
+	workload_record((w), CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_##type, __VA_ARGS__)
+void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* The workload was removed as it was at this revision. Frees it and tells the watchers that it is gone; one of the same
  * name that was applied since takes its place. */
 void workload_gone(struct workload *w, uint64_t revision);
@@ -178,5 +184,12 @@ struct status_view {
 	char address[16];
 };
 void status_fill(const struct workload *w, struct status_view *view);
+
+/* Until the next attempt; 0: it is due. */
+unsigned workload_seconds_left(const struct workload *w);
+
+/* "exited 1", "killed: out of memory". */
+#define RUN_RESULT_TEXT 64
+const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT]);
 
 #endif

@@ -92,6 +92,23 @@ static struct workload *find(struct reconciler *r, const char *name)
 	return w;
 }
 
+/* What the new record asks for, against the present one. */
+static void record_wish(struct workload *w, const struct store_workload *record, bool anew)
+{
+	Capsule__V1__DesiredState wish = record->spec->desired_state;
+
+	if (anew)
+		workload_happened(w, APPLIED, "created");
+	else if (record->generation != w->record.generation)
+		workload_happened(w, APPLIED, "changed");
+	else if (wish != w->record.spec->desired_state)
+		workload_happened(w, APPLIED, "%s",
+				  wish == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_STOPPED ? "to be stopped" :
+				  wish == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING ? "to be deleted" : "to run");
+	else if (record->revision != w->record.revision)
+		workload_happened(w, APPLIED, "changed; the process may stay");
+}
+
 void reconciler_submit(struct reconciler *r, struct store_workload *record)
 {
 	struct workload *w = find(r, record->spec->name);
@@ -103,6 +120,7 @@ void reconciler_submit(struct reconciler *r, struct store_workload *record)
 	}
 	if (!w)
 		w = workload_new(r, record->spec->name);
+	record_wish(w, record, anew);
 	if (anew || record->generation != w->record.generation ||
 	    record->spec->desired_state != w->record.spec->desired_state)
 		workload_reset(w);

@@ -41,6 +41,10 @@ struct reconciler_host {
 	struct driver *container;
 	const struct driver_options *driver_options;
 	int64_t stop_grace_ms; /* where a workload does not say */
+	/* Told of each step that a workload takes, for the record; the strings are valid for the time of the call. NULL:
+	 * nobody keeps one. */
+	void (*happened)(const char *name, Capsule__V1__WorkloadOccurrenceType type, const char *message, void *arg);
+	void *happened_arg;
 };
 
 int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, struct error *err);

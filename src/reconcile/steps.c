@@ -255,6 +255,8 @@ static void clean_done(void *arg)
 	w->holds = !s->ok || s->keep_claims || w->record.revision != s->record.revision;
 	if (s->ok)
 		workload_keep_layers(w, NULL, 0);
+	if (s->ok && !s->keep_claims)
+		workload_happened(w, STOPPED, "%s", s->completed ? "completed" : "");
 	if (!s->ok)
 		workload_step_failed(w, "clean up after it", &s->err);
 	bridge_left(w->owner);

@@ -32,6 +32,13 @@ enum cgroup_mode cgroup_mode(void)
 	return CGROUP_V1;
 }
 
+bool cgroup_counts_swap(void)
+{
+	/* On v2 a kernel that can swap counts it; the file itself stands in no root, only below. */
+	return access(cgroup_mode() == CGROUP_V2 ? "/proc/swaps" : CGROUP_ROOT "/memory/memory.memsw.limit_in_bytes", F_OK) ==
+	       0;
+}
+
 typedef int (*hierarchy_fn)(int rootfd, void *arg);
 
 /* A plain directory there may hold files that look alike: crun writes such ones where it finds no v2 hierarchy. */
@@ -85,6 +92,22 @@ static const char *relative(const char *path)
 static int open_below(int rootfd, const char *path)
 {
 	return openat(rootfd, relative(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+int cgroup_open(const char *controller, const char *path)
+{
+	_cleanup_close_ int root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC), hierarchy = -1;
+	int fd;
+
+	if (root < 0)
+		return -errno;
+	if (cgroup_mode() != CGROUP_V2) {
+		hierarchy = openat(root, controller, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (hierarchy < 0)
+			return -errno;
+	}
+	fd = open_below(hierarchy < 0 ? root : hierarchy, path);
+	return fd < 0 ? -errno : fd;
 }
 
 static int write_file(int dirfd, const char *name, const char *text)

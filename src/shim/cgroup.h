@@ -27,6 +27,12 @@ enum cgroup_mode {
 
 enum cgroup_mode cgroup_mode(void);
 
+/* The cgroup's directory in the hierarchy of a controller ("memory"); on v2 there is only one. An fd, or -errno. */
+int cgroup_open(const char *controller, const char *path);
+
+/* Whether a limit on memory and swap together can be set. */
+bool cgroup_counts_swap(void);
+
 /* Sends SIGKILL to every process in the cgroup and below it. Returns how many there were, at least; 0: it is empty or
  * does not exist. A process that forks meanwhile may get away: call until 0. */
 size_t cgroup_kill_once(const char *path);

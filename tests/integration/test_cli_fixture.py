@@ -735,7 +735,7 @@ def test_completion(ctl):
     ctl("image", "pull", "nginx:1")
     assert candidates(ctl, "w") == ["workload"]
     assert "apply" in candidates(ctl, "") and "__complete" not in candidates(ctl, "")
-    assert candidates(ctl, "workload", "st") == ["stop", "start"]
+    assert candidates(ctl, "workload", "sto") == ["stop"]
     assert candidates(ctl, "workload", "logs", "") == ["alpha", "beta"]
     assert candidates(ctl, "workload", "logs", "-n", "5", "al") == ["alpha"]
     assert candidates(ctl, "workload", "logs", "alpha", "") == []
