@@ -164,6 +164,25 @@ void reconciler_start(struct reconciler *r, const char *name)
 	workload_changed(w);
 }
 
+static bool names_image(const struct workload *w, const char *reference)
+{
+	_cleanup_free_ char *full = NULL;
+
+	return reference_normalize(spec_image(w->record.spec), &full, NULL) == 0 && !strcmp(full, reference);
+}
+
+void reconciler_image_arrived(struct reconciler *r, const char *reference)
+{
+	struct workload *w, *next;
+
+	HASH_ITER(hh, r->workloads, w, next)
+		if ((w->state == STATE_PULLING || (w->state == STATE_WAITING && w->failed)) && names_image(w, reference)) {
+			workload_reset(w);
+			workload_advance(w);
+			workload_changed(w);
+		}
+}
+
 /* ---- reading ---- */
 
 static Capsule__V1__Workload *copy_of(const Capsule__V1__Workload *workload)
@@ -243,12 +262,9 @@ const char *reconciler_image_user(struct reconciler *r, const char *reference)
 {
 	struct workload *w, *next;
 
-	HASH_ITER(hh, r->workloads, w, next) {
-		_cleanup_free_ char *full = NULL;
-
-		if (reference_normalize(spec_image(w->record.spec), &full, NULL) == 0 && !strcmp(full, reference))
+	HASH_ITER(hh, r->workloads, w, next)
+		if (names_image(w, reference))
 			return w->name;
-	}
 	return NULL;
 }
 
