@@ -150,6 +150,8 @@ static const struct option_row rows[] = {
 	{ "plain-http", "HOST", NULL, "speak plain HTTP with this registry; may be given several times",
 	  set_list, FIELD(plain_http), true },
 	{ "credentials", "FILE", NULL, "registry credentials in the format of Docker's config.json", TEXT(credentials) },
+	{ "down", NULL, NULL, "end all workloads and take away the bridge, then exit; what is declared stays",
+	  set_flag, FIELD(down), false },
 	{ "help", NULL, NULL, "print this text", set_flag, FIELD(help), false },
 	{ "version", NULL, NULL, "print the version", set_flag, FIELD(version), false },
 };

@@ -36,7 +36,7 @@ struct options {
 	struct option_list mirrors;     /* "HOST=URL" */
 	struct option_list plain_http;  /* "HOST" */
 	char *credentials;     /* file in Docker's format; NULL: none */
-	bool help, version;
+	bool down, help, version;
 };
 
 void options_release(struct options *o);
