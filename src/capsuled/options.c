@@ -153,6 +153,8 @@ static const struct option_row rows[] = {
 	{ "metrics", "HOST:PORT", NULL,
 	  "where figures for Prometheus are served, as http://HOST:PORT/metrics, to whoever asks (default: nowhere)",
 	  TEXT(metrics) },
+	{ "down", NULL, NULL, "end all workloads and take away the bridge, then exit; what is declared stays",
+	  set_flag, FIELD(down), false },
 	{ "help", NULL, NULL, "print this text", set_flag, FIELD(help), false },
 	{ "version", NULL, NULL, "print the version", set_flag, FIELD(version), false },
 };

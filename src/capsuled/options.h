@@ -37,7 +37,7 @@ struct options {
 	struct option_list plain_http;  /* "HOST" */
 	char *metrics;         /* "HOST:PORT"; NULL: off */
 	char *credentials;     /* file in Docker's format; NULL: none */
-	bool help, version;
+	bool down, help, version;
 };
 
 void options_release(struct options *o);

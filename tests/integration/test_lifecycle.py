@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """The life of a container: apply, change, stop, start, restart, end, delete."""
+import glob
 import json
+import pathlib
 import time
 
 import pytest
@@ -98,6 +100,18 @@ def test_restart_policy(capsule, policy, code, restarts):
         assert capsule.status("w").get("exitCode", 0) == code
         assert capsule.status("w")["message"] == f"exited {code}"
         assert capsule.logs("w") == "run\n"
+
+
+def test_a_kill_for_want_of_memory_is_told(capsule):
+    capsule.run_container("w", "busybox:test", restartPolicy="Never",
+                          command=["sh", "-c", "until [ -e /go ]; do sleep 0.1; done; exec tail /dev/zero"])
+    v1, v2 = (glob.glob(f"/sys/fs/cgroup{hierarchy}/{capsule.table}/w/{limit}")
+              for hierarchy, limit in (("/memory", "memory.limit_in_bytes"), ("", "memory.max")))
+    pathlib.Path(*v1 or v2).write_text(str(16 << 20))
+    capsule.inside("w", "touch", "/go")
+    capsule.wait_phase("w", "failed")
+    assert capsule.status("w")["message"] == "killed: out of memory"
+    assert capsule.status("w")["exitCode"] == 137
 
 
 def test_a_finished_job_is_not_run_again_but_can_be_started(capsule):
