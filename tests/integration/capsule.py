@@ -224,6 +224,16 @@ class Capsule:
                    check=check, input=input, timeout=timeout)
         return done.stdout.decode(errors="replace")
 
+    def wait_listening(self, name, port):
+        """Waits until something in the workload listens on the TCP port: running says only that its process was started."""
+        def listens():
+            try:
+                with open(f"/proc/{self.status(name).get('pid')}/net/tcp") as f:
+                    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in f)
+            except OSError:
+                return False
+        wait_for(listens, f"{name} to listen on {port}")
+
     def push(self, archive):
         return self.ctl("image", "push", archive)
 
