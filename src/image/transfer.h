@@ -4,7 +4,7 @@
 /*
  * Pulls and pushes, as the daemon sees them: one capsule-image process each.
  *
- * The worker runs in a session of its own with the daemon's environment; it dies with the daemon (imager/confine.h).
+ * The worker runs in a session of its own with the daemon's environment; it dies with the daemon (base/confine.h).
  *
  * Threads: the loop's only. Nothing here blocks. Callbacks never run inside a call to this module. The program ignores
  * SIGPIPE. The loop has to run until it is idle for the last memory and the last process to be released.
