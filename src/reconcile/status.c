@@ -59,7 +59,9 @@ static Capsule__V1__WorkloadPhase describe_down(const struct workload *w, char *
 		snprintf(out, size, "%s", w->failure ? w->failure : "out of memory");
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED;
 	}
-	if (w->result.valid)
+	if (wanted && !w->completed && w->accesses)
+		snprintf(out, size, "waiting for a copy to end");
+	else if (w->result.valid)
 		describe_end(&w->result, out, size);
 	if (wanted && !w->completed)
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;

@@ -80,6 +80,9 @@ int store_set_completed(struct store *store, const char *name, uint64_t generati
 /* Takes the claims again for a workload that is desired RUNNING: for a start after store_release_claims(). */
 int store_claim(struct store *store, const char *name, struct error *err);
 
+/* The same for one that may be stopped: somebody looks at its volumes while it does not run. */
+int store_claim_at_rest(struct store *store, const char *name, struct error *err);
+
 /* Gives up the claims of a workload whose process is gone: all of them, or with keep_spec those that its present spec
  * does not name. */
 int store_release_claims(struct store *store, const char *name, bool keep_spec, struct error *err);

@@ -360,13 +360,13 @@ int store_set_completed(struct store *store, const char *name, uint64_t generati
 	return db_end(store, r, err);
 }
 
-static int claim_running(struct store *store, const char *name, struct error *err)
+static int claim(struct store *store, const char *name, bool at_rest, struct error *err)
 {
 	_cleanup_store_workload_ struct store_workload w = { 0 };
 
 	if (row_get(store, name, &w, err) < 0)
 		return -1;
-	if (w.spec->desired_state != RUNNING)
+	if (w.spec->desired_state != RUNNING && !at_rest)
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s shall not run; start it first", name);
 	return resource_claim(store, name, err);
 }
@@ -375,7 +375,14 @@ int store_claim(struct store *store, const char *name, struct error *err)
 {
 	if (db_begin(store, err) < 0)
 		return -1;
-	return db_end(store, claim_running(store, name, err), err);
+	return db_end(store, claim(store, name, false, err), err);
+}
+
+int store_claim_at_rest(struct store *store, const char *name, struct error *err)
+{
+	if (db_begin(store, err) < 0)
+		return -1;
+	return db_end(store, claim(store, name, true, err), err);
 }
 
 /* ---- reading and forgetting ---- */
