@@ -47,6 +47,7 @@ enum option_id {
 	OPT_SIZE,
 	OPT_FORCE,
 	OPT_CLIENT,
+	OPT_ARCHIVE,
 	OPT_COUNT
 };
 

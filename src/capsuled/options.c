@@ -134,6 +134,7 @@ static const struct option_row rows[] = {
 	{ "cgroup-parent", "PATH", "/capsule", "cgroup below which each workload has its own", set_directory, FIELD(cgroup_parent), false },
 	{ "shim", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-shim", "program that holds a running workload", set_string, FIELD(shim), false },
 	{ "image-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-image", "program that pulls and unpacks images", set_string, FIELD(image_worker), false },
+	{ "copy-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-copy", "program that copies files to and from workloads", set_string, FIELD(copy_worker), false },
 	{ "log-level", "LEVEL", "info", "error, warn, info or debug", set_level, FIELD(log_level), false },
 	{ "log-max-size", "SIZE", "10MiB", "size at which a log, of a workload or of the daemon, is rotated", set_size, FIELD(log_max_size), false },
 	{ "log-max-files", "N", "3", "files kept of each log, the one being written included", set_files, FIELD(log_max_files), false },

@@ -11,6 +11,7 @@
 #include "copier/reach.h"
 #include "tree/extract.h"
 #include "tree/pack.h"
+#include "tree/path.h"
 #include "tree/target.h"
 
 #include <errno.h>

@@ -5,7 +5,7 @@
 #include "base/buf.h"
 #include "base/fs.h"
 #include "tree/attributes.h"
-#include "tree/target.h"
+#include "tree/path.h"
 
 #include <archive.h>
 #include <archive_entry.h>

@@ -1,27 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* Which end of a copy a path means. See docs/copy.md for the rules. */
+/* What the destination of a copy means: docs/copy.md has the rules. */
 #ifndef CAPSULE_TREE_TARGET_H
 #define CAPSULE_TREE_TARGET_H
 
 #include "base/error.h"
 
 #include <stdbool.h>
-
-/* Whether the path can only mean a directory: it ends in '/', "." or "..", or is empty. Pure. */
-bool path_wants_directory(const char *path);
-
-/* Whether it means what is in a directory rather than the directory: its last component is "." or "..", or it is "/". Pure. */
-bool path_wants_contents(const char *path);
-
-/* The path without slashes and "." at its end; "/" for the root, "." where nothing else is left. To be freed, NULL without
- * memory. Pure. */
-char *path_trim(const char *path);
-
-/* Takes a trimmed path apart. *ret_dir ("/", "." or what stands before the last slash) and *ret_name (NULL if the path is a
- * root, "." or "..") are to be freed. -1 without memory. Pure. */
-int path_split(const char *path, char **ret_dir, char **ret_name);
 
 /* Where a stream goes: see struct extract_options. */
 struct target {

@@ -22,6 +22,7 @@ CAPSULED = BUILD / "src/capsuled/capsuled"
 CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
+COPY_WORKER = BUILD / "src/copier/capsule-copy"
 # A sanitized build is several times slower; a deadline is there to fail, not to measure.
 PATIENCE = 60
 
@@ -120,7 +121,8 @@ class Capsule:
     def argv(self):
         return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
-                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", "--stop-grace", "1s", *self.options]
+                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--copy-worker", COPY_WORKER,
+                "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
         assert self.process is None
