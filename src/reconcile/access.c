@@ -13,9 +13,10 @@ struct reconciler_access {
 	const struct reconciler_host *host;
 	struct access_callbacks callbacks;
 	struct store_workload record;
-	pid_t pid;          /* 0: the workload does not run */
+	bool waiting;       /* in turn; nothing has begun */
 	bool preparing;     /* the task is under way; what follows belongs to it */
-	bool ended;
+	pid_t pid;          /* 0: the workload does not run */
+	bool ended, revoked;
 	struct error err;
 	struct driver_root root;
 	struct volumes volumes;
@@ -72,26 +73,18 @@ static void prepare_done(void *arg)
 		a->callbacks.ready(&place, NULL, a->callbacks.arg);
 }
 
-static int check(const struct workload *w, struct error *err)
+static void start(struct reconciler_access *a)
 {
-	if (w->record.spec->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
-		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s is being deleted", w->name);
-	if (!spec_is_container(w->record.spec))
-		return error_set(err, ERR_UNIMPLEMENTED, "workload %s is a microVM; its files cannot be copied", w->name);
-	switch (w->state) {
-	case STATE_RUNNING:
-		return 0;
-	case STATE_DOWN:
-	case STATE_WAITING:
-	case STATE_PULLING:
-		if (!w->accesses)
-			return 0;
-		return error_set(err, ERR_UNAVAILABLE, "workload %s does not run, and another copy has its files; try again later",
-				 w->name);
-	default:
-		return error_set(err, ERR_UNAVAILABLE, "workload %s is just being started or stopped; try again in a moment",
-				 w->name);
-	}
+	struct workload *w = a->w;
+
+	a->waiting = false;
+	a->preparing = true;
+	a->pid = w->state == STATE_RUNNING ? w->pid : 0;
+	record_copy(&w->record, &a->record);
+	/* Claims are taken for it. */
+	if (!a->pid)
+		w->holds = true;
+	task_start(a->host->tasks, prepare_work, prepare_done, a);
 }
 
 struct reconciler_access *reconciler_access_begin(struct reconciler *r, const char *name,
@@ -105,8 +98,14 @@ struct reconciler_access *reconciler_access_begin(struct reconciler *r, const ch
 		error_set(err, ERR_NOT_FOUND, "there is no workload %s", name);
 		return NULL;
 	}
-	if (check(w, err) < 0)
+	if (w->record.spec->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING) {
+		error_set(err, ERR_FAILED_PRECONDITION, "workload %s is being deleted", w->name);
 		return NULL;
+	}
+	if (!spec_is_container(w->record.spec)) {
+		error_set(err, ERR_UNIMPLEMENTED, "workload %s is a microVM; its files cannot be copied", w->name);
+		return NULL;
+	}
 	a = calloc(1, sizeof *a);
 	if (!a)
 		abort();
@@ -114,14 +113,9 @@ struct reconciler_access *reconciler_access_begin(struct reconciler *r, const ch
 	a->host = &r->host;
 	a->callbacks = *callbacks;
 	a->root.fd = -1;
-	a->pid = w->state == STATE_RUNNING ? w->pid : 0;
-	a->preparing = true;
-	record_copy(&w->record, &a->record);
+	a->waiting = true;
 	DL_APPEND(w->accesses, a);
-	/* Claims are taken for it. */
-	if (!a->pid)
-		w->holds = true;
-	task_start(r->host.tasks, prepare_work, prepare_done, a);
+	access_admit(w);
 	return a;
 }
 
@@ -134,13 +128,56 @@ void reconciler_access_end(struct reconciler_access *a)
 
 /* ---- for the machine ---- */
 
-void access_revoke(struct workload *w)
+bool access_is_active(const struct workload *w)
 {
-	struct reconciler_access *a, *next;
+	const struct reconciler_access *a;
 
-	DL_FOREACH_SAFE(w->accesses, a, next)
-		if (!a->ended)
-			a->callbacks.revoked(a->callbacks.arg);
+	DL_FOREACH(w->accesses, a)
+		if (!a->waiting)
+			return true;
+	return false;
+}
+
+void access_admit(struct workload *w)
+{
+	struct reconciler_access *a;
+
+	switch (w->state) {
+	case STATE_RUNNING:
+		DL_FOREACH(w->accesses, a)
+			if (a->waiting)
+				start(a);
+		break;
+	case STATE_DOWN:
+	case STATE_WAITING:
+	case STATE_PULLING:
+		if (w->accesses && !access_is_active(w))
+			start(w->accesses);
+		break;
+	default:
+		break;
+	}
+}
+
+static struct reconciler_access *first_to_revoke(struct workload *w, bool waiting_too)
+{
+	struct reconciler_access *a;
+
+	DL_FOREACH(w->accesses, a)
+		if (!a->ended && !a->revoked && (waiting_too || !a->waiting))
+			return a;
+	return NULL;
+}
+
+void access_revoke(struct workload *w, bool waiting_too)
+{
+	struct reconciler_access *a;
+
+	/* The end of one may lead back here. */
+	while ((a = first_to_revoke(w, waiting_too))) {
+		a->revoked = true;
+		a->callbacks.revoked(a->callbacks.arg);
+	}
 }
 
 void access_orphan(struct workload *w)
@@ -157,7 +194,7 @@ size_t access_layers(const struct workload *w, const char **layers, size_t max)
 	size_t n = 0;
 
 	DL_FOREACH(w->accesses, a)
-		for (size_t i = 0; !a->preparing && i < a->root.n_layers; i++, n++)
+		for (size_t i = 0; !a->waiting && !a->preparing && i < a->root.n_layers; i++, n++)
 			if (n < max)
 				layers[n] = a->root.layers[i];
 	return n;

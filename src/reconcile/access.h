@@ -7,7 +7,8 @@
  * A workload that runs may be accessed by any number at a time, and goes its way meanwhile; when its run ends, the accesses
  * are revoked, and what the run left is cleaned up when they have ended. One that does not run is accessed by one at a
  * time, with its volumes claimed and attached; as long as it is, it is not started. A start that is wished for meanwhile
- * waits; a deletion revokes.
+ * waits; a deletion revokes. An access that comes while the workload is on its way between the two, or after another
+ * one, waits in turn.
  *
  * Threads: the loop's. An access is not ended by the reconciler; it outlives it if need be.
  */
@@ -33,8 +34,7 @@ struct access_callbacks {
 	void *arg;
 };
 
-/* NULL with NOT_FOUND if there is no such workload, FAILED_PRECONDITION if it is being deleted, UNAVAILABLE while it
- * is on its way from one state to another or another copy has it. */
+/* NULL with NOT_FOUND if there is no such workload, FAILED_PRECONDITION if it is being deleted. */
 struct reconciler_access *reconciler_access_begin(struct reconciler *r, const char *name,
 						  const struct access_callbacks *callbacks, struct error *err);
 

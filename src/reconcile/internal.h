@@ -125,8 +125,14 @@ void workload_adopt(struct workload *w, struct driver_instance *instance);
 
 /* ---- access.c ---- */
 
-/* Tells all that they shall end. */
-void access_revoke(struct workload *w);
+/* Tells those that have begun, or all, that they shall end. */
+void access_revoke(struct workload *w, bool waiting_too);
+
+/* Whether any has begun and not ended: a workload that does not run must not be touched. */
+bool access_is_active(const struct workload *w);
+
+/* Begins those that wait, as far as the state allows. */
+void access_admit(struct workload *w);
 
 /* The workload goes before those that access it. */
 void access_orphan(struct workload *w);

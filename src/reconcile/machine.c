@@ -227,7 +227,7 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 	workload_note_end(w, &result, w->state == STATE_STOPPING);
 	w->state = STATE_DOWN;
 	w->clean_due = true;
-	access_revoke(w);
+	access_revoke(w, false);
 	workload_advance(w);
 	workload_changed(w);
 }
@@ -356,10 +356,8 @@ static void advance_down(struct workload *w)
 	}
 }
 
-void workload_advance(struct workload *w)
+static void advance(struct workload *w)
 {
-	if (w->owner->halted)
-		return;
 	switch (w->state) {
 	case STATE_PULLING:
 		if (workload_wants_run(w))
@@ -385,8 +383,17 @@ void workload_advance(struct workload *w)
 		return; /* what ends these comes back here */
 	}
 	w->state = STATE_DOWN;
-	if (!w->accesses)
+	/* The end of the last one comes back here. */
+	if (!access_is_active(w))
 		advance_down(w);
-	else if (wish(w) == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
-		access_revoke(w); /* the end of the last one comes back here */
+}
+
+void workload_advance(struct workload *w)
+{
+	if (w->owner->halted)
+		return;
+	if (wish(w) == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
+		access_revoke(w, true);
+	advance(w);
+	access_admit(w);
 }

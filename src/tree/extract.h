@@ -63,7 +63,7 @@ struct extract_options {
 	 * directory is replaced by something else or the other way round. */
 	const struct extract_layering *layering;
 	/* What is made belongs to the caller and has no special rights: owners, set-ID bits and capabilities in the stream do
-	 * not count, and devices are refused. */
+	 * not count, and devices are left out; a stream of nothing but a device is refused. */
 	bool plain;
 	struct extract_limits limits;
 };

@@ -170,7 +170,7 @@ class Capsule:
             input = input.encode()
         argv = [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
         done = subprocess.run(argv, input=input, capture_output=True, timeout=timeout,
-                              env={**os.environ, **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
+                              env={**os.environ, "CAPSULE_COPY": str(COPY_WORKER), **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
         done.out = done.stdout.decode(errors="replace")
         done.err = done.stderr.decode(errors="replace")
         if check and done.returncode != 0:
