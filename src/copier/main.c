@@ -23,14 +23,14 @@
 #define INPUT_SIZE ((size_t)256 << 10)
 
 static const char USAGE[] =
-	"usage: capsule-copy in|out --root PATH\n"
+	"usage: capsule-copy in|out --process PATH\n"
 	"       capsule-copy in|out --state DIR --layer DIR... [--volume MODE:DEVICE:PATH]... PATH\n"
 	"       capsule-copy pack [--archive] PATH > TAR\n"
 	"       capsule-copy unpack [--archive] [--contents] PATH < TAR\n"
 	"\n"
 	"One end of a copy. Started by capsuled and capsulectl; not meant to be run by hand.\n"
 	"\n"
-	"  --root         descriptor 3 is the root of a running workload\n"
+	"  --process      descriptor 3 is a pidfd of a process of a running workload\n"
 	"  --state DIR    the directory of one that does not run, with upper/ and work/\n"
 	"  --layer DIR    a layer of its image, the lowest first\n"
 	"  --volume ...   a volume of it; MODE is ro or rw\n"
@@ -60,7 +60,7 @@ static int add_volume(struct reach *r, char *text)
 static int parse_option(struct arguments *a, int option, char *value)
 {
 	switch (option) {
-	case 'r': a->reach.running = true; return 0;
+	case 'p': a->reach.running = true; return 0;
 	case 's': a->reach.state_dir = value; return 0;
 	case 'l':
 		if (a->reach.n_layers == SHIM_LAYERS_MAX)
@@ -80,7 +80,7 @@ static int parse_option(struct arguments *a, int option, char *value)
 static int parse_arguments(int argc, char **argv, struct arguments *a)
 {
 	static const struct option options[] = {
-		{ "root", no_argument, NULL, 'r' },	    { "state", required_argument, NULL, 's' },
+		{ "process", no_argument, NULL, 'p' },	    { "state", required_argument, NULL, 's' },
 		{ "layer", required_argument, NULL, 'l' },  { "volume", required_argument, NULL, 'v' },
 		{ "archive", no_argument, NULL, 'a' },	    { "contents", no_argument, NULL, 'c' },
 		{ "help", no_argument, NULL, 'h' },	    { NULL, 0, NULL, 0 },

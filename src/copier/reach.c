@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <iconv.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mount.h>
 
@@ -68,16 +69,20 @@ static void load_conversions(void)
 	}
 }
 
+/* In the namespace, and not only at its root: there the kernel refuses to unlink what something is mounted on. */
+static int enter_running(struct error *err)
+{
+	if (setns(COPIER_FD_PROCESS, CLONE_NEWNS) < 0)
+		return errno == ESRCH ? error_set(err, ERR_FAILED_PRECONDITION, "it has just ended; try again")
+				      : error_errno(err, errno, "cannot enter its mount namespace");
+	close(COPIER_FD_PROCESS);
+	return 0;
+}
+
 int reach_root(struct reach *reach, struct error *err)
 {
-	if (!reach->running) {
-		if (mount_root(reach, err) < 0)
-			return -1;
-	} else if (fchdir(COPIER_FD_ROOT) < 0) {
-		return error_errno(err, errno, "cannot enter the root of the workload");
-	} else {
-		close(COPIER_FD_ROOT);
-	}
 	load_conversions();
+	if ((reach->running ? enter_running(err) : mount_root(reach, err)) < 0)
+		return -1;
 	return confine(".", CAPABILITIES, err);
 }

@@ -16,7 +16,7 @@ struct reach_volume {
 };
 
 struct reach {
-	bool running;          /* its root is COPIER_FD_ROOT, else: */
+	bool running;          /* COPIER_FD_PROCESS is of it, else: */
 	const char *state_dir;
 	const char *layers[SHIM_LAYERS_MAX];
 	size_t n_layers;

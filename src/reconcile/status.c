@@ -75,7 +75,9 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 	out[0] = '\0';
 	switch (w->state) {
 	case STATE_DOWN:
-		return describe_down(w, out, size);
+		if (!w->clean_due)
+			return describe_down(w, out, size);
+		/* fallthrough */
 	case STATE_CLEANING:
 		/* At rest it is only when its ports and volumes are free. */
 		if (workload_wants_run(w))

@@ -93,8 +93,8 @@ void driver_instance_release(struct driver_instance *instance)
 
 void driver_root_release(struct driver_root *root)
 {
-	cleanup_closep(&root->fd);
+	cleanup_closep(&root->pidfd);
 	free(root->state_dir);
 	layers_free(root->layers, root->n_layers);
-	*root = (struct driver_root){ .fd = -1 };
+	*root = (struct driver_root){ .pidfd = -1 };
 }

@@ -63,7 +63,7 @@ void driver_instance_release(struct driver_instance *instance);
 
 /* How a copy reaches the files of a workload (copier/protocol.h). Owned. */
 struct driver_root {
-	int fd;          /* it runs: its root directory as it sees it, volumes included; -1: to be mounted from what follows */
+	int pidfd;       /* it runs: of its first process, which sees all of it; -1: to be mounted from what follows */
 	char *state_dir; /* with upper/ and work/ */
 	char **layers;   /* the lowest first */
 	size_t n_layers;

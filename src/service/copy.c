@@ -25,7 +25,7 @@
 
 #define ARGS_MAX (8 + 2 * SHIM_LAYERS_MAX + 2 * SHIM_VOLUMES_MAX)
 
-static_assert(WORKER_EXTRA_FD == COPIER_FD_ROOT, "the worker finds the root elsewhere");
+static_assert(WORKER_EXTRA_FD == COPIER_FD_PROCESS, "the worker finds it elsewhere");
 
 /* Lives as long as the call or the access. */
 struct copy {
@@ -154,8 +154,8 @@ static int build_command(struct command *c, const struct copy *copy, const struc
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "workload %s has too many layers or volumes", copy->name);
 	c->argv[c->n++] = copy->host->copy_worker;
 	c->argv[c->n++] = copy->to ? "in" : "out";
-	if (place->root->fd >= 0)
-		c->argv[c->n++] = "--root";
+	if (place->root->pidfd >= 0)
+		c->argv[c->n++] = "--process";
 	else
 		add_option(c, "--state", place->root->state_dir);
 	for (size_t i = 0; i < place->root->n_layers; i++)
@@ -178,7 +178,7 @@ static int start_worker(struct copy *copy, const struct access_place *place, str
 {
 	_cleanup_(command_release) struct command command = { .n = 0 };
 	const struct worker_callbacks callbacks = { on_output, on_drained, on_ended, copy };
-	const struct worker_options options = { command.argv, copy->to, place->root->fd };
+	const struct worker_options options = { command.argv, copy->to, place->root->pidfd };
 
 	if (build_command(&command, copy, place, err) < 0)
 		return -1;

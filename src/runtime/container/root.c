@@ -12,11 +12,6 @@
 
 #define PROC_FILE_MAX 8192
 
-static int has_ended(struct error *err)
-{
-	return error_set(err, ERR_FAILED_PRECONDITION, "it has just ended; try again");
-}
-
 /* Whether /proc/PID/cgroup ("N:controllers:path" lines) names the cgroup or one below it. */
 static bool is_in_cgroup(pid_t pid, const char *cgroup)
 {
@@ -37,26 +32,18 @@ static bool is_in_cgroup(pid_t pid, const char *cgroup)
 
 int root_of_process(pid_t pid, const char *cgroup, struct driver_root *ret, struct error *err)
 {
-	/* What is looked up by number between the opening of the pidfd and the signal that it takes is of one process. */
-	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), root = -1;
-	_cleanup_free_ char *path = fs_path("/proc/%d/root", (int)pid);
+	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 
-	if (!path)
-		return error_errno(err, ENOMEM, "cannot reach its root");
-	if (pidfd < 0 || !is_in_cgroup(pid, cgroup))
-		return has_ended(err);
-	root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (root < 0 && errno != ENOENT)
-		return error_errno(err, errno, "cannot reach its root");
-	if (root < 0 || syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0)
-		return has_ended(err);
-	*ret = (struct driver_root){ .fd = steal_fd(&root) };
+	/* If it takes a signal after that, what was looked up by its number was its own. */
+	if (pidfd < 0 || !is_in_cgroup(pid, cgroup) || syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0)
+		return error_set(err, ERR_FAILED_PRECONDITION, "it has just ended; try again");
+	*ret = (struct driver_root){ .pidfd = steal_fd(&pidfd) };
 	return 0;
 }
 
 int root_of_last_run(const char *state_dir, uint64_t generation, struct driver_root *ret, struct error *err)
 {
-	struct driver_root root = { .fd = -1 };
+	struct driver_root root = { .pidfd = -1 };
 
 	if (origin_layers(state_dir, generation, &root.layers, &root.n_layers) < 0)
 		return error_set(err, ERR_FAILED_PRECONDITION,

@@ -7,7 +7,7 @@
 
 #include "runtime/driver.h"
 
-/* The root of a process of the container. cgroup: the container's, by which it is told that the pid still means it.
+/* By a process of the container. cgroup: the container's, by which it is told that the pid still means it.
  * FAILED_PRECONDITION if it has ended. */
 int root_of_process(pid_t pid, const char *cgroup, struct driver_root *ret, struct error *err);
 
