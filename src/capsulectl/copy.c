@@ -267,8 +267,8 @@ const struct command cp_command = {
 		"A directory as DST receives SRC under its name; otherwise DST is the copy's name, and\n"
 		"missing parents are made. \"SRC/.\" means what is in a directory. \"-\" is a tar archive\n"
 		"on standard input or output.\n"
-		"Copies belong to root in a workload, and to the user here, without special rights;\n"
-		"--archive keeps those.",
+		"Copies belong to root in a workload and to the user here, without special rights,\n"
+		"unless --archive is given.",
 	.examples = "capsulectl cp nginx.conf web:/etc/nginx/nginx.conf\n"
 		    "capsulectl cp site/. web:/usr/share/nginx/html\n"
 		    "capsulectl cp web:/var/log ./logs\n"
