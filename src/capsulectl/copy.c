@@ -9,9 +9,9 @@
 #include "base/process.h"
 #include "capsulectl/client.h"
 #include "capsulectl/commands.h"
+#include "capsulectl/input.h"
 #include "capsulectl/output.h"
 #include "capsulectl/progress.h"
-#include "capsulectl/upload.h"
 #include "manifest/manifest.h"
 #include "tree/path.h"
 
@@ -65,7 +65,7 @@ static bool is_stream(const struct place *p)
 
 struct helper {
 	pid_t pid; /* 0: none */
-	int fd;    /* this end of its standard input or output */
+	int fd;    /* this end of its standard input or output; without one, standard input itself */
 };
 
 /* verb "pack" writes the path to fd, "unpack" makes the path from what is written to it. */
@@ -127,37 +127,87 @@ struct copy_to {
 	const struct place *to;
 	char *dest_path;
 	struct helper helper;
+	struct rpc_call *call;
+	struct input input;
+	uint64_t sent;
+	struct progress progress;
+	bool told;          /* it failed, and the user knows why */
+	struct error error; /* of the start */
 };
 
-static void begin_to(struct rpc_call *call, const struct upload *upload)
+static void send_chunk(const uint8_t *data, size_t len, void *arg)
+{
+	Capsule__V1__WorkloadCopyToRequest request = CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__INIT;
+	struct copy_to *copy = arg;
+
+	request.payload_case = CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__PAYLOAD_CHUNK;
+	request.chunk = (ProtobufCBinaryData){ .len = len, .data = (uint8_t *)(uintptr_t)data };
+	rpc_call_send(copy->call, &request.base);
+	copy->sent += len;
+	progress_bytes(&copy->progress, NULL, copy->sent, 0);
+}
+
+/* An archive that ends because its writer failed must not be taken for a whole one. */
+static void send_end(void *arg)
+{
+	struct copy_to *copy = arg;
+
+	copy->told = helper_wait(&copy->helper) < 0;
+	if (copy->told)
+		rpc_call_cancel(copy->call);
+	else
+		rpc_call_half_close(copy->call);
+}
+
+static void on_start(struct rpc_call *call, uv_loop_t *loop, void *arg)
 {
 	Capsule__V1__WorkloadCopyToRequest request = CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__INIT;
 	Capsule__V1__WorkloadCopyToMetadata metadata = CAPSULE__V1__WORKLOAD_COPY_TO_METADATA__INIT;
-	const struct copy_to *copy = upload->arg;
+	struct copy_to *copy = arg;
 
+	copy->call = call;
 	metadata.name = copy->to->name;
 	metadata.dest_path = copy->dest_path;
 	request.payload_case = CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__PAYLOAD_METADATA;
 	request.metadata = &metadata;
 	rpc_call_send(call, &request.base);
+	if (input_start(&copy->input, loop, call, &copy->error) < 0)
+		rpc_call_cancel(call);
 }
 
-static void send_to(struct rpc_call *call, uint8_t *data, size_t len)
-{
-	Capsule__V1__WorkloadCopyToRequest request = CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__INIT;
-
-	request.payload_case = CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__PAYLOAD_CHUNK;
-	request.chunk.data = data;
-	request.chunk.len = len;
-	rpc_call_send(call, &request.base);
-}
-
-/* An archive that ends because its writer failed must not be taken for a whole one. */
-static int packed(void *arg, struct error *err)
+static void on_writable(struct rpc_call *call, void *arg)
 {
 	struct copy_to *copy = arg;
 
-	return helper_wait(&copy->helper);
+	input_writable(&copy->input);
+}
+
+static void on_stop(void *arg, struct error *err)
+{
+	struct copy_to *copy = arg;
+
+	progress_clear(&copy->progress);
+	if (copy->error.message)
+		error_move(err, &copy->error);
+	input_stop(&copy->input, err);
+}
+
+/* Where the tar stream comes from. */
+static int open_source(struct cli *cli, struct copy_to *copy, const struct place *from, struct error *err)
+{
+	copy->input = (struct input){ .data = send_chunk, .end = send_end, .arg = copy, .name = from->path };
+	if (is_stream(from)) {
+		if (isatty(STDIN_FILENO))
+			return cli_usage(err, "standard input is a terminal; pipe a tar archive into it or name a file");
+		copy->input.name = "standard input";
+		copy->helper.fd = input_standard();
+		if (copy->helper.fd < 0)
+			return error_errno(err, errno, "cannot open standard input");
+	} else if (helper_start(&copy->helper, "pack", cli, false, from->path, err) < 0) {
+		return -1;
+	}
+	copy->input.fd = copy->helper.fd;
+	return 0;
 }
 
 static int copy_to(struct cli *cli, const struct place *from, const struct place *to, struct error *err)
@@ -165,26 +215,22 @@ static int copy_to(struct cli *cli, const struct place *from, const struct place
 	/* What has no name of its own goes into a directory. */
 	bool into = is_stream(from) || path_wants_contents(from->path);
 	struct copy_to copy = { .to = to, .helper.fd = -1 };
-	struct upload upload = {
-		.method = &workload_copy_to, .fd = STDIN_FILENO, .name = "standard input", .begin = begin_to, .send = send_to,
-		.finish = packed, .arg = &copy,
-	};
-	int r = 0;
+	struct client_feed feed = { on_start, on_writable, on_stop, &copy };
+	int r;
 
-	if (is_stream(from) && isatty(STDIN_FILENO))
-		return cli_usage(err, "standard input is a terminal; pipe a tar archive into it or name a file");
 	if (asprintf(&copy.dest_path, "%s%s", to->path, into ? "/" : "") < 0)
 		return error_errno(err, ENOMEM, "cannot copy");
-	if (!is_stream(from)) {
-		r = helper_start(&copy.helper, "pack", cli, false, from->path, err);
-		upload.fd = copy.helper.fd;
-		upload.name = from->path;
+	r = open_source(cli, &copy, from, err);
+	if (r == 0) {
+		progress_init(&copy.progress);
+		r = client_upload(cli, &workload_copy_to, &feed, NULL, err);
 	}
-	if (r == 0)
-		r = upload_run(cli, &upload, NULL, err);
 	helper_kill(&copy.helper);
 	helper_hang_up(&copy.helper);
 	free(copy.dest_path);
+	/* That the call was cancelled adds nothing. */
+	if (copy.told)
+		error_release(err);
 	return r;
 }
 

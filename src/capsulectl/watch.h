@@ -18,4 +18,8 @@ enum watch_goal {
  * reached it; err is set only if it was not reported. */
 int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, struct error *err);
 
+/* The same for one who has asked for nothing: whatever others wish for the workloads meanwhile, the wait goes on, until
+ * the goal is reached or cannot be. A workload that has ended by itself has stopped; one that ended badly has failed. */
+int watch_onlooker(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, struct error *err);
+
 #endif

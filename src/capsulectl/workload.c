@@ -4,6 +4,7 @@
 /* capsulectl workload ... */
 #include "capsulectl/client.h"
 #include "capsulectl/commands.h"
+#include "capsulectl/observe.h"
 #include "capsulectl/output.h"
 #include "capsulectl/watch.h"
 
@@ -446,8 +447,11 @@ static const struct command command_delete = {
 	.options = OPTION(ALL) | OPTION(NO_WAIT), .run = run_delete,
 };
 
-static const struct command *const verbs[] = { &command_list,    &command_get,   &command_logs,   &command_restart,
-					       &command_stop,    &command_start, &command_delete, NULL };
+static const struct command *const verbs[] = {
+	&command_list,  &command_get,   &command_logs,   &exec_command,          &command_restart,
+	&command_stop,  &command_start, &command_delete, &workload_wait_command, &workload_events_command,
+	&workload_stats_command, NULL,
+};
 
 const struct command workload_command = {
 	.name = "workload", .alias = "w", .summary = "containers and microVMs", .children = verbs,

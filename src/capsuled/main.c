@@ -8,8 +8,10 @@
 
 #include "base/fs.h"
 #include "base/timeutil.h"
+#include "metrics/metrics.h"
 #include "rpc/health.h"
 #include "rpc/reflection.h"
+#include "service/history.h"
 #include "service/service.h"
 
 #include "descriptors.h"
@@ -20,7 +22,6 @@
 #include <malloc.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -39,9 +40,11 @@ struct daemon {
 	struct driver *container;
 	struct puller *puller;
 	struct reconciler *reconciler;
+	struct history *history;
 	struct rpc_server *server;
 	struct rpc_health *health;
 	struct rpc_reflection *reflection;
+	struct metrics *metrics;
 	struct driver_options driver_options;
 	struct transfer_options transfer_options;
 	struct service_host host;
@@ -52,31 +55,25 @@ struct daemon {
 
 /* ---- the two roots ---- */
 
+/* A record lock, not flock(2): a child that is about to execute a program holds none, so that a daemon which is killed at
+ * that moment is not in the way of the next one. The file must not be opened a second time in this process. */
 static int take_lock(struct daemon *d, struct error *err)
 {
 	_cleanup_free_ char *path = fs_path("%s/lock", d->options.root);
-	char holder[32] = "";
-	ssize_t n;
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 
 	if (!path)
 		return error_errno(err, ENOMEM, "cannot lock %s", d->options.root);
 	d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (d->lock_fd < 0)
 		return error_errno(err, errno, "cannot open %s", path);
-	if (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno != EWOULDBLOCK)
-			return error_errno(err, errno, "cannot lock %s", path);
-		n = read(d->lock_fd, holder, sizeof holder - 1);
-		if (n > 0)
-			holder[n] = '\0';
-		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "another capsuled%s%s uses %s; stop it, or choose another --root and --run",
-				 n > 0 ? ", pid " : "", holder, d->options.root);
-	}
-	n = snprintf(holder, sizeof holder, "%d", (int)getpid());
-	if (ftruncate(d->lock_fd, 0) < 0 || pwrite(d->lock_fd, holder, (size_t)n, 0) != n)
-		return error_errno(err, errno, "cannot write %s", path);
-	return 0;
+	if (fcntl(d->lock_fd, F_SETLK, &lock) == 0)
+		return 0;
+	if ((errno != EAGAIN && errno != EACCES) || fcntl(d->lock_fd, F_GETLK, &lock) < 0)
+		return error_errno(err, errno, "cannot lock %s", path);
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "another capsuled, pid %d, uses %s; stop it, or choose another --root and --run", (int)lock.l_pid,
+			 d->options.root);
 }
 
 static int prepare_roots(struct daemon *d, struct error *err)
@@ -98,6 +95,10 @@ static int prepare_roots(struct daemon *d, struct error *err)
 	    fs_mkdir_all(AT_FDCWD, workloads, 0711, err) < 0 || fs_mkdir_all(AT_FDCWD, volumes, 0700, err) < 0 ||
 	    fs_mkdir_all(AT_FDCWD, d->options.run, 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, running, 0711, err) < 0)
 		return -1;
+	/* What a daemon that was killed was about to rename. */
+	if (fs_sweep_tmp(AT_FDCWD, d->options.root, err) < 0 || fs_sweep_tmp(AT_FDCWD, d->options.run, err) < 0 ||
+	    fs_sweep_tmp(AT_FDCWD, d->dns_dir, err) < 0)
+		return -1;
 	return fs_write_replace(AT_FDCWD, d->registries_file, registries, strlen(registries), 0600, err);
 }
 
@@ -108,7 +109,8 @@ static int open_parts(struct daemon *d, struct error *err)
 	const struct options *o = &d->options;
 	_cleanup_free_ char *db = fs_path("%s/state.db", o->root);
 	_cleanup_free_ char *volumes = fs_path("%s/volumes", o->root);
-	struct net_options net = { .bridge = o->bridge, .table = o->table, .run_dir = d->dns_dir, .dnsmasq = o->dnsmasq };
+	struct net_options net = { .bridge = o->bridge, .table = o->table, .run_dir = d->dns_dir, .dnsmasq = o->dnsmasq,
+				   .linger = true };
 
 	if (!db || !volumes)
 		return error_errno(err, ENOMEM, "cannot open %s", o->root);
@@ -135,7 +137,8 @@ static int open_parts(struct daemon *d, struct error *err)
 	};
 	d->transfer_options = (struct transfer_options){ o->image_worker, o->root, d->registries_file };
 	if (store_open(db, &d->store, err) < 0 || store_adopt_subnet(d->store, &d->host.subnet, err) < 0 ||
-	    image_store_open(o->root, &d->images, err) < 0 || volume_file_backend_new(volumes, &d->volumes, err) < 0 || net_new(&net, &d->net, err) < 0 ||
+	    image_store_open(o->root, &d->images, err) < 0 ||
+	    volume_file_backend_new(volumes, &d->volumes, err) < 0 || net_new(&net, &d->net, err) < 0 ||
 	    container_driver_new(&d->driver_options, &d->container, err) < 0)
 		return -1;
 	return 0;
@@ -147,7 +150,8 @@ static int start_reconciler(struct daemon *d, struct error *err)
 
 	d->tasks = task_runner_new(&d->loop);
 	d->puller = puller_new(&d->loop, &d->transfer_options);
-	if (!d->tasks || !d->puller)
+	d->history = history_new();
+	if (!d->tasks || !d->puller || !d->history)
 		return error_errno(err, ENOMEM, "cannot start");
 	host = (struct reconciler_host){
 		.loop = &d->loop,
@@ -160,6 +164,8 @@ static int start_reconciler(struct daemon *d, struct error *err)
 		.container = d->container,
 		.driver_options = &d->driver_options,
 		.stop_grace_ms = d->options.stop_grace_ns / NSEC_PER_MSEC,
+		.happened = history_add,
+		.happened_arg = d->history,
 	};
 	if (reconciler_new(&host, &d->reconciler, err) < 0)
 		return -1;
@@ -203,6 +209,9 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.copy_worker = d->options.copy_worker;
 	d->host.volumes = d->volumes;
 	d->host.reconciler = d->reconciler;
+	d->host.net = d->net;
+	d->host.history = d->history;
+	d->host.cgroup_parent = d->options.cgroup_parent;
 	d->host.root = d->options.root;
 	d->host.log_file = d->log_file;
 	d->server = rpc_server_new(&d->loop, 0);
@@ -217,6 +226,8 @@ static int serve(struct daemon *d, struct error *err)
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		if (rpc_health_set(d->health, names[i], true) < 0)
 			return error_errno(err, ENOMEM, "cannot serve");
+	if (d->options.metrics && metrics_new(d->options.metrics, &d->host, d->server, &d->metrics, err) < 0)
+		return error_wrap(err, "--metrics");
 	if (listen->n == 0)
 		return listen_on(d, fallback, err);
 	for (size_t i = 0; i < listen->n; i++)
@@ -263,6 +274,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 	notify_manager("STOPPING=1");
 	reconciler_halt(d->reconciler);
 	rpc_health_shutdown(d->health);
+	metrics_close(d->metrics);
 	uv_timer_start(&d->drain_timer, on_drain_timer, DRAIN_MS, 0);
 	rpc_server_drain(d->server, on_drained, d);
 }
@@ -284,10 +296,15 @@ static void watch_signals(struct daemon *d)
 /* Every part may be missing: this is the way out of a failed start, too. */
 static void release(struct daemon *d)
 {
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	metrics_close(d->metrics);
 	while (d->tasks && task_runner_active(d->tasks))
 		uv_run(&d->loop, UV_RUN_ONCE);
 	puller_free(d->puller);
 	reconciler_free(d->reconciler);
+	history_free(d->history);
+	metrics_free(d->metrics);
 	services_free(d->host.services);
 	rpc_reflection_free(d->reflection);
 	rpc_health_free(d->health);
@@ -301,6 +318,9 @@ static void release(struct daemon *d)
 	uv_loop_close(&d->loop);
 	if (d->container)
 		d->container->ops->free(d->container);
+	/* An empty bridge does not outlive the daemon; one with workloads does. */
+	if (d->reconciler && net_sweep(d->net, &err) < 0)
+		log_warn("network: %s", error_message(&err));
 	net_free(d->net);
 	if (d->volumes)
 		d->volumes->ops->free(d->volumes);

@@ -35,6 +35,7 @@ struct options {
 	int64_t stop_grace_ns;
 	struct option_list mirrors;     /* "HOST=URL" */
 	struct option_list plain_http;  /* "HOST" */
+	char *metrics;         /* "HOST:PORT"; NULL: off */
 	char *credentials;     /* file in Docker's format; NULL: none */
 	bool help, version;
 };

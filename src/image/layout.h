@@ -14,8 +14,8 @@
  *
  * A stage is a directory in which everything is made that is not whole yet. Its owner holds a flock on the directory
  * itself for as long as it lives; the kernel drops it with the process, whatever ends that. So a stage that can be
- * locked belongs to nobody, and a sweep removes it. A file `pin-<hex>` in a stage says that its owner counts on the blob
- * or the layer of that digest: no collection takes it while the stage lives. A pin is set, together with the look
+ * locked belongs to nobody, and a sweep removes it. A file `pin-<hex>` in a stage says that its owner counts on the
+ * blob or the layer of that digest: no collection takes it while the stage lives. A pin is set, together with the look
  * whether the content exists or the rename that makes it exist, under the shared lock; a collection reads the pins and
  * moves what nobody needs into its own stage under the exclusive one. So what a transfer has seen stays.
  *

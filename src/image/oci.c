@@ -78,7 +78,8 @@ int oci_config_diff_ids(const json_t *config, size_t n_layers, const json_t **re
 		const char *digest = json_string_value(json_array_get(diff_ids, i));
 
 		if (!digest || !layout_digest_hex(digest))
-			return error_set(err, ERR_INVALID_ARGUMENT, "the config has a bad diff id for layer %zu", i + 1);
+			return error_set(err, ERR_INVALID_ARGUMENT, "the config has a bad diff id for layer %zu",
+					 i + 1);
 	}
 	*ret = diff_ids;
 	return 0;
@@ -132,7 +133,7 @@ static int no_platform(const json_t *manifests, struct error *err)
 			buf_addf(&list, "%s%.32s/%.32s%s%.32s", list.len ? ", " : "", os,
 				 platform_field(entry, "architecture"), *variant ? "/" : "", variant);
 	}
-	return error_set(err, ERR_NOT_FOUND, "the image has nothing for linux/" MACHINE_ARCH "; it has: %s",
+	return error_set(err, ERR_FAILED_PRECONDITION, "the image has nothing for linux/" MACHINE_ARCH "; it has: %s",
 			 list.len ? buf_str(&list) : "nothing");
 }
 

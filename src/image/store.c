@@ -333,7 +333,7 @@ static int find_by_digest(const json_t *index, const char *text, const char *hex
 	return 0;
 }
 
-static int find_for_delete(const json_t *index, const char *text, size_t *ret, struct error *err)
+static int find_named(const json_t *index, const char *text, size_t *ret, struct error *err)
 {
 	const json_t *manifests = json_object_get(index, "manifests"), *entry;
 	_cleanup_free_ char *full = NULL;
@@ -342,7 +342,8 @@ static int find_for_delete(const json_t *index, const char *text, size_t *ret, s
 
 	if (!strncmp(text, "sha256:", 7)) {
 		if (!hex)
-			return error_set(err, ERR_INVALID_ARGUMENT, "\"%.80s\" is not a digest or at least %d hex digits of one",
+			return error_set(err, ERR_INVALID_ARGUMENT,
+					 "\"%.80s\" is not a digest or at least %d hex digits of one",
 					 text, DIGEST_PREFIX_MIN);
 		return find_by_digest(index, text, hex, ret, err);
 	}
@@ -367,7 +368,7 @@ int image_store_identify(struct image_store *store, const char *reference, char 
 	char *found;
 	size_t at;
 
-	if (layout_index_read(&store->layout, &index, err) < 0 || find_for_delete(index, reference, &at, err) < 0)
+	if (layout_index_read(&store->layout, &index, err) < 0 || find_named(index, reference, &at, err) < 0)
 		return -1;
 	name = entry_reference(json_array_get(json_object_get(index, "manifests"), at));
 	found = strdup(name ? name : reference);
@@ -387,7 +388,7 @@ int image_store_delete(struct image_store *store, const char *reference, char **
 	size_t at;
 
 	if (lock < 0 || layout_index_read(&store->layout, &index, err) < 0 ||
-	    find_for_delete(index, reference, &at, err) < 0)
+	    find_named(index, reference, &at, err) < 0)
 		return -1;
 	manifests = json_object_get(index, "manifests");
 	name = entry_reference(json_array_get(manifests, at));
@@ -466,7 +467,8 @@ static int find_needed(const struct layout *l, const char *const *pinned, size_t
 }
 
 /* Moves what nobody needs out of the store's directory `from` into the stage. */
-static int take_out(int from, const char *prefix, const json_t *set, const struct layout_stage *stage, struct error *err)
+static int take_out(int from, const char *prefix, const json_t *set, const struct layout_stage *stage,
+		    struct error *err)
 {
 	_cleanup_closedir_ DIR *dir = NULL;
 	struct dirent *entry;

@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * The images of a state root: an OCI image layout (image-spec/image-layout.md) in <root>/images that other tools can read
- * in place, and the unpacked layers in <root>/layers/<hex of diff id>/.
+ * The images of a state root: an OCI image layout (image-spec/image-layout.md) in <root>/images that other tools can
+ * read in place, and the unpacked layers in <root>/layers/<hex of diff id>/.
  *
  * An image is an entry of index.json whose annotation org.opencontainers.image.ref.name holds the full reference. It is
  * written last, after its blobs and unpacked layers are on disk, so what the index names is whole. Content that is on
@@ -54,14 +54,14 @@ int image_store_resolve(struct image_store *store, const char *reference, struct
 /* All, by reference; caller releases each and frees the array. */
 int image_store_list(struct image_store *store, struct image **ret, size_t *ret_n, struct error *err);
 
-/* The full reference of the image that a reference or a digest ("sha256:..." or at least 12 hex digits of it) stands for.
- * NOT_FOUND, FAILED_PRECONDITION for an ambiguous digest. Caller frees. */
+/* The full reference of the image that a reference or a digest ("sha256:..." or at least 12 hex digits of it) stands
+ * for. NOT_FOUND, FAILED_PRECONDITION for an ambiguous digest. Caller frees. */
 int image_store_identify(struct image_store *store, const char *reference, char **ret_reference, struct error *err);
 
-/* Takes the image out of the index. Its content goes with the next image_store_collect(), which the caller calls because
- * only it knows which layers are in use. The argument is a reference or a digest ("sha256:..." or at least 12 hex digits
- * of it) that only one image has. NOT_FOUND, FAILED_PRECONDITION for an ambiguous digest. Whether the image is in use is
- * the caller's to know. *ret_reference is what was removed; caller frees. */
+/* Takes the image out of the index. Its content goes with the next image_store_collect(), which the caller calls
+ * because only it knows which layers are in use. The argument is a reference or a digest ("sha256:..." or at least 12
+ * hex digits of it) that only one image has. NOT_FOUND, FAILED_PRECONDITION for an ambiguous digest. Whether the
+ * image is in use is the caller's to know. *ret_reference is what was removed; caller frees. */
 int image_store_delete(struct image_store *store, const char *reference, char **ret_reference, struct error *err);
 
 /* Removes blobs and layers that no image of the index needs, that no transfer is bringing, and that are not in `pinned`

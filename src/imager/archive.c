@@ -86,7 +86,8 @@ static int input_open(struct input *in, int fd, struct error *err)
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
 		in->total = (uint64_t)st.st_size;
 	if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode))
-		fcntl(fd, F_SETPIPE_SZ, (int)INPUT_SIZE); /* fewer turns; refused beyond the system's limit, which is fine */
+		/* fewer turns; refused beyond the system's limit, which is fine */
+		fcntl(fd, F_SETPIPE_SZ, (int)INPUT_SIZE);
 	while (in->left < COMPRESSION_MAGIC_LEN && !in->ended)
 		if (input_fill(in, err) < 0)
 			return -1;
@@ -158,7 +159,8 @@ static int archive_failed(struct push *p, struct error *err)
 
 	if (p->input.error.code != ERR_OK)
 		return error_move(err, &p->input.error);
-	return error_set(err, ERR_INVALID_ARGUMENT, "the archive is damaged or not a tar archive: %s", why ? why : "no reason given");
+	return error_set(err, ERR_INVALID_ARGUMENT, "the archive is damaged or not a tar archive: %s",
+			 why ? why : "no reason given");
 }
 
 /* The next bytes of the entry; 1, or 0 at its end. Holes come as zeros: a blob is a run of bytes. */
@@ -205,8 +207,8 @@ static int entry_read(struct entry_reader *r, const void **ret_data, size_t *ret
 }
 
 /* Fills the head. What did not fit into it any more is in *ret_rest. */
-static int read_head(struct push *p, struct entry_reader *r, size_t *ret_len, const void **ret_rest, size_t *ret_rest_len,
-		     struct error *err)
+static int read_head(struct push *p, struct entry_reader *r, size_t *ret_len, const void **ret_rest,
+		     size_t *ret_rest_len, struct error *err)
 {
 	size_t head = 0;
 
@@ -315,7 +317,8 @@ static int take_document(struct push *p, const char *key, struct entry_reader *r
 
 	while ((more = entry_read(r, &data, &len, err)) > 0)
 		if (buf_add(&text, data, len) < 0)
-			return error_set(err, ERR_RESOURCE_EXHAUSTED, "it is larger than the limit of %u bytes", OCI_DOCUMENT_MAX);
+			return error_set(err, ERR_RESOURCE_EXHAUSTED, "it is larger than the limit of %u bytes",
+					 OCI_DOCUMENT_MAX);
 	return more < 0 ? -1 : archive_index_add_document(p->index, key, buf_str(&text), text.len, err);
 }
 
@@ -364,8 +367,8 @@ static int take_entries(struct push *p, struct error *err)
 	return r == ARCHIVE_EOF ? 0 : archive_failed(p, err);
 }
 
-/* To the end of the input: the sender must not find the pipe closed while it writes the last padding, and the last checksum
- * of a compressed archive counts too. */
+/* To the end of the input: the sender must not find the pipe closed while it writes the last padding, and the last
+ * checksum of a compressed archive counts too. */
 static int drain(struct input *in, struct error *err)
 {
 	const void *data;
@@ -392,16 +395,25 @@ static int read_archive(struct push *p, int fd, struct error *err)
 	return drain(&p->input, err);
 }
 
+/* What an archive lacks or got wrong is its sender's mistake, not an object that this host has lost. */
+static int blame_archive(struct error *err, enum error_code code)
+{
+	if (err && err->code == code)
+		err->code = ERR_INVALID_ARGUMENT;
+	return -1;
+}
+
 int archive_push(struct content *content, int fd, struct error *err)
 {
 	struct push p = { .content = content, .input = { .error = ERROR_INIT } };
 	int r = archive_index_new(content, &p.index, err);
 
-	if (r == 0)
-		r = read_archive(&p, fd, err);
+	if (r == 0 && read_archive(&p, fd, err) < 0)
+		r = blame_archive(err, ERR_DATA_LOSS);
 	if (r == 0) {
 		report_progress(p.input.done, p.input.total, "writing to the disk");
-		r = archive_index_register(p.index, err);
+		if (archive_index_register(p.index, err) < 0)
+			r = blame_archive(err, ERR_NOT_FOUND);
 	}
 	archive_read_free(p.archive);
 	free(p.head);

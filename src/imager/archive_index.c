@@ -130,15 +130,18 @@ static int add_file(struct archive_index *index, const char *key, json_t *file, 
 {
 	if (json_object_size(index->files) >= ARCHIVE_FILES_MAX) {
 		json_decref(file);
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the archive has more than the limit of %d files", ARCHIVE_FILES_MAX);
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the archive has more than the limit of %d files",
+				 ARCHIVE_FILES_MAX);
 	}
-	/* The one reason beside memory: the name or the link's target is not UTF-8, as no name in an image archive should be. */
+	/* The one reason beside memory: the name or the link's target is not UTF-8, as no name in an image archive
+	 * should be. */
 	if (!file || json_object_set_new(index->files, key, file) < 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "its name is not valid UTF-8");
 	return 0;
 }
 
-int archive_index_add_blob(struct archive_index *index, const char *key, const struct archive_blob *blob, struct error *err)
+int archive_index_add_blob(struct archive_index *index, const char *key, const struct archive_blob *blob,
+			   struct error *err)
 {
 	json_t *file = json_pack("{s:s, s:I}", "digest", blob->digest, "size", (json_int_t)blob->size);
 
@@ -179,7 +182,8 @@ static int add_image(struct archive_index *index, const char *name, const char *
 	char *reference;
 
 	if (index->n_images >= ARCHIVE_IMAGES_MAX)
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the archive has more than the limit of %d images", ARCHIVE_IMAGES_MAX);
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the archive has more than the limit of %d images",
+				 ARCHIVE_IMAGES_MAX);
 	images = reallocarray(index->images, index->n_images + 1, sizeof *images);
 	if (!images)
 		return error_errno(err, ENOMEM, "cannot read the archive");
@@ -199,7 +203,8 @@ static int read_index_blob(struct archive_index *index, const char *digest, json
 	size_t len;
 
 	if (!content_has_blob(index->content, digest))
-		return error_set(err, ERR_INVALID_ARGUMENT, "the archive does not hold the blob %s that it names", digest);
+		return error_set(err, ERR_INVALID_ARGUMENT, "the archive does not hold the blob %s that it names",
+				 digest);
 	if (content_read_blob(index->content, digest, OCI_DOCUMENT_MAX, &text, &len, err) < 0)
 		return -1;
 	*ret = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
@@ -215,13 +220,15 @@ static int find_manifest(struct archive_index *index, const json_t *descriptor, 
 	const json_t *chosen;
 
 	if (!digest || !layout_digest_hex(digest))
-		return error_set(err, ERR_INVALID_ARGUMENT, "the archive's index.json names an image without a SHA-256 digest");
+		return error_set(err, ERR_INVALID_ARGUMENT,
+				 "the archive's index.json names an image without a SHA-256 digest");
 	if (!oci_is_index(json_string_value(json_object_get(descriptor, "mediaType")))) {
 		snprintf(ret, DIGEST_TEXT, "%s", digest);
 		return 0;
 	}
 	if (depth == 0)
-		return error_set(err, ERR_INVALID_ARGUMENT, "the archive has more than %d indexes in each other", INDEX_DEPTH_MAX);
+		return error_set(err, ERR_INVALID_ARGUMENT, "the archive has more than %d indexes in each other",
+				 INDEX_DEPTH_MAX);
 	if (read_index_blob(index, digest, &document, err) < 0 || oci_index_select(document, &chosen, err) < 0)
 		return -1;
 	return find_manifest(index, chosen, depth - 1, ret, err);
@@ -273,8 +280,8 @@ static const json_t *find_file(const struct archive_index *index, const json_t *
 			return file;
 		file = json_object_get(index->files, link);
 	}
-	error_set(err, ERR_INVALID_ARGUMENT, "the archive does not hold the file \"%.256s\" that its manifest.json names",
-		  key ? key : "");
+	error_set(err, ERR_INVALID_ARGUMENT,
+		  "the archive does not hold the file \"%.256s\" that its manifest.json names", key ? key : "");
 	return NULL;
 }
 
@@ -301,7 +308,8 @@ static int make_manifest(struct archive_index *index, const json_t *entry, json_
 		if (!file)
 			return -1;
 		if (!type)
-			return error_set(err, ERR_INVALID_ARGUMENT, "the layer \"%.256s\" is not a tar archive", json_string_value(path));
+			return error_set(err, ERR_INVALID_ARGUMENT, "the layer \"%.256s\" is not a tar archive",
+					 json_string_value(path));
 		json_array_append_new(list, make_descriptor(file, type));
 	}
 	manifest = json_pack("{s:i, s:s, s:o, s:O}", "schemaVersion", 2, "mediaType", OCI_MANIFEST, "config",
@@ -312,7 +320,8 @@ static int make_manifest(struct archive_index *index, const json_t *entry, json_
 	return 0;
 }
 
-static int store_manifest(struct archive_index *index, const json_t *manifest, char ret_digest[DIGEST_TEXT], struct error *err)
+static int store_manifest(struct archive_index *index, const json_t *manifest, char ret_digest[DIGEST_TEXT],
+			  struct error *err)
 {
 	_cleanup_free_ char *text = json_dumps(manifest, JSON_COMPACT);
 	struct blob_writer *w;
@@ -367,7 +376,8 @@ static int find_images(struct archive_index *index, struct error *err)
 		return -1;
 	if (index->n_images == 0 && index->n_unnamed)
 		return error_set(err, ERR_INVALID_ARGUMENT,
-				 "the archive's image has no name: tag it before it is saved, as in docker save NAME:TAG");
+				 "the archive's image has no name: tag it before it is saved, as in "
+				 "docker save NAME:TAG");
 	if (index->n_images == 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "the archive holds no image");
 	return 0;

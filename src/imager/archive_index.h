@@ -30,8 +30,8 @@ enum archive_role {
 
 enum archive_role archive_role(const char *key);
 
-/* "sha256:..." if the key is that of a blob of an OCI layout, whose name obliges it. Valid until the next call of the same
- * thread. NULL otherwise. */
+/* "sha256:..." if the key is that of a blob of an OCI layout, whose name obliges it. Valid until the next call of the
+ * same thread. NULL otherwise. */
 const char *archive_index_digest_of(const char *key);
 
 const char *archive_layer_type(enum compression compression);
@@ -48,7 +48,8 @@ struct archive_index;
 int archive_index_new(struct content *content, struct archive_index **ret, struct error *err);
 void archive_index_free(struct archive_index *index);
 
-int archive_index_add_blob(struct archive_index *index, const char *key, const struct archive_blob *blob, struct error *err);
+int archive_index_add_blob(struct archive_index *index, const char *key, const struct archive_blob *blob,
+			   struct error *err);
 /* target is seen from the directory of `from`. */
 int archive_index_add_link(struct archive_index *index, const char *key, const char *from, const char *target,
 			   struct error *err);

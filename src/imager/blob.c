@@ -86,8 +86,8 @@ static int writer_error(struct blob_writer *w, struct error *err)
 
 /*
  * A layer's blob is hardly ever read again, so it goes past the page cache: that saves the memory, the copy, and, what
- * counts most, the wait at the end. This works in whole blocks; the file's last bytes, and file systems that refuse it, are
- * written the ordinary way.
+ * counts most, the wait at the end. This works in whole blocks; the file's last bytes, and file systems that refuse
+ * it, are written the ordinary way.
  */
 static void leave_direct(struct blob_writer *w)
 {
@@ -328,7 +328,8 @@ static void join_stages(struct blob_writer *w)
 		return;
 	/* The decompressor closes what follows it, unless it never started. */
 	for (unsigned i = 0; i < QUEUES; i++)
-		if (w->has_queue[i] && (i <= QUEUE_DECOMPRESS || !w->has_queue[QUEUE_DECOMPRESS] || atomic_load(&w->failed)))
+		if (w->has_queue[i] && (i <= QUEUE_DECOMPRESS || !w->has_queue[QUEUE_DECOMPRESS] ||
+					atomic_load(&w->failed)))
 			queue_close(&w->queues[i]);
 	while (w->n_threads)
 		pthread_join(w->threads[--w->n_threads], NULL);
@@ -407,8 +408,8 @@ static int open_layer_dir(struct blob_writer *w, struct error *err)
 	return w->layer_fd < 0 ? error_errno(err, errno, "cannot make a directory in the image store") : 0;
 }
 
-int blob_begin(struct content *c, enum blob_kind kind, const char *digest, const char *diff_id, struct blob_writer **ret,
-	       struct error *err)
+int blob_begin(struct content *c, enum blob_kind kind, const char *digest, const char *diff_id,
+	       struct blob_writer **ret, struct error *err)
 {
 	struct blob_writer *w = writer_new(c, kind, digest, diff_id, err);
 
@@ -468,7 +469,8 @@ int blob_write(struct blob_writer *w, const void *data, size_t len, struct error
 static int check_digest(const char *what, const char *wanted, const char *found, struct error *err)
 {
 	if (*wanted && strcmp(wanted, found) != 0)
-		return error_set(err, ERR_DATA_LOSS, "the %s is %s and should be %s: the content was changed or damaged", what,
+		return error_set(err, ERR_DATA_LOSS,
+				 "the %s is %s and should be %s: the content was changed or damaged", what,
 				 found, wanted);
 	return 0;
 }

@@ -130,8 +130,8 @@ static int read_document(struct content *c, const char *digest, json_t **ret, st
 	return *ret ? 0 : error_set(err, ERR_INVALID_ARGUMENT, "%s is not valid JSON: %s", digest, why.text);
 }
 
-/* The size is not what the manifest says: either the manifest lies, or the disk has damaged the blob. A damaged one is thrown
- * away, so that the next transfer brings it anew. */
+/* The size is not what the manifest says: either the manifest lies, or the disk has damaged the blob. A damaged one
+ * is thrown away, so that the next transfer brings it anew. */
 static int wrong_size(struct content *c, const struct oci_descriptor *d, int64_t size, struct error *err)
 {
 	const char *hex = layout_digest_hex(d->digest);
@@ -140,11 +140,12 @@ static int wrong_size(struct content *c, const struct oci_descriptor *d, int64_t
 	if (hash_blob(c, hex, found, err) < 0)
 		return -1;
 	if (!strcmp(found, d->digest))
-		return error_set(err, ERR_INVALID_ARGUMENT, "the blob %s has %lld bytes and the manifest says %lld", d->digest,
-				 (long long)size, (long long)d->size);
+		return error_set(err, ERR_INVALID_ARGUMENT, "the blob %s has %lld bytes and the manifest says %lld",
+				 d->digest, (long long)size, (long long)d->size);
 	if (unlinkat(c->layout.blobs, hex, 0) < 0)
 		return error_errno(err, errno, "cannot remove the damaged blob %s", d->digest);
-	return error_set(err, ERR_DATA_LOSS, "the blob %s in the image store was damaged and is removed: try again", d->digest);
+	return error_set(err, ERR_DATA_LOSS, "the blob %s in the image store was damaged and is removed: try again",
+			 d->digest);
 }
 
 static int check_blob(struct content *c, const struct oci_descriptor *d, struct error *err)
@@ -169,8 +170,8 @@ static int check_layer(struct content *c, const char *digest, const char *diff_i
 	passed = known ? strdup(known) : NULL;
 	pthread_mutex_unlock(&c->lock);
 	if (passed && strcmp(passed, diff_id) != 0)
-		return error_set(err, ERR_INVALID_ARGUMENT, "the config says %s of the layer %s, which really is %s", diff_id,
-				 digest, passed);
+		return error_set(err, ERR_INVALID_ARGUMENT, "the config says %s of the layer %s, which really is %s",
+				 diff_id, digest, passed);
 	if (content_has_layer(c, diff_id))
 		return 0;
 	return blob_unpack(c, digest, diff_id, err);
@@ -206,7 +207,8 @@ static json_t *make_entry(struct content *c, const struct content_image *image, 
 
 	if (fstatat(c->layout.blobs, layout_digest_hex(image->manifest_digest), &st, 0) < 0)
 		return NULL;
-	return json_pack("{s:s, s:s, s:I, s:{s:s}}", "mediaType", type ? type : OCI_MANIFEST, "digest", image->manifest_digest,
+	return json_pack("{s:s, s:s, s:I, s:{s:s}}", "mediaType", type ? type : OCI_MANIFEST, "digest",
+			 image->manifest_digest,
 			 "size", (json_int_t)st.st_size, "annotations", LAYOUT_REF_NAME, image->reference);
 }
 

@@ -5,8 +5,8 @@
  * The writer's side of the image store: what a pull and a push have in common.
  *
  * Blobs and layers are streamed in, verified by digest while they pass, kept under temporary names, and get their final
- * name only when they are whole and right. content_register() makes them durable (one sync of the file system, not one a
- * file) and then enters the image in index.json. A process that dies before that leaves only temporary names and
+ * name only when they are whole and right. content_register() makes them durable (one sync of the file system, not
+ * one a file) and then enters the image in index.json. A process that dies before that leaves only temporary names and
  * unreferenced content, which the next sweep removes.
  *
  * Threads: a struct content may be used by several threads; a writer belongs to one thread at a time.
@@ -41,7 +41,8 @@ bool content_has_blob(struct content *c, const char *digest);
 bool content_has_layer(struct content *c, const char *diff_id);
 
 /* Reads a small blob (manifest, config) of at most max bytes and checks its digest. Caller frees *ret. */
-int content_read_blob(struct content *c, const char *digest, size_t max, char **ret, size_t *ret_len, struct error *err);
+int content_read_blob(struct content *c, const char *digest, size_t max, char **ret, size_t *ret_len,
+		      struct error *err);
 
 /* ---- one blob, and, if it is a layer, its unpacked form, from one stream ---- */
 
@@ -52,14 +53,15 @@ enum blob_kind {
 	BLOB_LAYER,   /* a tar, plain, gzip or zstd (recognized by its first bytes): is unpacked while it passes */
 };
 
-/* digest: what it must turn out to be, or NULL when not known yet. diff_id likewise, for layers. For a layer whose unpacked
- * form is already here only the blob is written. */
-int blob_begin(struct content *c, enum blob_kind kind, const char *digest, const char *diff_id, struct blob_writer **ret,
-	       struct error *err);
+/* digest: what it must turn out to be, or NULL when not known yet. diff_id likewise, for layers. For a layer whose
+ * unpacked form is already here only the blob is written. */
+int blob_begin(struct content *c, enum blob_kind kind, const char *digest, const char *diff_id,
+	       struct blob_writer **ret, struct error *err);
 int blob_write(struct blob_writer *w, const void *data, size_t len, struct error *err);
 /* Bytes taken so far: where a broken download goes on. */
 uint64_t blob_offset(const struct blob_writer *w);
-/* Checks digests and gives the final names. ret_diff_id only for layers; each may be NULL. Frees the writer in any case. */
+/* Checks digests and gives the final names. ret_diff_id only for layers; each may be NULL. Frees the writer in any
+ * case. */
 int blob_commit(struct blob_writer *w, char ret_digest[DIGEST_TEXT], uint64_t *ret_size, char ret_diff_id[DIGEST_TEXT],
 		struct error *err);
 void blob_abort(struct blob_writer *w); /* NULL is fine */

@@ -88,8 +88,8 @@ static int gzip_next_member(struct decompress *d, const uint8_t **in, size_t *in
 	return 0;
 }
 
-static int gzip_step(struct decompress *d, const uint8_t **in, size_t *in_len, uint8_t *out, size_t out_len, size_t *ret_len,
-		     struct error *err)
+static int gzip_step(struct decompress *d, const uint8_t **in, size_t *in_len, uint8_t *out, size_t out_len,
+		     size_t *ret_len, struct error *err)
 {
 	size_t made = 0;
 
@@ -126,8 +126,8 @@ static int gzip_step(struct decompress *d, const uint8_t **in, size_t *in_len, u
 	return 0;
 }
 
-static int zstd_step(struct decompress *d, const uint8_t **in, size_t *in_len, uint8_t *out, size_t out_len, size_t *ret_len,
-		     struct error *err)
+static int zstd_step(struct decompress *d, const uint8_t **in, size_t *in_len, uint8_t *out, size_t out_len,
+		     size_t *ret_len, struct error *err)
 {
 	ZSTD_inBuffer from = { *in, *in_len, 0 };
 	ZSTD_outBuffer to = { out, out_len, 0 };
@@ -138,7 +138,8 @@ static int zstd_step(struct decompress *d, const uint8_t **in, size_t *in_len, u
 		size_t r = ZSTD_decompressStream(d->zstd, &to, &from);
 
 		if (ZSTD_isError(r))
-			return error_set(err, ERR_INVALID_ARGUMENT, "the zstd stream is damaged: %s", ZSTD_getErrorName(r));
+			return error_set(err, ERR_INVALID_ARGUMENT, "the zstd stream is damaged: %s",
+					 ZSTD_getErrorName(r));
 		d->in_frame = r != 0;
 		d->any |= r == 0;
 		if (to.pos == before && from.pos == taken)
@@ -150,8 +151,8 @@ static int zstd_step(struct decompress *d, const uint8_t **in, size_t *in_len, u
 	return 0;
 }
 
-int decompress_step(struct decompress *d, const uint8_t **in, size_t *in_len, uint8_t *out, size_t out_len, size_t *ret_len,
-		    struct error *err)
+int decompress_step(struct decompress *d, const uint8_t **in, size_t *in_len, uint8_t *out, size_t out_len,
+		    size_t *ret_len, struct error *err)
 {
 	size_t n;
 

@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * capsule-image: one transfer into the image store, as a process of its own. The daemon starts it and reads its standard
- * output (image/transfer.h); it works from a command line just as well.
+ * capsule-image: one transfer into the image store, as a process of its own. The daemon starts it and reads its
+ * standard output (image/transfer.h); it works from a command line just as well.
  */
 #include "base/confine.h"
 #include "imager/archive.h"

@@ -4,11 +4,11 @@
 /*
  * Chunks of bytes and bounded queues of them, which join the stages of a blob's way (blob.c), a thread each.
  *
- * A chunk is filled by one thread, then shared read-only by all queues it was put into; the last one to drop it gives it
- * back. Some unused ones are kept for the next: fresh memory is dear, for the kernel has to clear it.
- * A queue has one producer and one consumer. The producer waits while it is full, the consumer while it is empty. Either
- * end may leave: after queue_close() the consumer gets what is left and then the end; after queue_abort() chunks are
- * refused and the consumer gets the end at once. So neither ever waits for a thread that is gone.
+ * A chunk is filled by one thread, then shared read-only by all queues it was put into; the last one to drop it gives
+ * it back. Some unused ones are kept for the next: fresh memory is dear, for the kernel has to clear it.
+ * A queue has one producer and one consumer. The producer waits while it is full, the consumer while it is empty.
+ * Either end may leave: after queue_close() the consumer gets what is left and then the end; after queue_abort()
+ * chunks are refused and the consumer gets the end at once. So neither ever waits for a thread that is gone.
  */
 #ifndef CAPSULE_IMAGER_QUEUE_H
 #define CAPSULE_IMAGER_QUEUE_H

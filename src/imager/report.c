@@ -28,8 +28,8 @@ static void report_line(json_t *line)
 
 void report_progress(uint64_t done, uint64_t total, const char *status)
 {
-	report_line(json_pack("{s:{s:I, s:I, s:s}}", "progress", "done", (json_int_t)done, "total", (json_int_t)total, "status",
-			      status));
+	report_line(json_pack("{s:{s:I, s:I, s:s}}", "progress", "done", (json_int_t)done, "total", (json_int_t)total,
+			      "status", status));
 }
 
 void report_image(const char *reference, const char *digest)
@@ -37,12 +37,35 @@ void report_image(const char *reference, const char *digest)
 	report_line(json_pack("{s:{s:s, s:s}}", "image", "reference", reference, "digest", digest));
 }
 
+/* Names from an archive may end up in a message: they must not steer the terminal that shows it. */
+static void mask_controls(char *text)
+{
+	for (unsigned char *p = (unsigned char *)text; *p; p++)
+		if (*p < ' ' || *p == 0x7f)
+			*p = '?';
+		else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) /* U+0080 to U+009F */
+			p[0] = p[1] = '?';
+}
+
+static void mask_beyond_ascii(char *text)
+{
+	for (; *text; text++)
+		if (*text & 0x80)
+			*text = '?';
+}
+
 void report_error(const struct error *err)
 {
-	json_t *message = json_string(error_message(err));
+	_cleanup_free_ char *text = strdup(error_message(err));
+	json_t *message;
 
-	/* Names from an archive may end up in a message and need not be UTF-8. */
-	if (!message)
-		message = json_string("the transfer failed; the reason holds characters that cannot be shown");
+	if (!text)
+		return;
+	mask_controls(text);
+	message = json_string(text);
+	if (!message) { /* it is not UTF-8 */
+		mask_beyond_ascii(text);
+		message = json_string(text);
+	}
 	report_line(json_pack("{s:{s:s, s:o}}", "error", "code", error_code_name(err->code), "message", message));
 }

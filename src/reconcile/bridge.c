@@ -13,6 +13,9 @@
 
 #include <string.h>
 
+/* An empty bridge is kept this long: a workload that is restarted, or the next one, finds it in place. */
+#define LINGER_MS 30000
+
 /* A resolver that ended sooner than this after its start is not started again before this time. */
 #define RESOLVER_PAUSE_MS 1000
 
@@ -83,7 +86,7 @@ static void on_poll_closed(uv_handle_t *handle)
 
 static void on_timer_closed(uv_handle_t *handle)
 {
-	((struct reconciler *)handle->data)->bridge.open = false;
+	((struct reconciler *)handle->data)->bridge.open_timers--;
 }
 
 /* It also ends with the last workload on the bridge: whether it is still wanted is the net's to know. */
@@ -111,6 +114,35 @@ static void watch_resolver(struct reconciler *r, int *pidfd)
 	bridge->poll.data = r;
 	uv_unref((uv_handle_t *)&bridge->poll);
 	uv_poll_start(&bridge->poll, UV_READABLE, on_resolver_ended);
+}
+
+/* ---- the empty bridge ---- */
+
+static void sweep_work(void *arg)
+{
+	struct reconciler *r = arg;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (net_sweep(r->host.net, &err) < 0)
+		log_warn("network: %s", error_message(&err));
+}
+
+static void sweep_done(void *arg)
+{
+}
+
+static void on_lingered(uv_timer_t *timer)
+{
+	struct reconciler *r = timer->data;
+
+	if (!r->halted)
+		task_start(r->host.tasks, sweep_work, sweep_done, r);
+}
+
+void bridge_left(struct reconciler *r)
+{
+	uv_update_time(r->host.loop);
+	uv_timer_start(&r->bridge.linger, on_lingered, LINGER_MS, 0);
 }
 
 /* ---- the obstacle ---- */
@@ -146,12 +178,19 @@ const char *bridge_obstacle(const struct reconciler *r)
 
 /* ---- its life ---- */
 
+static void timer_init(struct reconciler *r, uv_timer_t *timer)
+{
+	uv_timer_init(r->host.loop, timer);
+	uv_unref((uv_handle_t *)timer);
+	timer->data = r;
+	r->bridge.open_timers++;
+}
+
 void bridge_init(struct reconciler *r)
 {
-	r->bridge = (struct bridge){ .resolver = -1, .open = true };
-	uv_timer_init(r->host.loop, &r->bridge.timer);
-	uv_unref((uv_handle_t *)&r->bridge.timer);
-	r->bridge.timer.data = r;
+	r->bridge = (struct bridge){ .resolver = -1 };
+	timer_init(r, &r->bridge.timer);
+	timer_init(r, &r->bridge.linger);
 }
 
 void bridge_release(struct reconciler *r)
@@ -161,7 +200,8 @@ void bridge_release(struct reconciler *r)
 	if (bridge->resolver >= 0 && !uv_is_closing((uv_handle_t *)&bridge->poll))
 		uv_close((uv_handle_t *)&bridge->poll, on_poll_closed);
 	uv_close((uv_handle_t *)&bridge->timer, on_timer_closed);
-	while (bridge->open || bridge->resolver >= 0)
+	uv_close((uv_handle_t *)&bridge->linger, on_timer_closed);
+	while (bridge->open_timers || bridge->resolver >= 0)
 		uv_run(r->host.loop, UV_RUN_ONCE);
 	free(bridge->obstacle);
 }

@@ -56,18 +56,27 @@ struct workload {
 	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
 	bool completed;         /* ended, and by its restart policy not to be started again */
 	bool restart_requested;
+	int64_t stop_grace_ms;  /* what its shim was told, while STOPPING */
 	bool failed;            /* the last attempt to start failed: `failure` says why */
 	char *failure;
 	unsigned restart_count;
 	unsigned attempts;      /* ends in a row without a stable minute: decides the back-off */
 	int64_t due_at_ns;      /* monotonic: no start before this; 0: at any time */
 	bool image_missing;     /* what the last attempt to start found out */
+	bool pulled;            /* since the last attempt to start: a missing image is not pulled once more */
 	uv_timer_t timer;
 
 	/* While PULLING. */
 	struct pull_ticket *ticket;
 	char *pull_status;
 	uint64_t pull_done, pull_total;
+};
+
+/* A workload that was removed: a task that ends late may still bring an older record of it. */
+struct removed {
+	UT_hash_handle hh;
+	char name[64];
+	uint64_t revision;
 };
 
 /* What is known of the network that workloads share. */
@@ -77,11 +86,13 @@ struct bridge {
 	int64_t watched_since_ns; /* monotonic */
 	uv_poll_t poll;           /* on resolver */
 	uv_timer_t timer;         /* to the next look after its end */
-	bool open;                /* timer is */
+	uv_timer_t linger;        /* to the removal of an empty bridge */
+	unsigned open_timers;
 };
 
 struct reconciler {
 	struct reconciler_host host;
+	struct removed *removed; /* uthash by name; emptied whenever no task is under way */
 	struct bridge bridge;
 	struct workload *workloads; /* uthash by name */
 	struct reconciler_watch *watches, *watch_cursor;
@@ -94,14 +105,17 @@ struct reconciler {
 struct workload *workload_new(struct reconciler *r, const char *name);
 void workload_free(struct workload *w); /* takes it out of the table; the memory goes when its timer is closed */
 
+/* Notes that records of this name up to this revision are of the past. */
+void reconciler_note_removed(struct reconciler *r, const char *name, uint64_t revision);
+
 /* Does the next step that state and wish ask for, if any. */
 void workload_advance(struct workload *w);
 
 /* Takes note of the end of a run and decides about a restart. asked: it ended because the daemon wanted it to. */
 void workload_note_end(struct workload *w, const struct run_result *result, bool asked);
 
-/* The end of step_start(): instance is NULL on failure. */
-void workload_started(struct workload *w, struct driver_instance *instance, const struct error *err);
+/* The end of step_start() for a spec of this generation: instance is NULL on failure. */
+void workload_started(struct workload *w, struct driver_instance *instance, uint64_t generation, const struct error *err);
 
 /* A new wish: what the past attempts decided (back-off, completion, failure, a pull under way) counts no more. */
 void workload_reset(struct workload *w);
@@ -109,8 +123,15 @@ void workload_reset(struct workload *w);
 /* Tells the watchers. */
 void workload_changed(struct workload *w);
 
-/* Frees the workload and tells the watchers that it is gone. */
-void workload_gone(struct workload *w);
+/* Tells whoever keeps the record. */
+#define workload_happened(w, type, ...)                                                                               \
+	workload_record((w), CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_##type, __VA_ARGS__)
+void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* The workload was removed as it was at this revision. Frees it and tells the watchers that it is gone; one of the same
+ * name that was applied since takes its place. */
+void workload_gone(struct workload *w, uint64_t revision);
 
 /* A step other than a start failed ("delete it"): it is tried again after a while. */
 void workload_step_failed(struct workload *w, const char *what, const struct error *err);
@@ -157,6 +178,9 @@ int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, s
 void bridge_init(struct reconciler *r);
 void bridge_release(struct reconciler *r);
 
+/* A workload has left the bridge: if it is empty, and stays so for a while, it goes. */
+void bridge_left(struct reconciler *r);
+
 /* What a look at the network finds. */
 struct bridge_look {
 	char *obstacle; /* text for the user, a line each; "": none; NULL: unknown */
@@ -183,5 +207,12 @@ struct status_view {
 	char address[16];
 };
 void status_fill(const struct workload *w, struct status_view *view);
+
+/* Until the next attempt; 0: it is due. */
+unsigned workload_seconds_left(const struct workload *w);
+
+/* "exited 1", "killed: out of memory". */
+#define RUN_RESULT_TEXT 64
+const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT]);
 
 #endif

@@ -103,14 +103,37 @@ void workload_changed(struct workload *w)
 	notify(w->owner, w->name, false);
 }
 
-void workload_gone(struct workload *w)
+void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
+{
+	const struct reconciler_host *host = &w->owner->host;
+	char message[1024];
+	va_list ap;
+
+	if (!host->happened)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof message, fmt, ap);
+	va_end(ap);
+	host->happened(w->name, type, message, host->happened_arg);
+}
+
+void workload_gone(struct workload *w, uint64_t revision)
 {
 	struct reconciler *r = w->owner;
+	struct store_workload next = { 0 };
 	char name[sizeof w->name];
 
+	workload_happened(w, DELETED, "%s", "");
 	snprintf(name, sizeof name, "%s", w->name);
+	if (w->record.revision > revision) {
+		next = w->record;
+		w->record = (struct store_workload){ 0 };
+	}
 	workload_free(w);
+	reconciler_note_removed(r, name, revision);
 	notify(r, name, true);
+	if (next.spec)
+		reconciler_submit(r, &next);
 }
 
 static Capsule__V1__DesiredState wish(const struct workload *w)
@@ -166,10 +189,12 @@ static void wait_until_due(struct workload *w)
 void workload_note_end(struct workload *w, const struct run_result *result, bool asked)
 {
 	bool success = !result->lost && result->exit_code == 0;
+	char text[RUN_RESULT_TEXT];
 
 	w->result = *result;
 	w->pid = 0;
 	w->holds = true;
+	workload_happened(w, EXITED, "%s", run_result_text(result, text));
 	if (result->finished_at_ns - w->started_at_ns >= STABLE_NS)
 		w->attempts = 0;
 	if (asked || wish(w) != CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING || w->restart_requested ||
@@ -178,6 +203,7 @@ void workload_note_end(struct workload *w, const struct run_result *result, bool
 	if (restarts(w, success)) {
 		w->restart_count++;
 		back_off(w);
+		workload_happened(w, RESTARTING, "in %u s", workload_seconds_left(w));
 	} else {
 		w->completed = true;
 	}
@@ -190,6 +216,7 @@ void workload_step_failed(struct workload *w, const char *what, const struct err
 	if (asprintf(&w->failure, "cannot %s: %s", what, error_message(err)) < 0)
 		w->failure = NULL;
 	log_warn("workload %s: %s", w->name, w->failure ? w->failure : "out of memory");
+	workload_happened(w, FAILED, "%s", w->failure ? w->failure : "out of memory");
 	back_off(w);
 }
 
@@ -200,6 +227,7 @@ static void note_failure(struct workload *w, const struct error *err)
 	free(w->failure);
 	w->failure = strdup(error_message(err));
 	log_warn("workload %s: cannot start: %s", w->name, error_message(err));
+	workload_happened(w, FAILED, "%s", error_message(err));
 	if (w->record.spec->restart_policy == CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_NEVER ||
 	    err->code == ERR_UNIMPLEMENTED)
 		w->completed = true;
@@ -238,20 +266,29 @@ void workload_adopt(struct workload *w, struct driver_instance *instance)
 	w->run_generation = instance->generation;
 	w->started_at_ns = instance->started_at_ns;
 	w->shim = shim_client_new(w->owner->host.loop, steal_fd(&instance->shim_fd), on_exit_event, w);
+	if (!w->shim)
+		abort();
 	w->state = STATE_RUNNING;
 	w->holds = true;
 	w->failed = false;
 }
 
-static void begin_stop(struct workload *w)
+/* Signal 0: the one that the image names; the shim knows it. Failure means that the shim is gone: its end is on the way as
+ * an event. */
+static void ask_to_stop(struct workload *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	w->state = STATE_STOPPING;
-	/* Signal 0: the one that the image names; the shim knows it. Failure means that the shim is gone: its end is on
-	 * the way as an event. */
-	if (shim_client_stop(w->shim, 0, stop_grace_ms(w), &err) < 0)
+	w->stop_grace_ms = stop_grace_ms(w);
+	if (shim_client_stop(w->shim, 0, w->stop_grace_ms, &err) < 0)
 		log_warn("workload %s: cannot ask its shim to stop it: %s", w->name, error_message(&err));
+}
+
+static void begin_stop(struct workload *w)
+{
+	w->state = STATE_STOPPING;
+	workload_happened(w, STOPPING, "%s", workload_wants_run(w) ? "to start anew" : "");
+	ask_to_stop(w);
 }
 
 /* ---- pulling ---- */
@@ -281,8 +318,11 @@ static void on_pull_done(const struct error *err, void *arg)
 
 	pull_forget(w);
 	w->state = STATE_DOWN;
+	w->pulled = !err;
 	if (err)
 		note_failure(w, err);
+	else
+		workload_happened(w, PULLED, "%s", spec_image(w->record.spec));
 	workload_advance(w);
 	workload_changed(w);
 }
@@ -295,21 +335,29 @@ static void begin_pull(struct workload *w)
 
 	if (reference_normalize(spec_image(w->record.spec), &reference, &err) == 0)
 		w->ticket = puller_want(w->owner->host.puller, reference, &callbacks, &err);
-	if (w->ticket)
+	if (w->ticket) {
 		w->state = STATE_PULLING;
-	else
+		workload_happened(w, PULLING, "%s", spec_image(w->record.spec));
+	} else {
 		note_failure(w, &err);
+	}
 }
 
-void workload_started(struct workload *w, struct driver_instance *instance, const struct error *err)
+void workload_started(struct workload *w, struct driver_instance *instance, uint64_t generation, const struct error *err)
 {
+	/* What failed may no longer be what is wanted. */
+	bool counts = workload_wants_run(w) && generation == w->record.generation;
+	bool pull = w->image_missing && !w->pulled;
+
 	w->state = STATE_DOWN;
+	w->pulled = false;
 	if (instance) {
 		workload_adopt(w, instance);
 		log_info("workload %s: running, pid %d", w->name, (int)w->pid);
-	} else if (workload_wants_run(w) && w->image_missing) {
+		workload_happened(w, STARTED, "pid %d", (int)w->pid);
+	} else if (counts && pull) {
 		begin_pull(w);
-	} else if (workload_wants_run(w)) {
+	} else if (counts) {
 		note_failure(w, err);
 	}
 	workload_advance(w);
@@ -376,8 +424,12 @@ static void advance(struct workload *w)
 		if (!workload_wants_run(w) || w->restart_requested || w->run_generation != w->record.generation)
 			begin_stop(w);
 		return;
-	case STATE_STARTING:
 	case STATE_STOPPING:
+		/* A wish for a shorter grace counts for a stop under way. */
+		if (stop_grace_ms(w) < w->stop_grace_ms)
+			ask_to_stop(w);
+		return;
+	case STATE_STARTING:
 	case STATE_CLEANING:
 	case STATE_REMOVING:
 		return; /* what ends these comes back here */

@@ -20,6 +20,49 @@ int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, 
 	return 0;
 }
 
+/* ---- what was removed ---- */
+
+static void forget_removed(struct reconciler *r)
+{
+	struct removed *removed, *next;
+
+	HASH_ITER(hh, r->removed, removed, next) {
+		HASH_DEL(r->removed, removed);
+		free(removed);
+	}
+}
+
+void reconciler_note_removed(struct reconciler *r, const char *name, uint64_t revision)
+{
+	struct removed *removed;
+
+	if (task_runner_active(r->host.tasks) == 0) {
+		forget_removed(r);
+		return;
+	}
+	HASH_FIND_STR(r->removed, name, removed);
+	if (!removed) {
+		removed = calloc(1, sizeof *removed);
+		if (!removed)
+			abort();
+		snprintf(removed->name, sizeof removed->name, "%s", name);
+		HASH_ADD_STR(r->removed, name, removed);
+	}
+	removed->revision = revision;
+}
+
+static bool is_of_the_past(struct reconciler *r, const struct workload *w, const struct store_workload *record)
+{
+	struct removed *removed;
+
+	if (w)
+		return record->revision < w->record.revision;
+	HASH_FIND_STR(r->removed, record->spec->name, removed);
+	return removed && record->revision <= removed->revision;
+}
+
+/* ---- life ---- */
+
 void reconciler_free(struct reconciler *r)
 {
 	struct workload *w, *next;
@@ -31,6 +74,7 @@ void reconciler_free(struct reconciler *r)
 	/* Closed timers still call back into the workloads' owner. */
 	while (r->closing)
 		uv_run(r->host.loop, UV_RUN_ONCE);
+	forget_removed(r);
 	bridge_release(r);
 	free(r);
 }
@@ -48,17 +92,35 @@ static struct workload *find(struct reconciler *r, const char *name)
 	return w;
 }
 
+/* What the new record asks for, against the present one. */
+static void record_wish(struct workload *w, const struct store_workload *record, bool anew)
+{
+	Capsule__V1__DesiredState wish = record->spec->desired_state;
+
+	if (anew)
+		workload_happened(w, APPLIED, "created");
+	else if (record->generation != w->record.generation)
+		workload_happened(w, APPLIED, "changed");
+	else if (wish != w->record.spec->desired_state)
+		workload_happened(w, APPLIED, "%s",
+				  wish == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_STOPPED ? "to be stopped" :
+				  wish == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING ? "to be deleted" : "to run");
+	else if (record->revision != w->record.revision)
+		workload_happened(w, APPLIED, "changed; the process may stay");
+}
+
 void reconciler_submit(struct reconciler *r, struct store_workload *record)
 {
 	struct workload *w = find(r, record->spec->name);
 	bool anew = !w;
 
-	if (!w)
-		w = workload_new(r, record->spec->name);
-	if (!anew && record->revision < w->record.revision) {
+	if (is_of_the_past(r, w, record)) {
 		store_workload_release(record);
 		return;
 	}
+	if (!w)
+		w = workload_new(r, record->spec->name);
+	record_wish(w, record, anew);
 	if (anew || record->generation != w->record.generation ||
 	    record->spec->desired_state != w->record.spec->desired_state)
 		workload_reset(w);
@@ -126,6 +188,25 @@ Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name)
 	return copy_of(&view.workload);
 }
 
+struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err)
+{
+	struct workload *w = find(r, name);
+	struct status_view view;
+
+	if (!w) {
+		error_set(err, ERR_NOT_FOUND, "there is no workload %s", name);
+		return NULL;
+	}
+	if (w->state != STATE_RUNNING) {
+		status_fill(w, &view);
+		error_set(err, ERR_FAILED_PRECONDITION, "workload %s is not running%s%s%s", name, *view.message ? " (" : "",
+			  view.message, *view.message ? ")" : "");
+		return NULL;
+	}
+	*ret_pid = w->pid;
+	return r->host.container;
+}
+
 static int by_name(const struct workload *a, const struct workload *b)
 {
 	return strcmp(a->name, b->name);
@@ -149,6 +230,13 @@ bool reconciler_is_down(struct reconciler *r, const char *name)
 	struct workload *w = find(r, name);
 
 	return !w || (!w->holds && (w->state == STATE_DOWN || w->state == STATE_WAITING));
+}
+
+bool reconciler_is_wanted(struct reconciler *r, const char *name)
+{
+	struct workload *w = find(r, name);
+
+	return w && w->record.spec->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING;
 }
 
 const char *reconciler_image_user(struct reconciler *r, const char *reference)

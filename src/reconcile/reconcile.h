@@ -41,6 +41,10 @@ struct reconciler_host {
 	struct driver *container;
 	const struct driver_options *driver_options;
 	int64_t stop_grace_ms; /* where a workload does not say */
+	/* Told of each step that a workload takes, for the record; the strings are valid for the time of the call. NULL:
+	 * nobody keeps one. */
+	void (*happened)(const char *name, Capsule__V1__WorkloadOccurrenceType type, const char *message, void *arg);
+	void *happened_arg;
 };
 
 int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, struct error *err);
@@ -55,7 +59,7 @@ int reconciler_recover(struct reconciler *r, struct error *err);
 void reconciler_halt(struct reconciler *r);
 
 /* Takes over a record that was just stored (the content is moved out of *record). An older revision than the known one
- * is ignored. */
+ * is ignored, and so is one of a workload that has been removed since. */
 void reconciler_submit(struct reconciler *r, struct store_workload *record);
 
 /* Stops and starts again; also ends a back-off. NOT_FOUND, or FAILED_PRECONDITION unless desired is RUNNING. */
@@ -70,11 +74,18 @@ void reconciler_start(struct reconciler *r, const char *name);
  * capsule__v1__workload__free_unpacked(). NULL if there is none of this name. */
 Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name);
 
+/* The driver of a workload that runs, for what concerns the run alone (driver_ops.exec), and its first process. NULL:
+ * NOT_FOUND, or FAILED_PRECONDITION with what state it is in. */
+struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err);
+
 /* Calls fn with every workload, by name. The message is valid for the time of the call. */
 void reconciler_each(struct reconciler *r, void (*fn)(const Capsule__V1__Workload *workload, void *arg), void *arg);
 
 /* Whether the workload has no process and no step under way; true for one that does not exist. */
 bool reconciler_is_down(struct reconciler *r, const char *name);
+
+/* Whether the workload exists and shall run. */
+bool reconciler_is_wanted(struct reconciler *r, const char *name);
 
 /* Name of a workload whose spec names this image (full reference), or NULL. Valid until the next event. */
 const char *reconciler_image_user(struct reconciler *r, const char *reference);

@@ -139,16 +139,14 @@ static int start_on_network(struct step *s, const struct volumes *volumes)
 static int start_run(struct step *s)
 {
 	_cleanup_(volumes_release) struct volumes volumes = { 0 };
-	Capsule__V1__VolumeMount **mounts;
 
 	if (image_store_resolve(s->host->images, spec_image(s->record.spec), &s->image, &s->err) < 0) {
 		/* A damaged image is fetched again, like a missing one. */
 		s->image_missing = s->err.code == ERR_NOT_FOUND || s->err.code == ERR_DATA_LOSS;
 		return -1;
 	}
-	if (spec_mounts(s->record.spec, &mounts) > 0 && store_claim(s->host->store, s->name, &s->err) < 0)
-		return -1;
-	if (volumes_attach(s->host->volumes, s->record.spec, &volumes, &s->err) < 0)
+	if (store_begin_run(s->host->store, s->name, s->record.generation, &s->err) < 0 ||
+	    volumes_attach(s->host->volumes, s->record.spec, &volumes, &s->err) < 0)
 		return -1;
 	return start_on_network(s, &volumes);
 }
@@ -174,7 +172,7 @@ static void start_done(void *arg)
 		s->image.layers = NULL;
 		s->image.n_layers = 0;
 	}
-	workload_started(w, s->ok ? &s->instance : NULL, &s->err);
+	workload_started(w, s->ok ? &s->instance : NULL, s->record.generation, &s->err);
 	step_free(s);
 }
 
@@ -197,7 +195,7 @@ static int clean_run(struct step *s)
 	if (s->completed && store_set_completed(s->host->store, s->name, s->run_generation, s->result.exit_code,
 						s->result.finished_at_ns, &s->err) < 0)
 		return -1;
-	return store_release_claims(s->host->store, s->name, s->keep_claims, &s->err);
+	return store_release_claims(s->host->store, s->name, s->keep_claims, s->record.revision, &s->err);
 }
 
 static void clean_work(void *arg)
@@ -213,11 +211,15 @@ static void clean_done(void *arg)
 	struct workload *w = s->w;
 
 	w->state = STATE_DOWN;
-	w->holds = !s->ok || s->keep_claims;
+	/* A wish that came meanwhile has brought its own claims. */
+	w->holds = !s->ok || s->keep_claims || w->record.revision != s->record.revision;
 	if (s->ok)
 		workload_keep_layers(w, NULL, 0);
+	if (s->ok && !s->keep_claims)
+		workload_happened(w, STOPPED, "%s", s->completed ? "completed" : "");
 	if (!s->ok)
 		workload_step_failed(w, "clean up after it", &s->err);
+	bridge_left(w->owner);
 	step_free(s);
 	workload_advance(w);
 	workload_changed(w);
@@ -249,9 +251,10 @@ static void remove_done(void *arg)
 	struct step *s = arg;
 	struct workload *w = s->w;
 
+	bridge_left(w->owner);
 	if (s->ok) {
 		log_info("workload %s: deleted", w->name);
-		workload_gone(w);
+		workload_gone(w, s->record.revision);
 	} else {
 		w->state = STATE_DOWN;
 		workload_step_failed(w, "delete it", &s->err);

@@ -98,3 +98,13 @@ void driver_root_release(struct driver_root *root)
 	layers_free(root->layers, root->n_layers);
 	*root = (struct driver_root){ .pidfd = -1 };
 }
+
+void driver_process_release(struct driver_process *process)
+{
+	cleanup_closep(&process->control_fd);
+	for (size_t i = 0; i < sizeof process->theirs / sizeof process->theirs[0]; i++)
+		cleanup_closep(&process->theirs[i]);
+	for (size_t i = 0; i < sizeof process->ours / sizeof process->ours[0]; i++)
+		cleanup_closep(&process->ours[i]);
+	*process = DRIVER_PROCESS_NONE;
+}

@@ -5,8 +5,9 @@
  * A driver runs workloads of one kind. It gets everything that it needs in a plan; it never reads the store, never asks
  * the network for anything and never decides whether something should run.
  *
- * start(), cleanup(), remove(), recover() and root() block and are called on task threads, at most one at a time for a workload,
- * several at a time for different ones. A running workload is held by a shim; the daemon talks to it through a
+ * start(), cleanup(), remove() and recover() block and are called on task threads, at most one at a time for a
+ * workload, several at a time for different ones; exec() and root() block too, and are called at any time. A running
+ * workload is held by a shim; the daemon talks to it through a
  * `struct shim_client` (runtime/shim_client.h), which belongs to the loop's thread.
  */
 #ifndef CAPSULE_RUNTIME_DRIVER_H
@@ -71,6 +72,25 @@ struct driver_root {
 
 void driver_root_release(struct driver_root *root);
 
+/* A further process in a running workload. Borrowed for the time of the call. */
+struct driver_exec {
+	const Capsule__V1__WorkloadExecConfig *config; /* the name in it is that of a workload of this driver */
+	pid_t pid;                                     /* its first process */
+};
+
+/* Ready to be started by process_start() (runtime/process.h). Owned descriptors, -1 where there is none. */
+struct driver_process {
+	bool terminal;
+	int control_fd;  /* a connection to the shim, for this process alone */
+	int theirs[4];   /* what the shim is given: its description; without a terminal stdin, stdout and stderr too */
+	int ours[3];     /* the other ends of these */
+};
+
+#define DRIVER_PROCESS_NONE                                                                                           \
+	((struct driver_process){ .control_fd = -1, .theirs = { -1, -1, -1, -1 }, .ours = { -1, -1, -1 } })
+
+void driver_process_release(struct driver_process *process);
+
 struct driver_ops {
 	const char *name;
 
@@ -94,6 +114,9 @@ struct driver_ops {
 	 * then the caller sees to it that none is started meanwhile. FAILED_PRECONDITION if there are none. */
 	int (*root)(struct driver *d, const char *name, pid_t pid, uint64_t generation, struct driver_root *ret,
 		    struct error *err);
+
+	/* Prepares a further process: who it is, what it may do, its environment. Nothing is started yet. */
+	int (*exec)(struct driver *d, const struct driver_exec *exec, struct driver_process *ret, struct error *err);
 
 	void (*free)(struct driver *d);
 };

@@ -334,7 +334,7 @@ static void on_close(struct rpc_call *call, enum error_code code, const char *me
 		copy_free(copy);
 }
 
-int copy_service_register(struct rpc_server *server, struct service_host *host)
+int workload_copy_register(struct rpc_server *server, struct service_host *host)
 {
 	static const struct rpc_method methods[] = {
 		{ .path = "/capsule.v1.WorkloadService/CopyTo",

@@ -54,18 +54,88 @@ static void list_message(struct rpc_call *call, const ProtobufCMessage *message)
 	unary_start(call, message, list_work, unary_answer);
 }
 
+/* ---- which layers running workloads need ---- */
+
+struct layers {
+	char **items;
+	size_t n;
+};
+
+static void layers_free(struct layers *l)
+{
+	if (!l)
+		return;
+	for (size_t i = 0; i < l->n; i++)
+		free(l->items[i]);
+	free(l->items);
+	free(l);
+}
+
+static struct layers *layers_in_use(const struct service_host *host)
+{
+	struct layers *l = calloc(1, sizeof *l);
+
+	if (!l || reconciler_layers_in_use(host->reconciler, &l->items, &l->n) < 0)
+		abort();
+	return l;
+}
+
+static int collect(struct image_store *images, const struct layers *l, uint64_t *ret_freed, struct error *err)
+{
+	return image_store_collect(images, (const char *const *)l->items, l->n, ret_freed, err);
+}
+
 /* ---- Push ---- */
 
 struct push {
 	struct rpc_call *call;
 	struct transfer *transfer;
+	struct failed_push *failed; /* the transfer has failed and its content is being removed */
 	uint64_t announced; /* 0: not known */
 	uint64_t received;
 };
 
-static void push_fail(struct push *push, const struct error *err)
+/* Of an archive that was not taken nothing stays: what of it was right has no name and nobody would ever use it. */
+struct failed_push {
+	struct push *push; /* NULL: the client has left */
+	struct image_store *images;
+	struct layers *layers;
+	struct error err;
+};
+
+static void remove_content(void *arg)
 {
-	rpc_call_fail(push->call, err);
+	struct failed_push *failed = arg;
+
+	(void)collect(failed->images, failed->layers, NULL, NULL);
+}
+
+static void content_removed(void *arg)
+{
+	struct failed_push *failed = arg;
+
+	if (failed->push) {
+		failed->push->failed = NULL;
+		rpc_call_fail(failed->push->call, &failed->err);
+	}
+	layers_free(failed->layers);
+	error_release(&failed->err);
+	free(failed);
+}
+
+static void push_failed(struct push *push, const struct error *err)
+{
+	struct service_host *host = call_host(push->call);
+	struct failed_push *failed = calloc(1, sizeof *failed);
+
+	if (!failed)
+		abort();
+	push->failed = failed;
+	failed->push = push;
+	failed->images = host->images;
+	failed->layers = layers_in_use(host);
+	error_set(&failed->err, err->code, "%s", error_message(err));
+	task_start(host->tasks, remove_content, content_removed, failed);
 }
 
 static void push_done(char **references, size_t n, const struct error *err, void *arg)
@@ -75,7 +145,7 @@ static void push_done(char **references, size_t n, const struct error *err, void
 
 	push->transfer = NULL;
 	if (err) {
-		push_fail(push, err);
+		push_failed(push, err);
 		return;
 	}
 	reply.image_refs = references;
@@ -145,8 +215,10 @@ static void push_message(struct rpc_call *call, const ProtobufCMessage *message)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct push *push = rpc_call_data(call);
 
+	if (push->failed)
+		return;
 	if (push_take(push, call_host(call), (const void *)message, &err) < 0)
-		push_fail(push, &err);
+		rpc_call_fail(call, &err);
 }
 
 static void push_half_close(struct rpc_call *call)
@@ -154,12 +226,14 @@ static void push_half_close(struct rpc_call *call)
 	struct push *push = rpc_call_data(call);
 	_cleanup_error_ struct error err = ERROR_INIT;
 
+	if (push->failed)
+		return;
 	if (!push->transfer)
 		error_set(&err, ERR_INVALID_ARGUMENT, "the stream ended without an archive");
 	else if (push->announced && push->received != push->announced)
 		wrong_size(push, &err);
 	if (err.code != ERR_OK)
-		push_fail(push, &err);
+		rpc_call_fail(call, &err);
 	else
 		transfer_end(push->transfer);
 }
@@ -172,6 +246,8 @@ static void push_close(struct rpc_call *call, enum error_code code, const char *
 		return;
 	if (push->transfer)
 		transfer_cancel(push->transfer);
+	if (push->failed)
+		push->failed->push = NULL;
 	free(push);
 }
 
@@ -276,30 +352,6 @@ static void pull_close(struct rpc_call *call, enum error_code code, const char *
 
 /* ---- Delete, Prune ---- */
 
-struct layers {
-	char **items;
-	size_t n;
-};
-
-static void layers_free(struct layers *l)
-{
-	if (!l)
-		return;
-	for (size_t i = 0; i < l->n; i++)
-		free(l->items[i]);
-	free(l->items);
-	free(l);
-}
-
-static struct layers *layers_in_use(const struct service_host *host)
-{
-	struct layers *l = calloc(1, sizeof *l);
-
-	if (!l || reconciler_layers_in_use(host->reconciler, &l->items, &l->n) < 0)
-		abort();
-	return l;
-}
-
 static void delete_work(struct unary *u)
 {
 	const Capsule__V1__ImageDeleteRequest *request = (const void *)u->request;
@@ -309,7 +361,7 @@ static void delete_work(struct unary *u)
 
 	if (image_store_delete(u->host->images, request->reference, &removed, &u->err) < 0)
 		return;
-	(void)image_store_collect(u->host->images, (const char *const *)l->items, l->n, NULL, NULL);
+	(void)collect(u->host->images, l, NULL, NULL);
 	reply = malloc(sizeof *reply);
 	if (!reply)
 		abort();
@@ -415,8 +467,7 @@ static void prune_work(struct unary *u)
 	}
 	p->n = kept;
 	if (u->err.code == ERR_OK)
-		(void)image_store_collect(u->host->images, (const char *const *)p->layers->items, p->layers->n, &p->freed,
-					  &u->err);
+		(void)collect(u->host->images, p->layers, &p->freed, &u->err);
 }
 
 static void prune_done(struct unary *u)

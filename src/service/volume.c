@@ -12,6 +12,7 @@
 #include "volume.pb-c.h"
 
 #include <string.h>
+#include <unistd.h>
 #include <utlist.h>
 
 #define MIB (1ull << 20)
@@ -52,6 +53,22 @@ static void busy_end(const char *name)
 		}
 }
 
+/* Checks what a volume of this name and size must be, then begins to work on it. */
+static int begin(const char *name, uint64_t size_mib, struct error *err)
+{
+	Capsule__V1__VolumeCreateRequest volume = CAPSULE__V1__VOLUME_CREATE_REQUEST__INIT;
+	struct manifest_mistakes mistakes = { 0 };
+	int result;
+
+	volume.name = (char *)(uintptr_t)name;
+	volume.size_mib = size_mib;
+	result = manifest_check_volume(&volume, &mistakes);
+	if (result < 0)
+		manifest_mistakes_error(&mistakes, err);
+	manifest_mistakes_release(&mistakes);
+	return result < 0 ? -1 : busy_begin(name, err);
+}
+
 /* ---- the message ---- */
 
 static Capsule__V1__Volume *message_of(struct service_host *host, const struct store_volume *v)
@@ -87,11 +104,27 @@ static int load(struct unary *u, const char *name)
 
 /* ---- Create ---- */
 
+/* What stands where the volume would come and is in no store is somebody's data: a failed creation would remove it. */
+static int refuse_stranger(struct unary *u, const char *name)
+{
+	_cleanup_free_ char *path = u->host->volumes->ops->host_path(u->host->volumes, name);
+	_cleanup_store_volume_ struct store_volume v = { 0 };
+
+	if (!path)
+		return error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	if (access(path, F_OK) < 0 || store_volume_get(u->host->store, name, &v, NULL) == 0)
+		return 0;
+	return error_set(&u->err, ERR_ALREADY_EXISTS,
+			 "volume %s cannot be made: %s exists and belongs to no volume; move it away or choose another name",
+			 name, path);
+}
+
 static int create_storage(struct unary *u, const char *name, uint64_t size)
 {
 	struct volume_backend *backend = u->host->volumes;
 
-	if (store_volume_create(u->host->store, name, backend->ops->name, size, &u->err) < 0)
+	if (refuse_stranger(u, name) < 0 ||
+	    store_volume_create(u->host->store, name, backend->ops->name, size, &u->err) < 0)
 		return -1;
 	if (backend->ops->create(backend, name, size, &u->err) == 0 &&
 	    store_volume_set_ready(u->host->store, name, true, &u->err) == 0)
@@ -119,18 +152,9 @@ static void create_done(struct unary *u)
 static void create_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__VolumeCreateRequest *request = (const void *)message;
-	struct manifest_mistakes mistakes = { 0 };
-	Capsule__V1__VolumeCreateRequest checked = *request;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	int result;
 
-	if (!checked.size_mib)
-		checked.size_mib = VOLUME_SIZE_DEFAULT / MIB;
-	result = manifest_check_volume(&checked, &mistakes);
-	if (result < 0)
-		manifest_mistakes_error(&mistakes, &err);
-	manifest_mistakes_release(&mistakes);
-	if (result < 0 || busy_begin(request->name, &err) < 0)
+	if (begin(request->name, request->size_mib ? request->size_mib : VOLUME_SIZE_DEFAULT / MIB, &err) < 0)
 		rpc_call_fail(call, &err);
 	else
 		unary_start(call, message, create_work, create_done);
@@ -222,18 +246,9 @@ static void resize_done(struct unary *u)
 static void resize_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__VolumeResizeRequest *request = (const void *)message;
-	Capsule__V1__VolumeCreateRequest as_created = CAPSULE__V1__VOLUME_CREATE_REQUEST__INIT;
-	struct manifest_mistakes mistakes = { 0 };
 	_cleanup_error_ struct error err = ERROR_INIT;
-	int result;
 
-	as_created.name = request->name;
-	as_created.size_mib = request->new_size_mib;
-	result = manifest_check_volume(&as_created, &mistakes);
-	if (result < 0)
-		manifest_mistakes_error(&mistakes, &err);
-	manifest_mistakes_release(&mistakes);
-	if (result < 0 || busy_begin(request->name, &err) < 0)
+	if (begin(request->name, request->new_size_mib, &err) < 0)
 		rpc_call_fail(call, &err);
 	else
 		unary_start(call, message, resize_work, resize_done);
@@ -241,7 +256,7 @@ static void resize_message(struct rpc_call *call, const ProtobufCMessage *messag
 
 /* ---- Delete ---- */
 
-/* A forced delete that waits for the holder of the volume to stop. */
+/* A forced delete that waits for the holder of the volume to stop; unary.state. */
 struct waiting {
 	struct reconciler_watch watch;
 	struct unary *u;
@@ -290,15 +305,25 @@ static void stop_holder_work(struct unary *u)
 	}
 }
 
+static void waiting_end(struct unary *u)
+{
+	struct waiting *waiting = u->state;
+
+	reconciler_watch_remove(u->host->reconciler, &waiting->watch);
+	free(waiting);
+	u->state = NULL;
+}
+
 static void on_holder_changed(const char *name, bool gone, void *arg)
 {
 	struct waiting *waiting = arg;
 	struct unary *u = waiting->u;
+	struct reconciler *r = u->host->reconciler;
 
-	if (strcmp(name, waiting->holder) != 0 || (!gone && !reconciler_is_down(u->host->reconciler, name)))
+	/* One that was started again keeps the volume: the next step refuses, by its name. */
+	if (strcmp(name, waiting->holder) != 0 || (!gone && !reconciler_is_down(r, name) && !reconciler_is_wanted(r, name)))
 		return;
-	reconciler_watch_remove(u->host->reconciler, &waiting->watch);
-	free(waiting);
+	waiting_end(u);
 	unary_continue(u, remove_work, remove_done);
 }
 
@@ -319,6 +344,7 @@ static void stop_holder_done(struct unary *u)
 	if (!waiting)
 		abort();
 	waiting->u = u;
+	u->state = waiting;
 	waiting->watch = (struct reconciler_watch){ .changed = on_holder_changed, .arg = waiting };
 	snprintf(waiting->holder, sizeof waiting->holder, "%s", u->record.spec->name);
 	unary_hold(u);
@@ -342,6 +368,19 @@ static void delete_message(struct rpc_call *call, const ProtobufCMessage *messag
 		unary_start(call, message, remove_work, remove_done);
 }
 
+/* A client that leaves while its call waits takes back its wish. */
+static void delete_close(struct rpc_call *call, enum error_code code, const char *message)
+{
+	struct unary *u = rpc_call_data(call);
+
+	unary_on_close(call, code, message);
+	if (u && u->state) {
+		waiting_end(u);
+		busy_end(delete_name(u));
+		unary_finish(u);
+	}
+}
+
 #define METHOD(verb, handler, request)                                                                                \
 	{                                                                                                             \
 		.path = "/capsule.v1.VolumeService/" #verb, .receives = &capsule__v1__##request##__descriptor,        \
@@ -354,7 +393,11 @@ int volume_service_register(struct rpc_server *server, struct service_host *host
 		METHOD(Create, create_message, volume_create_request),
 		METHOD(Get, get_message, volume_get_request),
 		METHOD(List, list_message, volume_list_request),
-		METHOD(Delete, delete_message, volume_delete_request),
+		{ .path = "/capsule.v1.VolumeService/Delete",
+		  .receives = &capsule__v1__volume_delete_request__descriptor,
+		  .receives_one = true,
+		  .message = delete_message,
+		  .close = delete_close },
 		METHOD(Resize, resize_message, volume_resize_request),
 	};
 

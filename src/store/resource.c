@@ -249,18 +249,29 @@ int resource_claim(struct store *store, const char *name, struct error *err)
 	return r;
 }
 
-int store_release_claims(struct store *store, const char *name, bool keep_spec, struct error *err)
+int resource_trim_claims(struct store *store, const char *name, struct error *err)
 {
-	int r;
+	return db_run(store, err,
+		      "DELETE FROM claim WHERE workload = ?1 AND volume NOT IN (SELECT volume FROM mount WHERE workload = ?1)",
+		      "t", name);
+}
 
+static int release(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err)
+{
+	int64_t wanted = 0;
+
+	if (!keep_spec &&
+	    db_integer(store, 0, &wanted, err, "SELECT count(*) FROM workload WHERE name = ? AND revision > ? AND desired = ?",
+		       "tii", name, (int64_t)revision, (int64_t)CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING) < 0)
+		return -1;
+	if (keep_spec || wanted)
+		return resource_trim_claims(store, name, err);
+	return db_run(store, err, "DELETE FROM claim WHERE workload = ?", "t", name);
+}
+
+int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err)
+{
 	if (db_begin(store, err) < 0)
 		return -1;
-	if (keep_spec)
-		r = db_run(store, err,
-			   "DELETE FROM claim WHERE workload = ?1 AND volume NOT IN "
-			   "(SELECT volume FROM mount WHERE workload = ?1)",
-			   "t", name);
-	else
-		r = db_run(store, err, "DELETE FROM claim WHERE workload = ?", "t", name);
-	return db_end(store, r, err);
+	return db_end(store, release(store, name, keep_spec, revision, err), err);
 }

@@ -39,6 +39,9 @@ int resource_name_volumes(struct store *store, const char *name, const struct re
 /* Claims every volume that the workload's spec names. */
 int resource_claim(struct store *store, const char *name, struct error *err);
 
+/* Gives up the claims on volumes that the workload's spec does not name. */
+int resource_trim_claims(struct store *store, const char *name, struct error *err);
+
 /* FAILED_PRECONDITION: "volume data is in use by workload web; ...". Returns -1. */
 int resource_in_use(const char *volume, const char *holder, struct error *err);
 

@@ -77,15 +77,18 @@ int store_remove(struct store *store, const char *name, struct error *err);
 int store_set_completed(struct store *store, const char *name, uint64_t generation, int exit_code, int64_t finished_at_ns,
 			struct error *err);
 
-/* Takes the claims again for a workload that is desired RUNNING: for a start after store_release_claims(). */
-int store_claim(struct store *store, const char *name, struct error *err);
+/* A run of this generation is about to start and no other one is left: claims what the spec names, gives up all other
+ * claims and forgets that the generation had ended for good. FAILED_PRECONDITION unless the workload is desired RUNNING
+ * and has this generation; as for store_apply() for what cannot be claimed. */
+int store_begin_run(struct store *store, const char *name, uint64_t generation, struct error *err);
 
 /* The same for one that may be stopped: somebody looks at its volumes while it does not run. */
 int store_claim_at_rest(struct store *store, const char *name, struct error *err);
 
 /* Gives up the claims of a workload whose process is gone: all of them, or with keep_spec those that its present spec
- * does not name. */
-int store_release_claims(struct store *store, const char *name, bool keep_spec, struct error *err);
+ * does not name. The caller decided that knowing this revision: if a newer one wants the workload to run, the claims that
+ * came with it are kept in any case. */
+int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err);
 
 /* Gives a new address to every workload whose lease lies outside the subnet, with a new revision and generation: for a
  * start with another subnet than before. */

@@ -205,9 +205,9 @@ static int row_write(struct store *store, const struct change *change, uint64_t 
 /* A run that ended for good was one of the former process, or of the former wish to run. */
 static int forget_completion(struct store *store, const char *name, struct error *err)
 {
-	return db_run(store, err, "UPDATE workload SET completed = 0, exit_code = 0, finished_at_ns = 0 WHERE name = ?",
-		      "t",
-		      name);
+	return db_run(store, err,
+		      "UPDATE workload SET completed = 0, exit_code = 0, finished_at_ns = 0 WHERE name = ? AND completed",
+		      "t", name);
 }
 
 static int record(struct store *store, const struct change *change, struct error *err)
@@ -360,29 +360,33 @@ int store_set_completed(struct store *store, const char *name, uint64_t generati
 	return db_end(store, r, err);
 }
 
-static int claim(struct store *store, const char *name, bool at_rest, struct error *err)
+static int begin_run(struct store *store, const char *name, uint64_t generation, struct error *err)
 {
 	_cleanup_store_workload_ struct store_workload w = { 0 };
 
 	if (row_get(store, name, &w, err) < 0)
 		return -1;
-	if (w.spec->desired_state != RUNNING && !at_rest)
+	if (w.spec->desired_state != RUNNING)
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s shall not run; start it first", name);
-	return resource_claim(store, name, err);
+	if (w.generation != generation)
+		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s has been changed meanwhile", name);
+	if (resource_trim_claims(store, name, err) < 0 || resource_claim(store, name, err) < 0)
+		return -1;
+	return forget_completion(store, name, err);
 }
 
-int store_claim(struct store *store, const char *name, struct error *err)
+int store_begin_run(struct store *store, const char *name, uint64_t generation, struct error *err)
 {
 	if (db_begin(store, err) < 0)
 		return -1;
-	return db_end(store, claim(store, name, false, err), err);
+	return db_end(store, begin_run(store, name, generation, err), err);
 }
 
 int store_claim_at_rest(struct store *store, const char *name, struct error *err)
 {
 	if (db_begin(store, err) < 0)
 		return -1;
-	return db_end(store, claim(store, name, true, err), err);
+	return db_end(store, resource_claim(store, name, err), err);
 }
 
 /* ---- reading and forgetting ---- */

@@ -191,6 +191,19 @@ static int promise(struct file_backend *fb, const char *what, int fd, uint64_t s
 	return r;
 }
 
+/* Before anything is changed; promise() decides. */
+static int expect_room(struct file_backend *fb, const char *what, const struct stat *st, uint64_t size,
+		       struct error *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&fb->room_lock);
+	if (size > (uint64_t)st->st_size)
+		r = check_room(fb, what, size - (uint64_t)st->st_size, err);
+	pthread_mutex_unlock(&fb->room_lock);
+	return r;
+}
+
 /* ---- tools of a killed daemon ---- */
 
 static int lock_file(int fd)
@@ -336,7 +349,8 @@ static int grow_locked(struct file_backend *fb, const struct image *image, uint6
 				 MIB((uint64_t)st.st_size), MIB(size));
 	if ((uint64_t)st.st_size == size && state.size_bytes == size && !state.has_errors)
 		return 0;
-	if (refuse_attached(image, err) < 0 || ext4_check(image->what, image->path, fd, true, err) < 0 ||
+	if (refuse_attached(image, err) < 0 || expect_room(fb, image->what, &st, size, err) < 0 ||
+	    ext4_check(image->what, image->path, fd, true, err) < 0 ||
 	    promise(fb, image->what, fd, size, err) < 0 || ext4_grow(image->what, image->path, fd, err) < 0)
 		return -1;
 	if (fsync(fd) < 0)

@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * The way of a pushed archive, and of a layer alone, into a store of its own with small limits. The first byte of the input
- * says which ('L': a layer). Headers' checksums are put right before, or hardly any mutation would get past them.
+ * The way of a pushed archive, and of a layer alone, into a store of its own with small limits. The first byte of the
+ * input says which ('L': a layer). Headers' checksums are put right before, or hardly any mutation would get past them.
  */
 #include "base/fs.h"
 #include "image/store.h"

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,10 @@ CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
 COPY_WORKER = BUILD / "src/copier/capsule-copy"
-# A sanitized build is several times slower; a deadline is there to fail, not to measure.
-PATIENCE = 60
+# What capsulectl needs to find the program of this build.
+CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
+# A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
+PATIENCE = int(os.environ.get("CAPSULE_PATIENCE", "60"))
 
 
 class Failed(AssertionError):
@@ -98,14 +101,15 @@ class Capsule:
     """One daemon with everything that belongs to it."""
 
     serial = 0
+    place = "/var/tmp"
 
-    def __init__(self, *options, netns=None):
-        """netns: the daemon's host is this network namespace."""
+    def __init__(self, *options, netns=None, root=None):
+        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere."""
         Capsule.serial += 1
         n = Capsule.serial
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir="/var/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir=self.place))
         self.dir.chmod(0o755)  # dnsmasq gives up root and must find its files
-        self.root = self.dir / "root"
+        self.root = root or self.dir / "root"
         self.run_dir = self.dir / "run"
         self.socket = self.run_dir / "capsule.sock"
         self.bridge = f"ct{os.getpid() % 10000}-{n}"
@@ -113,6 +117,7 @@ class Capsule:
         self.table = f"{MARK}{n}"
         self.netns = netns
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
+        self.env = dict(os.environ)
         self.process = None
         self.log = self.dir / "stderr.log"
 
@@ -128,7 +133,7 @@ class Capsule:
         assert self.process is None
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(a) for a in self.argv()], stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, start_new_session=True)
+                                            stderr=log, start_new_session=True, env=self.env)
         if wait:
             wait_for(self.is_ready, "the daemon to be ready")
         return self
@@ -139,7 +144,9 @@ class Capsule:
         with socket.socket(socket.AF_UNIX) as s:
             try:
                 s.connect(str(self.socket))
-                return True
+                # A child of a former daemon, between fork and exec, may still hold that one's socket.
+                pid, _, _ = struct.unpack("3i", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                return pid == self.process.pid
             except OSError:
                 return False
 
@@ -165,12 +172,15 @@ class Capsule:
 
     # ---- the command line ----
 
+    def ctl_argv(self, *args):
+        return [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
+
     def ctl(self, *args, check=True, input=None, timeout=PATIENCE, env=None):
         if isinstance(input, str):
             input = input.encode()
-        argv = [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
-        done = subprocess.run(argv, input=input, capture_output=True, timeout=timeout,
-                              env={**os.environ, "CAPSULE_COPY": str(COPY_WORKER), **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
+        done = subprocess.run(self.ctl_argv(*args), input=input, capture_output=True, timeout=timeout,
+                              env={**os.environ, **CTL_ENV, **(env or {})},
+                              stdin=None if input is not None else subprocess.DEVNULL)
         done.out = done.stdout.decode(errors="replace")
         done.err = done.stderr.decode(errors="replace")
         if check and done.returncode != 0:
@@ -182,7 +192,7 @@ class Capsule:
         return self.ctl("apply", "-f", "-", *args, input=text, check=check, timeout=timeout)
 
     def run_container(self, name, image, wait=True, check=True, **spec):
-        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState") if k in spec}
+        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources") if k in spec}
         manifest = {"name": name, "kind": "Container", **top, "container": {"image": image, **spec}}
         return self.apply(manifest, *(["--wait"] if wait else []), check=check)
 
@@ -278,7 +288,7 @@ class Capsule:
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             try:
                 with open(path, "rb") as f:
-                    if str(self.dir).encode() in f.read():
+                    if self.dir.name.encode() in f.read():
                         found.add(int(path.split("/")[2]))
             except OSError:
                 pass

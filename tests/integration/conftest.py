@@ -10,8 +10,10 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import capsule as capsule_module  # noqa: E402
+import grpc_client  # noqa: E402
 import images  # noqa: E402
 import protos  # noqa: E402
+from registry_servers import FakeRegistry, Registry  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +33,8 @@ def capsules(archives):
     """A function that starts a daemon with the given options; all are closed, and leaks are looked for, at the end."""
     started = []
 
-    def make(*options, push=("busybox:test",), netns=None):
-        c = capsule_module.Capsule(*options, netns=netns)
+    def make(*options, push=("busybox:test",), **where):
+        c = capsule_module.Capsule(*options, **where)
         started.append(c)
         c.start()
         for name in push:
@@ -101,14 +103,21 @@ def stubs(tmp_path_factory):
     return Stubs
 
 
+@pytest.fixture
+def client(capsule, stubs):
+    """A daemon and an independent client of its API."""
+    with capsule.channel() as channel:
+        yield grpc_client.Client(channel, stubs)
+
+
 @pytest.fixture(scope="session")
 def standard_stubs(tmp_path_factory):
     """The same for health and reflection. The modules import each other as grpc.health...; grpcio's own package gets that
     folder as well."""
     import grpc
     out = tmp_path_factory.mktemp("standard-stubs")
-    protos.generate(out, [capsule_module.TOP / "proto"], ["grpc/health/v1/health.proto", "grpc/reflection/v1/reflection.proto",
-                                                          "grpc/reflection/v1alpha/reflection.proto"])
+    protos.generate(out, [capsule_module.TOP / "proto"], [
+        "grpc/health/v1/health.proto", "grpc/reflection/v1/reflection.proto", "grpc/reflection/v1alpha/reflection.proto"])
     grpc.__path__.append(str(out / "grpc"))
     from grpc.health.v1 import health_pb2, health_pb2_grpc
     from grpc.reflection.v1 import reflection_pb2, reflection_pb2_grpc
@@ -118,3 +127,39 @@ def standard_stubs(tmp_path_factory):
         health=health_pb2, HealthStub=health_pb2_grpc.HealthStub,
         reflection=reflection_pb2, ReflectionStub=reflection_pb2_grpc.ServerReflectionStub,
         alpha=alpha_pb2, AlphaStub=alpha_pb2_grpc.ServerReflectionStub)
+
+
+@pytest.fixture
+def closing():
+    """Takes what is to be closed at the end, last first."""
+    kept = []
+
+    def keep(thing):
+        kept.append(thing)
+        return thing
+    yield keep
+    for thing in reversed(kept):
+        thing.close()
+
+
+@pytest.fixture
+def registry(tmp_path, closing):
+    return closing(Registry(tmp_path / "registry"))
+
+
+@pytest.fixture
+def fake(closing):
+    return closing(FakeRegistry())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An ext4 of 192 MiB, for a state root."""
+    disk, directory = tmp_path / "disk.img", tmp_path / "disk"
+    with open(disk, "wb") as f:
+        f.truncate(192 << 20)
+    directory.mkdir()
+    capsule_module.run("mkfs.ext4", "-q", "-m", "0", disk)
+    capsule_module.run("mount", "-o", "loop", disk, directory)
+    yield directory
+    capsule_module.run("umount", directory)

@@ -30,8 +30,9 @@ class Client:
         """A container of busybox that runs the command."""
         w = self.pb.workload
         container = w.ContainerSpec(image="busybox:test", command=command)
-        return w.Workload(name=name, kind=w.WORKLOAD_KIND_CONTAINER, container=container,
-                          desired_state=w.DesiredState.Value("DESIRED_STATE_" + desired), stop_grace_period_seconds=0, **fields)
+        state = w.DesiredState.Value("DESIRED_STATE_" + desired)
+        return w.Workload(name=name, kind=w.WORKLOAD_KIND_CONTAINER, container=container, desired_state=state,
+                          stop_grace_period_seconds=0, **fields)
 
     def apply(self, workload, **options):
         return self.workload.Apply(self.pb.workload.WorkloadApplyRequest(workload=workload, **options), timeout=TIMEOUT)
@@ -83,6 +84,27 @@ class Client:
         """All that the stream brings until it ends."""
         request = self.pb.workload.WorkloadLogsRequest(name=name, **options)
         return b"".join(chunk.data for chunk in self.workload.Logs(request, timeout=TIMEOUT))
+
+    def exec_requests(self, name, command, stdin=(), **config):
+        """stdin: an iterable of bytes; at its end the client's side is closed."""
+        w = self.pb.workload
+        yield w.WorkloadExecClientMessage(config=w.WorkloadExecConfig(name=name, command=command, **config))
+        for data in stdin:
+            yield w.WorkloadExecClientMessage(stdin=data)
+
+    def exec(self, name, *command, timeout=TIMEOUT, **options):
+        """The call: an iterator of the server's messages."""
+        return self.workload.Exec(self.exec_requests(name, command, **options), timeout=timeout)
+
+    def run(self, name, *command, **options):
+        """Standard output, standard error, exit code."""
+        out, err, code = b"", b"", None
+        for message in self.exec(name, *command, **options):
+            assert code is None, "the exit is the last message"
+            out, err = out + message.stdout, err + message.stderr
+            if message.WhichOneof("payload") == "exit":
+                code = message.exit.exit_code
+        return out.decode(), err.decode(), code
 
     def push_requests(self, archive, chunk=256 << 10, total=None):
         i = self.pb.image

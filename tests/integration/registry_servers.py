@@ -142,6 +142,19 @@ class Certificate:
             subprocess.run(argv, check=True, capture_output=True)
 
 
+# ---- what its users do ----
+
+def skopeo_fill(archive, registry, name, *options):
+    subprocess.run(["skopeo", "copy", "-q", "--dest-tls-verify=false", *options, f"oci-archive:{archive}",
+                    f"docker://{registry.address}/{name}"], check=True, capture_output=True)
+
+
+def credentials(path, host, user, password):
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    path.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    return str(path)
+
+
 # ---- the one that answers as a test wants ----
 
 class FakeRegistry:

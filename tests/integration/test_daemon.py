@@ -3,6 +3,7 @@
 """The daemon goes and comes: workloads do not notice, what happened meanwhile is acted on, what belongs to nobody goes."""
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -77,6 +78,19 @@ def test_a_killed_shim_while_the_daemon_is_away(capsule):
     capsule.wait_phase("w", "running")
     assert capsule.status("w")["pid"] != pid
     assert not alive(pid)
+
+
+def test_a_job_whose_shim_was_killed_while_the_daemon_was_away_is_not_run_again(capsule):
+    capsule.run_container("job", "busybox:test", restartPolicy="Never", command=["sh", "-c", "echo run; exec sleep 1000"])
+    shim = capsule.shim("job")
+    capsule.kill()
+    os.kill(shim, signal.SIGKILL)
+    for _ in range(2):
+        capsule.start()
+        capsule.wait_phase("job", "failed")
+        assert capsule.status("job")["exitCode"] == 255
+        assert capsule.logs("job") == "run\n"
+        capsule.stop()
 
 
 def test_a_delete_that_was_cut_off_is_finished(capsule):
@@ -162,3 +176,15 @@ def test_the_daemons_own_log(capsule):
 def test_info(capsule):
     out = capsule.ctl("capsule", "info").out
     assert os.uname().release in out and os.uname().nodename in out
+
+
+def test_readiness_is_announced(capsule, tmp_path):
+    capsule.stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        capsule.env["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        capsule.start()
+        assert manager.recv(4096) == b"READY=1"
+        capsule.stop()
+        assert manager.recv(4096) == b"STOPPING=1"

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """Pulls by capsule-image from real and from hostile registries."""
-import base64
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ import pytest
 
 import images
 from registry_servers import (ARCHITECTURE, BreakingProxy, Certificate, FakeRegistry, Image, Registry, TokenServer,
-                              digest, make_index)
+                              credentials, digest, make_index, skopeo_fill)
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", TOP / "build")).resolve()
@@ -99,39 +98,11 @@ def store(tmp_path):
     return Store(tmp_path)
 
 
-@pytest.fixture
-def closing():
-    """Takes what is to be closed at the end, last first."""
-    kept = []
-
-    def keep(thing):
-        kept.append(thing)
-        return thing
-    yield keep
-    for thing in reversed(kept):
-        thing.close()
-
-
-@pytest.fixture
-def registry(tmp_path, closing):
-    return closing(Registry(tmp_path / "registry"))
-
-
-@pytest.fixture
-def fake(closing):
-    return closing(FakeRegistry())
-
-
 @pytest.fixture(scope="module")
 def busybox(tmp_path_factory):
     path = tmp_path_factory.mktemp("busybox") / "busybox.tar"
     images.make_busybox_image(str(path), "busybox:1", fmt="oci", compression="gzip")
     return path
-
-
-def skopeo_fill(archive, registry, name, *options):
-    subprocess.run(["skopeo", "copy", "-q", "--dest-tls-verify=false", *options, f"oci-archive:{archive}",
-                    f"docker://{registry.address}/{name}"], check=True, capture_output=True)
 
 
 def small_image(text=b"hello\n", **kwargs):
@@ -145,12 +116,6 @@ def noise(size, seed):
 def big_image(layers=3, size=4_000_000, suffix="+gzip"):
     """Bytes that no compression makes smaller."""
     return Image([images.layer_tar([images.File(f"/data{i}", noise(size, i))]) for i in range(layers)], suffix=suffix)
-
-
-def credentials(path, host, user, password):
-    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
-    path.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-    return str(path)
 
 
 # ---- real registries ----

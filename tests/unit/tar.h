@@ -90,7 +90,8 @@ static inline void tar_add(struct tar *tar, struct tar_entry e)
 		archive_entry_xattr_add_entry(entry, e.xattr, e.value, e.value_len);
 	if (e.type == AE_IFREG && !e.hardlink)
 		archive_entry_set_size(entry, (int64_t)len);
-	ck_assert_msg(archive_write_header(tar->archive, entry) >= ARCHIVE_WARN, "%s", archive_error_string(tar->archive));
+	ck_assert_msg(archive_write_header(tar->archive, entry) >= ARCHIVE_WARN, "%s",
+		      archive_error_string(tar->archive));
 	if (e.type == AE_IFREG && !e.hardlink && len)
 		ck_assert_int_eq(archive_write_data(tar->archive, e.data, len), (la_ssize_t)len);
 	archive_entry_free(entry);

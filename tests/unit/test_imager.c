@@ -38,8 +38,8 @@ static void teardown(void)
 	fs_remove_tree(AT_FDCWD, root, NULL);
 }
 
-static int push_bytes(const void *data, size_t len, const char *digest, const char *diff_id, char ret_diff_id[DIGEST_TEXT],
-		      struct error *err)
+static int push_bytes(const void *data, size_t len, const char *digest, const char *diff_id,
+		      char ret_diff_id[DIGEST_TEXT], struct error *err)
 {
 	struct blob_writer *w;
 
@@ -122,11 +122,14 @@ START_TEST(owners_modes_and_times)
 	struct stat st;
 
 	tar_add(&tar, (struct tar_entry){ .path = "./", .type = AE_IFDIR, .mode = 0711, .mtime = 1000 });
-	tar_add(&tar, (struct tar_entry){ .path = "./bin/", .type = AE_IFDIR, .mode = 02755, .uid = 3, .gid = 4, .mtime = 2000 });
-	tar_add(&tar, (struct tar_entry){ .path = "./bin/su", .type = AE_IFREG, .mode = 04755, .uid = 1, .gid = 70000, .mtime = 3000,
+	tar_add(&tar, (struct tar_entry){ .path = "./bin/", .type = AE_IFDIR, .mode = 02755, .uid = 3, .gid = 4,
+					 .mtime = 2000 });
+	tar_add(&tar, (struct tar_entry){ .path = "./bin/su", .type = AE_IFREG, .mode = 04755, .uid = 1, .gid = 70000,
+					 .mtime = 3000,
 					  .nsec = 123456789, .data = "su" });
 	tar_add(&tar, (struct tar_entry){ .path = "./tmp", .type = AE_IFDIR, .mode = 01777, .mtime = -5 });
-	tar_add(&tar, (struct tar_entry){ .path = "./bin/sh", .type = AE_IFLNK, .link = "su", .uid = 9, .mtime = 4000 });
+	tar_add(&tar, (struct tar_entry){ .path = "./bin/sh", .type = AE_IFLNK, .link = "su", .uid = 9,
+					 .mtime = 4000 });
 	tar_add(&tar, (struct tar_entry){ .path = "./none", .type = AE_IFREG, .mode = 0, .mtime = 0, .data = "" });
 	fd = unpacked();
 	st = stat_of(fd, ".");
@@ -161,7 +164,8 @@ START_TEST(links_devices_and_fifos)
 	tar_add(&tar, (struct tar_entry){ .path = "link", .type = AE_IFLNK, .link = "/../../x" });
 	tar_add(&tar, (struct tar_entry){ .path = "link2", .hardlink = "link" });
 	tar_add(&tar, (struct tar_entry){ .path = "null", .type = AE_IFCHR, .mode = 0666, .major = 1, .minor = 3 });
-	tar_add(&tar, (struct tar_entry){ .path = "disk", .type = AE_IFBLK, .mode = 0660, .uid = 6, .major = 259, .minor = 70000 });
+	tar_add(&tar, (struct tar_entry){ .path = "disk", .type = AE_IFBLK, .mode = 0660, .uid = 6, .major = 259,
+					 .minor = 70000 });
 	tar_add(&tar, (struct tar_entry){ .path = "fifo", .type = AE_IFIFO, .mode = 0622, .mtime = 77 });
 	fd = unpacked();
 	ck_assert_uint_eq(stat_of(fd, "a").st_ino, stat_of(fd, "deep/er/b").st_ino);
@@ -185,10 +189,13 @@ START_TEST(extended_attributes)
 	char value[64];
 
 	tar_add(&tar, (struct tar_entry){ .path = "ping", .type = AE_IFREG, .mode = 0755, .uid = 5, .data = "x",
-					  .xattr = "security.capability", .value = capability, .value_len = sizeof capability });
-	tar_add(&tar, (struct tar_entry){ .path = "dir", .type = AE_IFDIR, .mode = 0755, .xattr = "user.note", .value = "hello",
+					  .xattr = "security.capability", .value = capability,
+						  .value_len = sizeof capability });
+	tar_add(&tar, (struct tar_entry){ .path = "dir", .type = AE_IFDIR, .mode = 0755, .xattr = "user.note",
+					 .value = "hello",
 					  .value_len = 5 });
-	tar_add(&tar, (struct tar_entry){ .path = "evil", .type = AE_IFDIR, .mode = 0755, .xattr = "trusted.overlay.redirect",
+	tar_add(&tar, (struct tar_entry){ .path = "evil", .type = AE_IFDIR, .mode = 0755,
+					 .xattr = "trusted.overlay.redirect",
 					  .value = "/etc", .value_len = 4 });
 	fd = unpacked();
 	file = openat(fd, "ping", O_RDONLY);
@@ -261,7 +268,8 @@ END_TEST
 START_TEST(names_are_kept_as_they_are)
 {
 	/* Composed and decomposed, not UTF-8, and long: pax, GNU and ustar forms. */
-	static const char *const names[] = { "caf\xc3\xa9", "cafe\xcc\x81", "\xff\xfe raw", "tab\tnew\nline", " blank ", "\\x41", "..." };
+	static const char *const names[] = { "caf\xc3\xa9", "cafe\xcc\x81", "\xff\xfe raw", "tab\tnew\nline",
+					    " blank ", "\\x41", "..." };
 	_cleanup_free_ char *deep = malloc(4000);
 	_cleanup_close_ int fd = -1;
 	size_t len = 0;
@@ -467,14 +475,17 @@ static const struct {
 	{ { { .path = "x", .type = AE_IFLNK, .link = "/proc/self/root" }, { .path = "x/file", .type = AE_IFREG } },
 	  "parent x is not a directory" },
 	{ { { .path = "x", .type = AE_IFLNK, .link = "x" }, { .path = "x/file", .type = AE_IFREG } }, "parent" },
-	{ { { .path = "f", .type = AE_IFREG }, { .path = "f/file", .type = AE_IFREG } }, "parent f is not a directory" },
+	{ { { .path = "f", .type = AE_IFREG }, { .path = "f/file", .type = AE_IFREG } },
+	 "parent f is not a directory" },
 	{ { { .path = "h", .hardlink = "/etc/passwd" } }, "absolute path is refused" },
 	{ { { .path = "h", .hardlink = "../../../../etc/passwd" } }, "\"..\" is refused" },
-	{ { { .path = "x", .type = AE_IFLNK, .link = "/etc" }, { .path = "h", .hardlink = "x/passwd" } }, "no such file before it" },
+	{ { { .path = "x", .type = AE_IFLNK, .link = "/etc" }, { .path = "h", .hardlink = "x/passwd" } },
+	 "no such file before it" },
 	{ { { .path = "x", .type = AE_IFLNK, .link = "../../../etc" }, { .path = "h", .hardlink = "x/passwd" } },
 	  "no such file before it" },
 	{ { { .path = "h", .hardlink = "later" }, { .path = "later", .type = AE_IFREG } }, "no such file before it" },
-	{ { { .path = "d", .type = AE_IFDIR, .mode = 0755 }, { .path = "h", .hardlink = "d" } }, "no such file before it" },
+	{ { { .path = "d", .type = AE_IFDIR, .mode = 0755 }, { .path = "h", .hardlink = "d" } },
+	 "no such file before it" },
 	{ { { .path = "h", .hardlink = "." } }, "no such file before it" },
 	{ { { .path = ".", .type = AE_IFREG } }, "root is not a directory" },
 	{ { { .path = "./", .type = AE_IFLNK, .link = "/" } }, "root is not a directory" },
@@ -585,7 +596,8 @@ static void put_image(const char *diff_id, char ret_manifest[DIGEST_TEXT], char 
 	config = fs_path("{\"rootfs\":{\"diff_ids\":[\"%s\"]}}", diff_id ? diff_id : ret_layer);
 	put(config, config_digest);
 	manifest = fs_path("{\"schemaVersion\":2,\"config\":{\"digest\":\"%s\",\"size\":%zu},"
-			   "\"layers\":[{\"digest\":\"%s\",\"size\":%zu}]}", config_digest, strlen(config), ret_layer, tar.len);
+			   "\"layers\":[{\"digest\":\"%s\",\"size\":%zu}]}", config_digest, strlen(config), ret_layer,
+				   tar.len);
 	put(manifest, ret_manifest);
 }
 
@@ -610,7 +622,8 @@ START_TEST(register_repairs_what_is_missing)
 
 	put_image(NULL, manifest, layer);
 	ck_assert_int_eq(fs_remove_tree(content->layout.layers, layer + 7, NULL), 0);
-	ck_assert_msg(content_register(content, "docker.io/library/x:1", manifest, &err) == 0, "%s", error_message(&err));
+	ck_assert_msg(content_register(content, "docker.io/library/x:1", manifest, &err) == 0, "%s",
+		      error_message(&err));
 	ck_assert_int_eq(image_store_open(root, &store, NULL), 0);
 	ck_assert_int_eq(image_store_resolve(store, "x:1", &image, &err), 0);
 	ck_assert_uint_eq(image.n_layers, 1);

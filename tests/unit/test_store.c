@@ -268,14 +268,14 @@ START_TEST(what_is_missing_is_said)
 
 	refused(store_get(store, "ghost", &w, &err), ERR_NOT_FOUND, "no workload ghost");
 	refused(store_set_desired(store, "ghost", RUNNING, &w, &err), ERR_NOT_FOUND, "no workload ghost");
-	refused(store_claim(store, "ghost", &err), ERR_NOT_FOUND, "no workload ghost");
+	refused(store_begin_run(store, "ghost", 1, &err), ERR_NOT_FOUND, "no workload ghost");
 	refused(store_volume_get(store, "ghost", &v, &err), ERR_NOT_FOUND, "no volume ghost");
 	refused(store_volume_set_ready(store, "ghost", true, &err), ERR_NOT_FOUND, "no volume ghost");
 	refused(store_volume_set_size(store, "ghost", 1, &err), ERR_NOT_FOUND, "no volume ghost");
 	refused(store_volume_begin_delete(store, "ghost", false, &err), ERR_NOT_FOUND, "no volume ghost");
 	ok(store_remove(store, "ghost", &err));
 	ok(store_volume_remove(store, "ghost", &err));
-	ok(store_release_claims(store, "ghost", false, &err));
+	ok(store_release_claims(store, "ghost", false, 1, &err));
 	ok(store_set_completed(store, "ghost", 1, 0, 0, &err));
 }
 END_TEST
@@ -482,12 +482,12 @@ START_TEST(volume_has_one_holder)
 	store_workload_release(&b);
 	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION,
 		"in use by workload first");
-	refused(store_claim(store, "second", &err), ERR_FAILED_PRECONDITION, "shall not run");
+	refused(store_begin_run(store, "second", 1, &err), ERR_FAILED_PRECONDITION, "shall not run");
 	store_workload_release(&a);
 	ok(store_set_desired(store, "first", STOPPED, &a, &err)); /* its process may still run: the claim stays */
 	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION,
 		"in use by workload first");
-	ok(store_release_claims(store, "first", false, &err));
+	ok(store_release_claims(store, "first", false, a.revision, &err));
 	ok(store_set_desired(store, "second", RUNNING, &b, &err));
 	ok(store_volume_get(store, "data", &v, &err));
 	ck_assert_str_eq(v.claimed_by, "second");
@@ -509,13 +509,59 @@ START_TEST(claims_of_a_former_spec_stay_until_released)
 	spec_init(&other, "other");
 	spec_mount(&other, "one");
 	refused(apply(&other, &c), ERR_FAILED_PRECONDITION, "volume one is in use by workload web");
-	ok(store_release_claims(store, "web", true, &err));
+	ok(store_release_claims(store, "web", true, b.revision, &err));
 	ok(apply(&other, &c));
 	other.mounts[0].volume_name = (char *)(uintptr_t)"two";
 	refused(apply(&other, &d), ERR_FAILED_PRECONDITION, "volume two is in use by workload web");
-	ok(store_release_claims(store, "web", false, &err));
-	ok(store_claim(store, "web", &err));
-	ok(store_claim(store, "web", &err));
+	ok(store_release_claims(store, "web", false, b.revision, &err));
+	ok(store_begin_run(store, "web", b.generation, &err));
+	ok(store_begin_run(store, "web", b.generation, &err));
+}
+END_TEST
+
+START_TEST(a_newer_wish_to_run_keeps_its_claims)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, stopped = { 0 }, again = { 0 };
+	_cleanup_store_volume_ struct store_volume v = { 0 }, w = { 0 };
+	struct spec s;
+
+	make_volume("data");
+	spec_init(&s, "web");
+	spec_mount(&s, "data");
+	ok(apply(&s, &a));
+	ok(store_set_desired(store, "web", STOPPED, &stopped, &err));
+	ok(store_set_desired(store, "web", RUNNING, &again, &err));
+	ok(store_release_claims(store, "web", false, stopped.revision, &err)); /* decided before it was started again */
+	ok(store_volume_get(store, "data", &v, &err));
+	ck_assert_str_eq(v.claimed_by, "web");
+	ok(store_release_claims(store, "web", false, again.revision, &err));
+	ok(store_volume_get(store, "data", &w, &err));
+	ck_assert_ptr_null(w.claimed_by);
+}
+END_TEST
+
+START_TEST(a_run_begins_with_the_claims_of_its_spec_only)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
+	_cleanup_store_volume_ struct store_volume v = { 0 }, w = { 0 };
+	struct spec s;
+
+	make_volume("one");
+	make_volume("two");
+	spec_init(&s, "web");
+	spec_mount(&s, "one");
+	ok(apply(&s, &a));
+	s.mounts[0].volume_name = (char *)(uintptr_t)"two";
+	ok(apply(&s, &b));
+	refused(store_begin_run(store, "web", a.generation, &err), ERR_FAILED_PRECONDITION, "changed meanwhile");
+	ok(store_set_completed(store, "web", b.generation, 3, 1, &err));
+	ok(store_begin_run(store, "web", b.generation, &err));
+	ok(store_volume_get(store, "one", &v, &err));
+	ck_assert_ptr_null(v.claimed_by);
+	ok(store_volume_get(store, "two", &w, &err));
+	ck_assert_str_eq(w.claimed_by, "web");
+	ok(store_get(store, "web", &c, &err));
+	ck_assert(!c.completed);
 }
 END_TEST
 
@@ -600,12 +646,12 @@ START_TEST(volume_in_use_is_not_deleted)
 	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "workloads batch, web");
 	refused(store_volume_begin_delete(store, "data", true, &err), ERR_FAILED_PRECONDITION,
 		"in use by workload web");
-	ok(store_release_claims(store, "web", false, &err));
+	ok(store_release_claims(store, "web", false, a.revision, &err));
 	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "batch, web");
 	ok(store_volume_begin_delete(store, "data", true, &err));
-	refused(store_claim(store, "web", &err), ERR_FAILED_PRECONDITION, "being deleted");
+	refused(store_begin_run(store, "web", a.generation, &err), ERR_FAILED_PRECONDITION, "being deleted");
 	ok(store_volume_remove(store, "data", &err));
-	refused(store_claim(store, "web", &err), ERR_NOT_FOUND, "volume data");
+	refused(store_begin_run(store, "web", a.generation, &err), ERR_NOT_FOUND, "volume data");
 }
 END_TEST
 
@@ -896,7 +942,8 @@ int main(void)
 		list_is_by_name, completion_is_kept_until_a_new_run_is_wanted, lease_goes_on_and_wraps_around,
 		network_mode_gives_and_takes_the_lease, micro_vm_always_has_an_address, another_subnet_moves_the_leases,
 		port_belongs_to_one, changed_ports_replace_the_former, volume_has_one_holder,
-		claims_of_a_former_spec_stay_until_released, volume_must_be_there, volume_lives_and_goes,
+		claims_of_a_former_spec_stay_until_released, a_newer_wish_to_run_keeps_its_claims,
+		a_run_begins_with_the_claims_of_its_spec_only, volume_must_be_there, volume_lives_and_goes,
 		volume_in_use_is_not_deleted,
 		dry_run_tells_and_changes_nothing, meta_is_kept, threads_share_the_store,
 		killed_writer_loses_nothing_that_was_reported, newer_schema_is_refused, foreign_database_is_refused,

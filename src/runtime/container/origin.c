@@ -92,6 +92,8 @@ void origin_read(const char *state_dir, struct driver_instance *instance)
 	json_t *record = load(state_dir);
 	const char *digest = json_string_value(json_object_get(record, "image"));
 
+	if (!instance->generation)
+		instance->generation = (uint64_t)json_integer_value(json_object_get(record, "generation"));
 	if (digest && layers_of(record, &instance->layers, &instance->n_layers) == 0)
 		instance->image_digest = strdup(digest);
 	json_decref(record);

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""The daemon that is measured: that of the integration tests, with its run root on a tmpfs as /run is."""
+import json
+import os
+import pathlib
+import shutil
+import time
+
+import capsule
+from measure import run, timed
+
+TMPFS = pathlib.Path("/dev/shm")
+# Ends at once when asked to, as a service should. The shell waits in a way that a signal interrupts.
+COMMAND = ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"]
+HOST = {"networkMode": "NETWORK_MODE_HOST"}
+
+
+def on_bridge(host_port=None):
+    ports = {"ports": [{"containerPort": 80, "hostPort": host_port}]} if host_port else {}
+    return {"networkMode": "NETWORK_MODE_BRIDGE", **ports}
+
+
+class Daemon(capsule.Capsule):
+    # Not /var/tmp: where much was deleted of late (by tests), ext4 takes a millisecond to find a free inode.
+    place = "/var/lib"
+
+    def __init__(self, *options):
+        super().__init__(*options)
+        self.run_dir = TMPFS / self.dir.name
+        self.socket = self.run_dir / "capsule.sock"
+        self.client = [str(capsule.CAPSULECTL), "--capsule", f"unix:{self.socket}"]
+        self.applied = 0
+
+    def destroy(self):
+        super().destroy()
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def manifest(self, name, image, network):
+        return {"name": name, "kind": "Container", "container": {"image": image, "command": COMMAND, **network}}
+
+    def write(self, manifests):
+        """A file with these manifests: JSON is YAML."""
+        path = self.dir / "manifests.yaml"
+        path.write_text("\n---\n".join(json.dumps(m) for m in manifests))
+        return path
+
+    def apply(self, manifests):
+        """Seconds from the start of capsulectl to its word that all are running."""
+        return timed(*self.client, "apply", "--wait", "-f", self.write(manifests))
+
+    def delete(self, *names):
+        return timed(*self.client, "workload", "delete", *names)
+
+    def once(self, image, network):
+        """Seconds from apply to running; the workload is deleted afterwards."""
+        self.applied += 1
+        name = f"once-{self.applied}"
+        seconds = self.apply([self.manifest(name, image, network)])
+        self.delete(name)
+        return seconds
+
+    def push(self, archive):
+        return timed(*self.client, "image", "push", archive)
+
+    def forget(self, image):
+        run(*self.client, "image", "delete", image)
+        run(*self.client, "image", "prune")
+
+    def bundle(self, name):
+        """The parsed config.json of a running workload, and its image's layers from the lowest up."""
+        config = json.loads((self.run_dir / "workloads" / name / "config.json").read_text())
+        argv = pathlib.Path(f"/proc/{self.shim(name)}/cmdline").read_text().split("\0")
+        return config, [value for option, value in zip(argv, argv[1:]) if option == "--layer"]
+
+    def synced_write(self):
+        """Seconds for what no durable apply can avoid on this disk: one page appended and synced."""
+        with open(self.dir / "synced", "ab") as f:
+            f.write(b"\0" * 4096)
+            f.flush()
+            begin = time.perf_counter()
+            os.fdatasync(f.fileno())
+            return time.perf_counter() - begin
+
+
+def memory(pid, *fields):
+    """The sum of these fields of the process, in KiB."""
+    total = 0
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        for line in f:
+            words = line.split()
+            if words[0].rstrip(":") in fields:
+                total += int(words[1])
+    return total

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""What is measured, a function a part. Each prints its lines to the report."""
+import contextlib
+import copy
+import functools
+
+import archive
+import peers
+from capsule import CAPSULECTL, free_port
+from daemon import COMMAND, HOST, TMPFS, Daemon, memory, on_bridge
+from measure import Series, alternate, duration, timed
+from private_mounts import PrivateMounts
+
+IMAGE = "bench:1"
+MANY = 100
+WORKLOADS = 200
+PUSH_ROUNDS = 2
+
+
+class Bench:
+    """The daemons that are measured and the report."""
+
+    def __init__(self, report, rounds, directory, small_archive):
+        self.report, self.rounds, self.dir, self.small_archive = report, rounds, directory, small_archive
+        self.mounts = PrivateMounts()
+        self.stack = contextlib.ExitStack()
+        self.started = {}
+
+    def close(self):
+        self.stack.close()
+        self.mounts.close()
+
+    @functools.cached_property
+    def ours(self):
+        return self.daemon()
+
+    def daemon(self, *options):
+        ours = Daemon(*options)
+        self.stack.callback(ours.destroy)
+        ours.start()
+        ours.push(self.small_archive)
+        return ours
+
+    def peer(self, kind):
+        """The running peer, started at first use; None, said in the report, where it is not installed."""
+        if not peers.installed(kind):
+            self.report.missing(kind.NAME)
+            return None
+        if kind not in self.started:
+            peer = kind(self.dir, TMPFS / self.dir.name, IMAGE, COMMAND)
+            self.stack.callback(self.mounts.wrap(peer.stop))
+            self.mounts.call(peer.start)
+            self.mounts.call(peer.load, self.small_archive)
+            self.started[kind] = peer
+        return self.started[kind]
+
+
+# ---- start ----
+
+def bare_runtimes(bench):
+    """crun on the bundle that our daemon wrote, and on the one it writes for a runtime that compiles the filter by itself."""
+    crun = peers.Crun(bench.ours.run_dir, bench.ours.dir, f"/{bench.ours.table}")
+    bench.ours.apply([bench.ours.manifest("bundle", IMAGE, HOST)])
+    same, layers = bench.ours.bundle("bundle")
+    for_runc = bench.daemon("--oci-runtime", "runc")
+    for_runc.apply([for_runc.manifest("bundle", IMAGE, HOST)])
+    by_names = copy.deepcopy(same)
+    by_names["annotations"].pop("run.oci.seccomp_bpf_data")
+    by_names["linux"]["seccomp"] = for_runc.bundle("bundle")[0]["linux"]["seccomp"]
+    for_runc.delete("bundle")
+
+    def runner(config):
+        def once():
+            crun.prepare(config, layers)
+            return crun.run()
+        return bench.mounts.wrap(once)
+    return runner(same), runner(by_names)
+
+
+def start(bench):
+    """Apply to running of a cached image."""
+    report, ours = bench.report, bench.ours
+    port = free_port()
+    host, bridge = Series("apply --wait, host network"), Series("apply --wait, bridge with a published port")
+    bare, by_names = Series("crun run --detach, same bundle"), Series("crun run --detach, filter by names (Docker's way)")
+    synced = Series("one synced write to this disk")
+    run_bare, run_by_names = bare_runtimes(bench)
+    fast = [(host, lambda: ours.once(IMAGE, HOST)), (bare, run_bare), (bridge, lambda: ours.once(IMAGE, on_bridge(port))),
+            (by_names, run_by_names), (synced, ours.synced_write)]
+    slow = []
+    for kind in peers.ALL:
+        if peer := bench.peer(kind):
+            slow.append((Series(f"{kind.NAME} run -d, host network", every=5), once(bench, peer)))
+    if docker := bench.started.get(peers.Docker):
+        slow.append((Series("docker run -d, bridge with a published port", every=5),
+                     once(bench, docker, "-p", f"{free_port()}:80")))
+    alternate(bench.rounds, *fast, *slow)
+    ours.delete("bundle")
+
+    for series, _ in fast + slow:
+        report.figure(series.name, series)
+    report.ratio(host, bare, at_most=1.2)
+    report.below("bridge and port above host network", (bridge.median - host.median) * 1e3, 10, "ms")
+    report.ratio(host, by_names, at_most=round(12 / 19, 2))
+    for series, _ in slow:
+        report.ratio(bridge if "bridge" in series.name else host, series)
+
+
+def once(bench, peer, *network):
+    def cycle():
+        seconds = peer.run("once", *network)
+        peer.remove("once")
+        return seconds
+    return bench.mounts.wrap(cycle)
+
+
+# ---- many ----
+
+def many(bench):
+    """Containers in numbers, host network: one after another, all at once, and their removal."""
+    report, ours = bench.report, bench.ours
+    names = [f"many-{n}" for n in range(MANY)]
+    in_turn, at_once = Series(f"{MANY} applied one after another"), Series(f"{MANY} applied at once")
+    removed_in_turn, removed_at_once = Series(f"{MANY} deleted one after another"), Series(f"{MANY} deleted at once")
+    manifests = [ours.manifest(name, IMAGE, HOST) for name in names]
+    in_turn.add(sum(ours.apply([m]) for m in manifests))
+    removed_in_turn.add(sum(ours.delete(name) for name in names))
+    at_once.add(ours.apply(manifests))
+    removed_at_once.add(ours.delete(*names))
+    ours_in = {"start": in_turn, "removal": removed_in_turn, "start at once": at_once, "removal at once": removed_at_once}
+    for series in ours_in.values():
+        report.figure(series.name, duration(series.median))
+    for kind in peers.ALL:
+        if peer := bench.peer(kind):
+            for what, series in bench.mounts.call(many_of, peer, names).items():
+                report.figure(series.name, duration(series.median))
+                report.ratio(ours_in[what], series)
+
+
+def many_of(peer, names):
+    """The same with a peer: a client a container."""
+    started = Series(f"{peer.NAME}: {len(names)} started one after another")
+    started.add(sum(peer.run(name) for name in names))
+    removed = Series(f"{peer.NAME}: {len(names)} removed {'by one command' if peer.REMOVES_MANY else 'one after another'}")
+    removed.add(peer.remove(*names))
+    return {"start": started, "removal at once" if peer.REMOVES_MANY else "removal": removed}
+
+
+# ---- push ----
+
+def push(bench):
+    """A large archive, from a file to an image that can be started."""
+    docker_archive, oci_archive, n_files = archive.make(bench.dir)
+    report, ours = bench.report, bench.ours
+    report.figure("the archive", f"{n_files} files, {docker_archive.stat().st_size >> 20} MiB plain, "
+                                 f"{oci_archive.stat().st_size >> 20} MiB as OCI with gzip")
+    pairs = [("docker archive", docker_archive, peers.Docker, 2), ("docker archive", docker_archive, peers.Containerd, 4),
+             ("gzip OCI archive", oci_archive, peers.Containerd, 4)]
+    for what, path, kind, faster in pairs:
+        peer = bench.peer(kind)
+        mine, theirs = Series(f"image push, {what}"), Series(f"{kind.NAME} load, {what}")
+        contestants = [(mine, loading(ours, path, ours.push))]
+        if peer:
+            contestants.append((theirs, bench.mounts.wrap(loading(peer, path, peer.load))))
+        alternate(PUSH_ROUNDS, *contestants, warm_up=False)
+        report.figure(mine.name, mine)
+        if peer:
+            report.figure(theirs.name, theirs)
+            report.ratio(mine, theirs, faster=faster)
+
+
+def loading(engine, path, load):
+    def cycle():
+        seconds = load(path)
+        engine.forget(archive.REFERENCE)
+        return seconds
+    return cycle
+
+
+# ---- memory and list ----
+
+@contextlib.contextmanager
+def workloads(bench):
+    """The daemon with many running workloads; before, its memory once it has run one and is idle."""
+    ours = bench.ours
+    ours.once(IMAGE, on_bridge())
+    idle = memory(ours.process.pid, "Pss")
+    names = [f"w-{n}" for n in range(WORKLOADS)]
+    ours.apply([ours.manifest(name, IMAGE, on_bridge()) for name in names])
+    yield ours, names, idle
+    ours.delete(*names)
+
+
+def resting(bench):
+    """Memory, and the time of commands that only ask."""
+    report = bench.report
+    listed, helped = Series("workload list from start to exit"), Series("capsulectl --help")
+    with workloads(bench) as (ours, names, idle):
+        loaded = memory(ours.process.pid, "Pss")
+        shims = [memory(ours.shim(name), "Private_Clean", "Private_Dirty") for name in names[::20]]
+        alternate(5 * bench.rounds, (listed, lambda: timed(*ours.client, "workload", "list")),
+                  (helped, lambda: timed(CAPSULECTL, "--help")))
+    report.below("PSS of the daemon, idle", idle / 1024, 6, "MiB")
+    report.below(f"PSS of the daemon with {WORKLOADS} workloads", loaded / 1024, 12, "MiB")
+    report.below("private memory of a shim (mean)", sum(shims) / len(shims), 400, "KiB")
+    report.below(f"{listed.name}, {WORKLOADS} workloads", listed.median * 1e3, 10, "ms")
+    report.below(helped.name, helped.median * 1e3, 3, "ms")
+    for kind in (peers.Docker, peers.Containerd):
+        if peer := bench.peer(kind):
+            total = sum(memory(pid, "Pss") for pid in peer.pids())
+            report.figure(f"PSS of {kind.NAME}'s daemons, hardly used", f"{total / 1024:.1f} MiB")
+
+
+# The first one finds a single daemon of ours: what two share would count half in their PSS.
+PARTS = {"resting": resting, "start": start, "many": many, "push": push}
