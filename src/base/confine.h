@@ -16,8 +16,8 @@
 
 #define CONFINE_KEEP(cap) (UINT64_C(1) << (cap))
 
-/* root: the directory that becomes "/", or NULL to keep the host's. kept: CONFINE_KEEP() bits. Without the rights to do so
- * (not root) it is an error. */
+/* root: the directory that becomes "/", or NULL to keep the host's. kept: CONFINE_KEEP() bits. Without the rights
+ * to do so (not root) it is an error. */
 int confine(const char *root, uint64_t kept, struct error *err);
 
 #endif

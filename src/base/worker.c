@@ -11,9 +11,9 @@
 #define READ_CHUNK (64u << 10)
 
 /*
- * A worker is over when its process has been reaped and both of its outputs have ended. Only then, and after libuv has
- * let go of every handle, is `ended` called and the memory released. An abandoned one goes the same way with its callbacks
- * taken away.
+ * A worker is over when its process has been reaped and both of its outputs have ended. Only then, and after libuv
+ * has let go of every handle, is `ended` called and the memory released. An abandoned one goes the same way with its
+ * callbacks taken away.
  */
 struct worker {
 	uv_process_t process;
@@ -213,8 +213,9 @@ static int spawn(uv_loop_t *loop, struct worker *w, const struct worker_options 
 	};
 	/* uv_spawn() takes the arguments as not const but does not change them. */
 	uv_process_options_t options = {
-		.file = o->argv[0], .args = (char **)(uintptr_t)o->argv, .exit_cb = on_exit_cb, .flags = UV_PROCESS_DETACHED,
-		.stdio = stdio, .stdio_count = o->extra_fd < 0 ? WORKER_EXTRA_FD : WORKER_EXTRA_FD + 1,
+		.file = o->argv[0], .args = (char **)(uintptr_t)o->argv, .exit_cb = on_exit_cb,
+		.flags = UV_PROCESS_DETACHED, .stdio = stdio,
+		.stdio_count = o->extra_fd < 0 ? WORKER_EXTRA_FD : WORKER_EXTRA_FD + 1,
 	};
 	int r;
 
@@ -231,8 +232,8 @@ static int spawn(uv_loop_t *loop, struct worker *w, const struct worker_options 
 	return r < 0 ? r : uv_read_start((uv_stream_t *)&w->errors, on_alloc, on_errors);
 }
 
-struct worker *worker_start(uv_loop_t *loop, const struct worker_options *options, const struct worker_callbacks *callbacks,
-			    struct error *err)
+struct worker *worker_start(uv_loop_t *loop, const struct worker_options *options,
+			    const struct worker_callbacks *callbacks, struct error *err)
 {
 	struct worker *w = calloc(1, sizeof *w);
 	int r;

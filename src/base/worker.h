@@ -2,14 +2,14 @@
 /* Copyright The Capsule authors */
 
 /*
- * A program of ours at work for the loop: it is fed through its standard input, what it writes to standard output is handed
- * on as it comes, and the end of what it wrote to standard error is kept.
+ * A program of ours at work for the loop: it is fed through its standard input, what it writes to standard output is
+ * handed on as it comes, and the end of what it wrote to standard error is kept.
  *
- * The worker runs in a session of its own with the caller's environment. What it should do when the caller dies is its own
- * business (base/confine.h).
+ * The worker runs in a session of its own with the caller's environment. What it should do when the caller dies is
+ * its own business (base/confine.h).
  *
- * Threads: the loop's only. Nothing here blocks. Callbacks never run inside a call to this module. The program ignores
- * SIGPIPE. The loop has to run until it is idle for the last memory and the last process to be released.
+ * Threads: the loop's only. Nothing here blocks. Callbacks never run inside a call to this module. The program
+ * ignores SIGPIPE. The loop has to run until it is idle for the last memory and the last process to be released.
  */
 #ifndef CAPSULE_BASE_WORKER_H
 #define CAPSULE_BASE_WORKER_H
@@ -43,14 +43,15 @@ struct worker_end {
 struct worker_callbacks {
 	void (*output)(const char *data, size_t len, void *arg);
 	void (*drained)(void *arg); /* room for more input; may be NULL */
-	/* Exactly once, when the process is gone and all of its output has been handed on. After it the worker is gone. */
+	/* Exactly once, when the process is gone and all of its output has been handed on. After it the worker is
+	 * gone. */
 	void (*ended)(const struct worker_end *end, void *arg);
 	void *arg;
 };
 
 /* NULL, and err, when it cannot be started. */
-struct worker *worker_start(uv_loop_t *loop, const struct worker_options *options, const struct worker_callbacks *callbacks,
-			    struct error *err);
+struct worker *worker_start(uv_loop_t *loop, const struct worker_options *options,
+			    const struct worker_callbacks *callbacks, struct error *err);
 
 /* Copies the bytes. Returns the number of bytes queued now: a caller that sees more than WORKER_QUEUE_HIGH waits for
  * `drained`. Bytes for a worker that has closed its input are dropped. */

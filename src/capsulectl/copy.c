@@ -3,7 +3,8 @@
 
 /*
  * capsulectl cp: between a workload's files and this machine's. The call carries a tar stream; a capsule-copy process
- * beside this one makes it from files, or files from it, so that libarchive is loaded by nothing else that capsulectl does.
+ * beside this one makes it from files, or files from it, so that libarchive is loaded by nothing else that capsulectl
+ * does.
  */
 #include "base/fs.h"
 #include "base/process.h"
@@ -48,8 +49,8 @@ static int place_parse(const char *text, struct place *ret, struct error *err)
 	if (!name)
 		return error_errno(err, ENOMEM, "cannot copy");
 	if (manifest_check_name("workload name", name, err) < 0)
-		return cli_usage(err, "\"%s\" does not name a workload before its colon; if it is a file of this machine, write "
-				 "./%s", text, text);
+		return cli_usage(err, "\"%s\" does not name a workload before its colon; if it is a file of this "
+				 "machine, write ./%s", text, text);
 	if (!text[len + 1])
 		return cli_usage(err, "\"%s\" names no path in the workload; its root is %s/", text, text);
 	*ret = (struct place){ steal_ptr(&name), text + len + 1 };
@@ -198,7 +199,7 @@ static int open_source(struct cli *cli, struct copy_to *copy, const struct place
 	copy->input = (struct input){ .data = send_chunk, .end = send_end, .arg = copy, .name = from->path };
 	if (is_stream(from)) {
 		if (isatty(STDIN_FILENO))
-			return cli_usage(err, "standard input is a terminal; pipe a tar archive into it or name a file");
+			return cli_usage(err, "standard input is a terminal; pipe a tar archive into it");
 		copy->input.name = "standard input";
 		copy->helper.fd = input_standard();
 		if (copy->helper.fd < 0)
@@ -244,8 +245,8 @@ struct copy_from {
 	struct progress progress;
 };
 
-/* The helper is started by the first bytes: a path that the workload does not have leaves no trace here. A call waits while
- * this one does, so what is in memory stays little. */
+/* The helper is started by the first bytes: a path that the workload does not have leaves no trace here. A call
+ * waits while this one does, so what is in memory stays little. */
 static int on_chunk(const void *message, void *arg, struct error *err)
 {
 	const Capsule__V1__WorkloadCopyFromChunk *chunk = message;
@@ -302,7 +303,8 @@ static int run_cp(struct cli *cli, struct error *err)
 	if (r < 0)
 		return r;
 	if (!from.name == !to.name)
-		return cli_usage(err, "one of the two must be in a workload, written NAME:PATH, and the other on this machine");
+		return cli_usage(err, "one of the two must be in a workload, written NAME:PATH, the other on "
+				 "this machine");
 	return to.name ? copy_to(cli, &from, &to, err) : copy_from(cli, &from, &to, err);
 }
 

@@ -3,8 +3,8 @@
 
 /*
  * capsule-copy: one end of a copy, as a process of its own, because a copy meets foreign bytes and foreign trees. For
- * the daemon it is the workload's end (protocol.h), for capsulectl the end on this side, which it writes to its own user's
- * terminal about.
+ * the daemon it is the workload's end (protocol.h), for capsulectl the end on this side, which it writes to its own
+ * user's terminal about.
  */
 #include "base/fs.h"
 #include "copier/protocol.h"
@@ -164,7 +164,8 @@ static int run_out(struct arguments *a, struct error *err)
 static int run_pack(struct arguments *a, struct error *err)
 {
 	const struct pack_options options = {
-		.root = AT_FDCWD, .path = a->path, .name = path_wants_contents(a->path) ? "." : NULL, .plain = !a->archive,
+		.root = AT_FDCWD, .path = a->path, .name = path_wants_contents(a->path) ? "." : NULL,
+		.plain = !a->archive,
 	};
 
 	return pack_tree(&options, STDOUT_FILENO, err);
@@ -214,7 +215,10 @@ struct verb {
 static const struct verb *find_verb(const struct arguments *a)
 {
 	static const struct verb verbs[] = {
-		{ "in", run_in, true }, { "out", run_out, true }, { "pack", run_pack, false }, { "unpack", run_unpack, false },
+		{ "in", run_in, true },
+		{ "out", run_out, true },
+		{ "pack", run_pack, false },
+		{ "unpack", run_unpack, false },
 	};
 	bool has_place = a->reach.running || (a->reach.state_dir && a->reach.n_layers);
 

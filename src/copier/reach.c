@@ -15,8 +15,8 @@
 #include <sys/mount.h>
 
 /* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities. */
-static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_DAC_OVERRIDE) | CONFINE_KEEP(CAP_FOWNER) |
-				     CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_MKNOD) | CONFINE_KEEP(CAP_SETFCAP);
+static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_DAC_OVERRIDE) |
+				     CONFINE_KEEP(CAP_FOWNER) | CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_MKNOD) | CONFINE_KEEP(CAP_SETFCAP);
 
 static int mount_volume(int root, const struct reach_volume *v, struct error *err)
 {
@@ -44,7 +44,8 @@ static int mount_root(struct reach *r, struct error *err)
 {
 	_cleanup_close_ int root = -1;
 
-	if (overlay_own_namespace(err) < 0 || overlay_mount(r->layers, r->n_layers, r->state_dir, r->state_dir, err) < 0)
+	if (overlay_own_namespace(err) < 0 ||
+	    overlay_mount(r->layers, r->n_layers, r->state_dir, r->state_dir, err) < 0)
 		return -1;
 	root = open(r->state_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
@@ -56,7 +57,8 @@ static int mount_root(struct reach *r, struct error *err)
 	return fchdir(root) < 0 ? error_errno(err, errno, "cannot enter %s", r->state_dir) : 0;
 }
 
-/* libarchive asks for these conversions. glibc reads its list of conversions once, and it must not be the workload's. */
+/* libarchive asks for these conversions. glibc reads its list of conversions once, and it must not be the
+ * workload's. */
 static void load_conversions(void)
 {
 	static const char *const pairs[][2] = { { "UTF-8", "ANSI_X3.4-1968" }, { "ANSI_X3.4-1968", "UTF-8" } };

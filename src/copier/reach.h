@@ -24,8 +24,8 @@ struct reach {
 	size_t n_volumes;
 };
 
-/* Sorts the volumes. From here on "/" is the workload's root, with its volumes, for this process alone, which has few of root's rights left
- * and ends with its parent. */
+/* Sorts the volumes. From here on "/" is the workload's root, with its volumes, for this process alone, which has
+ * few of root's rights left and ends with its parent. */
 int reach_root(struct reach *reach, struct error *err);
 
 #endif

@@ -42,8 +42,8 @@ static void judge(struct transfer *t, const struct worker_end *end)
 	if (end->out_of_memory)
 		error_set(&t->error, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	else if (end->term_signal)
-		error_set(&t->error, ERR_INTERNAL, "the image transfer was killed by signal %d%s%s", end->term_signal, colon,
-			  words);
+		error_set(&t->error, ERR_INTERNAL, "the image transfer was killed by signal %d%s%s",
+			  end->term_signal, colon, words);
 	else
 		error_set(&t->error, ERR_INTERNAL,
 			  "the image transfer ended with exit code %lld and without a result%s%s",

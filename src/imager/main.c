@@ -24,8 +24,8 @@ static const char USAGE[] =
 
 /* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities, trusted.* attributes: what
  * writing a layer takes. */
-static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_DAC_OVERRIDE) | CONFINE_KEEP(CAP_FOWNER) |
-				     CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_MKNOD) | CONFINE_KEEP(CAP_SETFCAP) |
+static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_DAC_OVERRIDE) |
+				     CONFINE_KEEP(CAP_FOWNER) | CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_MKNOD) | CONFINE_KEEP(CAP_SETFCAP) |
 				     CONFINE_KEEP(CAP_SYS_ADMIN);
 
 struct arguments {
@@ -68,7 +68,8 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
 
 static int transfer(const struct arguments *a, struct content *content, struct error *err)
 {
-	/* A push needs nothing but the image store and gets nothing else; a pull needs the resolver's files and certificates. */
+	/* A push needs nothing but the image store and gets nothing else; a pull needs the resolver's files and
+	 * certificates. */
 	if (!strcmp(a->verb, "push"))
 		return confine(a->root, CAPABILITIES, err) < 0 ? -1 : archive_push(content, STDIN_FILENO, err);
 	return confine(NULL, CAPABILITIES, err) < 0 ? -1 : registry_pull(content, a->reference, a->registries, err);

@@ -57,7 +57,8 @@ static int unpack_whiteout(int dirfd, const char *name, struct error *err)
 	return 1;
 }
 
-int unpack_layer(int dirfd, const struct extract_source *source, const struct extract_limits *limits, struct error *err)
+int unpack_layer(int dirfd, const struct extract_source *source, const struct extract_limits *limits,
+		 struct error *err)
 {
 	static const struct extract_layering layering = { unpack_whiteout, is_whiteout, set_opaque };
 	const struct extract_options options = {

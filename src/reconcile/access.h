@@ -4,11 +4,11 @@
 /*
  * Access to a workload's files, for a copy.
  *
- * A workload that runs may be accessed by any number at a time, and goes its way meanwhile; when its run ends, the accesses
- * are revoked, and what the run left is cleaned up when they have ended. One that does not run is accessed by one at a
- * time, with its volumes claimed and attached; as long as it is, it is not started. A start that is wished for meanwhile
- * waits; a deletion revokes. An access that comes while the workload is on its way between the two, or after another
- * one, waits in turn.
+ * A workload that runs may be accessed by any number at a time, and goes its way meanwhile; when its run ends, the
+ * accesses are revoked, and what the run left is cleaned up when they have ended. One that does not run is accessed
+ * by one at a time, with its volumes claimed and attached; as long as it is, it is not started. A start that is
+ * wished for meanwhile waits; a deletion revokes. An access that comes while the workload is on its way between the
+ * two, or after another one, waits in turn.
  *
  * Threads: the loop's. An access is not ended by the reconciler; it outlives it if need be.
  */

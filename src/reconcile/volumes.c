@@ -4,7 +4,8 @@
 
 #include "reconcile/spec.h"
 
-int volumes_attach(struct volume_backend *backend, const Capsule__V1__Workload *spec, struct volumes *v, struct error *err)
+int volumes_attach(struct volume_backend *backend, const Capsule__V1__Workload *spec, struct volumes *v,
+		   struct error *err)
 {
 	Capsule__V1__VolumeMount **mounts;
 	size_t n = spec_mounts(spec, &mounts);
@@ -17,8 +18,8 @@ int volumes_attach(struct volume_backend *backend, const Capsule__V1__Workload *
 	for (size_t i = 0; i < n; i++) {
 		v->fds[i] = -1;
 		v->n = i + 1;
-		if (backend->ops->attach(backend, mounts[i]->volume_name, mounts[i]->read_only, &v->devices[i], &v->fds[i],
-					 err) < 0)
+		if (backend->ops->attach(backend, mounts[i]->volume_name, mounts[i]->read_only, &v->devices[i],
+					 &v->fds[i], err) < 0)
 			return -1;
 		v->items[i] = (struct driver_volume){ mounts[i]->volume_name, v->devices[i], mounts[i]->read_only,
 						      mounts[i]->mount_path };

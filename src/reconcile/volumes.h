@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* The volumes of a workload, attached. The devices live until something has mounted them or this is released. Blocks. */
+/* The volumes of a workload, attached. The devices live until something has mounted them or this is released.
+ * Blocks. */
 #ifndef CAPSULE_RECONCILE_VOLUMES_H
 #define CAPSULE_RECONCILE_VOLUMES_H
 
@@ -16,7 +17,8 @@ struct volumes {
 };
 
 /* On failure, too, to be released. */
-int volumes_attach(struct volume_backend *backend, const Capsule__V1__Workload *spec, struct volumes *ret, struct error *err);
+int volumes_attach(struct volume_backend *backend, const Capsule__V1__Workload *spec, struct volumes *ret,
+		   struct error *err);
 void volumes_release(struct volumes *v);
 
 #endif

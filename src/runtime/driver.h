@@ -110,8 +110,8 @@ struct driver_ops {
 	 * nobody looked, or whose shim was killed: ended = true. Nothing at all: returns 0 with pid 0 and ended false. */
 	int (*recover)(struct driver *d, const char *name, struct driver_instance *ret, struct error *err);
 
-	/* The files of the run whose first process is pid or, with pid 0, those that the last run of this generation left;
-	 * then the caller sees to it that none is started meanwhile. FAILED_PRECONDITION if there are none. */
+	/* The files of the run whose first process is pid or, with pid 0, those that the last run of this generation
+	 * left; then the caller sees to it that none is started meanwhile. FAILED_PRECONDITION if there are none. */
 	int (*root)(struct driver *d, const char *name, pid_t pid, uint64_t generation, struct driver_root *ret,
 		    struct error *err);
 

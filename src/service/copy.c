@@ -5,8 +5,9 @@
  * WorkloadService: CopyTo and CopyFrom.
  *
  * A copy is an access to the workload's files (reconcile/access.h) and, once that is ready, a capsule-copy process
- * (copier/protocol.h) between the call's stream and the files. Both ways the slower side sets the pace: the call is paused
- * while the worker's queue is full, the worker waits while the client does not read. The access ends after the process.
+ * (copier/protocol.h) between the call's stream and the files. Both ways the slower side sets the pace: the call is
+ * paused while the worker's queue is full, the worker waits while the client does not read. The access ends after the
+ * process.
  */
 #include "service/unary.h"
 
@@ -148,7 +149,8 @@ static void add_option(struct command *c, const char *option, const char *value)
 	c->argv[c->n++] = value;
 }
 
-static int build_command(struct command *c, const struct copy *copy, const struct access_place *place, struct error *err)
+static int build_command(struct command *c, const struct copy *copy, const struct access_place *place,
+			 struct error *err)
 {
 	if (place->root->n_layers > SHIM_LAYERS_MAX || place->n_volumes > SHIM_VOLUMES_MAX)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "workload %s has too many layers or volumes", copy->name);
@@ -256,14 +258,15 @@ static int to_take(struct copy *copy, const Capsule__V1__WorkloadCopyToRequest *
 	switch (request->payload_case) {
 	case CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__PAYLOAD_METADATA:
 		if (copy->access)
-			return error_set(err, ERR_INVALID_ARGUMENT, "the metadata was sent twice; it comes first, once");
+			return error_set(err, ERR_INVALID_ARGUMENT, "the metadata comes first, once, not again");
 		rpc_call_pause(copy->call);
 		return begin(copy, request->metadata->name, request->metadata->dest_path, err);
 	case CAPSULE__V1__WORKLOAD_COPY_TO_REQUEST__PAYLOAD_CHUNK:
 		if (!copy->access)
 			return error_set(err, ERR_INVALID_ARGUMENT, "the first message must hold the metadata");
 		copy->received += (int64_t)request->chunk.len;
-		if (copy->worker && worker_write(copy->worker, request->chunk.data, request->chunk.len) > WORKER_QUEUE_HIGH)
+		if (copy->worker &&
+		    worker_write(copy->worker, request->chunk.data, request->chunk.len) > WORKER_QUEUE_HIGH)
 			rpc_call_pause(copy->call);
 		return 0;
 	default:

@@ -25,7 +25,8 @@ int overlay_own_namespace(struct error *err)
 }
 
 /* Layers are named by descriptor: their real paths would not fit into one page of options. */
-int overlay_mount(const char *const *layers, size_t n_layers, const char *state_dir, const char *target, struct error *err)
+int overlay_mount(const char *const *layers, size_t n_layers, const char *state_dir, const char *target,
+		  struct error *err)
 {
 	_cleanup_buf_ struct buf data = BUF_INIT(MOUNT_OPTIONS_MAX);
 	int fds[SHIM_LAYERS_MAX], r = 0;
@@ -46,7 +47,8 @@ int overlay_mount(const char *const *layers, size_t n_layers, const char *state_
 			buf_addf(&data, "/proc/self/fd/%d%s", fds[i], i ? ":" : "");
 		buf_addf(&data, ",upperdir=%s/upper,workdir=%s/work", state_dir, state_dir);
 		if (data.failed)
-			r = error_set(err, ERR_RESOURCE_EXHAUSTED, "the image has too many layers (%zu) to be mounted", opened);
+			r = error_set(err, ERR_RESOURCE_EXHAUSTED, "the image has too many layers (%zu) to be mounted",
+				      opened);
 		else if (mount("overlay", target, "overlay", 0, buf_str(&data)) < 0)
 			r = error_errno(err, errno, "cannot mount the root file system on %s", target);
 	}

@@ -14,6 +14,7 @@
 int overlay_own_namespace(struct error *err);
 
 /* Mounts the layers, lowest first, under the writable layer in state_dir (upper/, work/) on target. */
-int overlay_mount(const char *const *layers, size_t n_layers, const char *state_dir, const char *target, struct error *err);
+int overlay_mount(const char *const *layers, size_t n_layers, const char *state_dir, const char *target,
+		  struct error *err);
 
 #endif

@@ -37,8 +37,8 @@ void attributes_times(struct archive_entry *entry, struct timespec ret[2])
 	ret[1] = ret[0];
 }
 
-/* Not trusted.overlay.*: redirects and the like are orders to overlayfs. Not security.selinux and others: they belong to the
- * policy of the host. */
+/* Not trusted.overlay.*: redirects and the like are orders to overlayfs. Not security.selinux and others: they
+ * belong to the policy of the host. */
 static bool xattr_wanted(const char *name, bool plain)
 {
 	if (!strncmp(name, "user.", 5))
@@ -56,8 +56,8 @@ int attributes_set_xattrs(int fd, struct archive_entry *entry, bool plain, struc
 	if (archive_entry_xattr_reset(entry) == 0)
 		return 0;
 	while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
-		/* A file system without ACLs, or one that finds the value too large, does not make the tree useless; one that
-		 * cannot hold capabilities does. */
+		/* A file system without ACLs, or one that finds the value too large, does not make the tree
+		 * useless; one that cannot hold capabilities does. */
 		if (name && xattr_wanted(name, plain) && fsetxattr(fd, name, value, size, 0) < 0 &&
 		    (!strncmp(name, "security.", 9) || (errno != ENOTSUP && errno != EOPNOTSUPP)))
 			return error_errno(err, errno, "cannot set its attribute %s", name);

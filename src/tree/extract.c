@@ -2,13 +2,14 @@
 /* Copyright The Capsule authors */
 
 /*
- * libarchive parses; its own extraction is unfit (it follows or refuses symbolic links at the wrong moments), so everything
- * here is written through directory descriptors.
+ * libarchive parses; its own extraction is unfit (it follows or refuses symbolic links at the wrong moments), so
+ * everything here is written through directory descriptors.
  *
  * Entries of one directory follow each other, so the last parent stays open (struct parent) and most entries cost no
- * path walk. In a layer, whose entries may come in any order, changing a directory's entries must not change its time: instead
- * of a list of directories and times, which would grow with the stream, the parent's time is read when it is opened and put
- * back when it is left. Elsewhere the time of a directory that was there changes as it always does.
+ * path walk. In a layer, whose entries may come in any order, changing a directory's entries must not change its
+ * time: instead of a list of directories and times, which would grow with the stream, the parent's time is read when
+ * it is opened and put back when it is left. Elsewhere the time of a directory that was there changes as it always
+ * does.
  */
 #include "tree/extract.h"
 
@@ -97,8 +98,8 @@ static char *place_of(struct extract *x, const char *name, struct error *err)
 	if (clean && x->options->rename)
 		below = below_top(x, clean);
 	if (clean && !below && x->top) {
-		error_set(err, ERR_INVALID_ARGUMENT, "the %s has several entries at its top, so it needs a directory to go to",
-			  x->options->what);
+		error_set(err, ERR_INVALID_ARGUMENT, "the %s has several entries at its top, so it needs a directory to go "
+			  "to", x->options->what);
 		return NULL;
 	}
 	path = below ? name_join(x->options->prefix, below) : NULL;
@@ -128,8 +129,8 @@ static bool is_absent(const struct extract *x, const struct stat *st)
 }
 
 /*
- * Makes name a directory in dirfd and opens it. An existing directory is kept; anything else is replaced in a layer, also a
- * symbolic link: the caller has already followed the ones that stand for directories.
+ * Makes name a directory in dirfd and opens it. An existing directory is kept; anything else is replaced in a layer,
+ * also a symbolic link: the caller has already followed the ones that stand for directories.
  */
 static int make_dir(struct extract *x, int dirfd, const char *name, mode_t mode, struct error *err)
 {
@@ -142,7 +143,8 @@ static int make_dir(struct extract *x, int dirfd, const char *name, mode_t mode,
 			return error_errno(err, errno, "cannot make a directory");
 		if (!S_ISDIR(st.st_mode)) {
 			if (!x->options->layering)
-				return error_set(err, ERR_FAILED_PRECONDITION, "what is there already is not a directory");
+				return error_set(err, ERR_FAILED_PRECONDITION,
+						 "what is there already is not a directory");
 			absent = is_absent(x, &st);
 			if (unlinkat(dirfd, name, 0) < 0 || mkdirat(dirfd, name, mode) < 0)
 				return error_errno(err, errno, "cannot make a directory");
@@ -169,7 +171,8 @@ static int open_dir_in(int root, const char *path)
 	return fs_open_in(root, *path ? path : ".", O_RDONLY | O_DIRECTORY, 0);
 }
 
-/* Makes the missing directories of a path, from the top; a symbolic link on the way leads where it leads in the tree. */
+/* Makes the missing directories of a path, from the top; a symbolic link on the way leads where it leads in the
+ * tree. */
 static int make_parents(struct extract *x, const char *path, struct error *err)
 {
 	int root = x->options->root;
@@ -239,7 +242,8 @@ static int make_room(struct extract *x, const char *name, struct error *err)
 	if (x->options->layering)
 		return fs_remove_tree(x->parent.fd, name, err);
 	if (errno == EISDIR)
-		return error_set(err, ERR_FAILED_PRECONDITION, "a directory is there already, and only a directory can join it");
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "a directory is there already, and only a directory can join it");
 	if (errno == EBUSY)
 		return error_set(err, ERR_FAILED_PRECONDITION, "it cannot be replaced: something is mounted there");
 	return error_errno(err, errno, "cannot replace it");
@@ -282,7 +286,8 @@ static int write_content(struct extract *x, int fd, struct archive_entry *entry,
 	while ((r = archive_read_data_block(x->archive, &data, &len, &offset)) == ARCHIVE_OK || r == ARCHIVE_WARN) {
 		x->bytes += len;
 		if (x->bytes > x->options->limits.bytes_max)
-			return error_set(err, ERR_RESOURCE_EXHAUSTED, "the %s unpacks to more than the limit of %llu bytes",
+			return error_set(err, ERR_RESOURCE_EXHAUSTED,
+					 "the %s unpacks to more than the limit of %llu bytes",
 					 x->options->what, (unsigned long long)x->options->limits.bytes_max);
 		if (offset < 0 || write_at(fd, data, len, offset) < 0)
 			return error_errno(err, offset < 0 ? EINVAL : errno, "cannot write it");
@@ -343,7 +348,8 @@ static int extract_dir(struct extract *x, const struct item *item, struct error 
 		return -1;
 	if (fstat(fd, &st) < 0)
 		return error_errno(err, errno, "cannot look at the directory");
-	if (attributes_set_owner(fd, item->entry, plain, err) < 0 || attributes_set_xattrs(fd, item->entry, plain, err) < 0)
+	if (attributes_set_owner(fd, item->entry, plain, err) < 0 ||
+	    attributes_set_xattrs(fd, item->entry, plain, err) < 0)
 		return -1;
 	attributes_times(item->entry, times);
 	return unfinished_add(&x->unfinished, item->path, &st, attributes_mode(item->entry, plain), times, err);
@@ -396,7 +402,8 @@ static int extract_hardlink(struct extract *x, const struct item *item, const ch
 		return error_errno(err, ENOMEM, "cannot make a hard link");
 	fd = open_dir_in(x->options->root, dir);
 	if (fd < 0 || !*name || fstatat(fd, name, &from, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(from.st_mode))
-		return error_set(err, ERR_INVALID_ARGUMENT, "hard link to \"%.256s\": the %s has no such file before it", link,
+		return error_set(err, ERR_INVALID_ARGUMENT,
+				 "hard link to \"%.256s\": the %s has no such file before it", link,
 				 x->options->what);
 	if (fstatat(x->parent.fd, item->name, &to, AT_SYMLINK_NOFOLLOW) == 0) {
 		if (from.st_dev == to.st_dev && from.st_ino == to.st_ino)

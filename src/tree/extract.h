@@ -4,20 +4,22 @@
 /*
  * A tar stream into a directory tree.
  *
- * Exact: owners by number, modes with set-user-ID and sticky bits, times, hard and symbolic links, devices, fifos, holes of
- * sparse files, extended attributes with file capabilities, names up to PATH_MAX.
+ * Exact: owners by number, modes with set-user-ID and sticky bits, times, hard and symbolic links, devices, fifos,
+ * holes of sparse files, extended attributes with file capabilities, names up to PATH_MAX.
  *
- * Safe: the stream is not trusted, nor is whoever else writes in the tree. Every path is resolved by the kernel below the
- * tree's root (openat2, RESOLVE_IN_ROOT), the last component is never followed, and hard link targets obey the same rules.
- * A name that is absolute or contains ".." is refused, not repaired. The stream cannot set overlayfs's own attributes.
- * Bytes, entries, name lengths and (in libarchive, 1 MiB) pax headers are limited. Memory does not depend on the stream.
+ * Safe: the stream is not trusted, nor is whoever else writes in the tree. Every path is resolved by the kernel below
+ * the tree's root (openat2, RESOLVE_IN_ROOT), the last component is never followed, and hard link targets obey the
+ * same rules. A name that is absolute or contains ".." is refused, not repaired. The stream cannot set overlayfs's
+ * own attributes. Bytes, entries, name lengths and (in libarchive, 1 MiB) pax headers are limited. Memory does not
+ * depend on the stream.
  *
- * Errors: INVALID_ARGUMENT for a bad stream, FAILED_PRECONDITION for what is in the way, RESOURCE_EXHAUSTED for a limit or a
- * full disk. What was made until then is the caller's to remove or to leave. One call a thread; blocks on the disk.
+ * Errors: INVALID_ARGUMENT for a bad stream, FAILED_PRECONDITION for what is in the way, RESOURCE_EXHAUSTED for a
+ * limit or a full disk. What was made until then is the caller's to remove or to leave. One call a thread; blocks on
+ * the disk.
  *
- * The process must stay in the "C" locale it starts in: under a UTF-8 one, libarchive composes the characters of pax names
- * (Unicode NFC), so that a name would not be the one that was packed, and two could become one. In "C" it finds that it cannot
- * convert them and hands out the bytes as they are, with a warning, which is what is wanted.
+ * The process must stay in the "C" locale it starts in: under a UTF-8 one, libarchive composes the characters of pax
+ * names (Unicode NFC), so that a name would not be the one that was packed, and two could become one. In "C" it finds
+ * that it cannot convert them and hands out the bytes as they are, with a warning, which is what is wanted.
  */
 #ifndef CAPSULE_TREE_EXTRACT_H
 #define CAPSULE_TREE_EXTRACT_H
@@ -35,8 +37,8 @@ struct extract_limits {
 	uint64_t entries_max;
 };
 
-/* Where the stream comes from. read() points *ret_data at the next bytes, valid until the next call, and returns their number,
- * 0 at the end, or -1 with err set. */
+/* Where the stream comes from. read() points *ret_data at the next bytes, valid until the next call, and returns
+ * their number, 0 at the end, or -1 with err set. */
 struct extract_source {
 	ssize_t (*read)(void *arg, const void **ret_data, struct error *err);
 	void *arg;
@@ -55,15 +57,16 @@ struct extract_layering {
 struct extract_options {
 	const char *what;     /* "layer": for messages */
 	int root;             /* directory that is "/" to every path */
-	/* Where below root the stream goes; "": to the root. With rename, it is what becomes of the stream's one top-level entry. */
+	/* Where below root the stream goes; "": to the root. With rename, it is what becomes of the stream's one
+	 * top-level entry. */
 	const char *prefix;
 	bool rename;
-	/* Set: the tree is a layer that nobody else sees. An entry replaces what is in its place, and an existing directory takes
-	 * over its attributes. NULL: the stream is added to a tree in use. Directories that were there stay as they are, and no
-	 * directory is replaced by something else or the other way round. */
+	/* Set: the tree is a layer that nobody else sees. An entry replaces what is in its place, and an existing
+	 * directory takes over its attributes. NULL: the stream is added to a tree in use. Directories that were
+	 * there stay as they are, and no directory is replaced by something else or the other way round. */
 	const struct extract_layering *layering;
-	/* What is made belongs to the caller and has no special rights: owners, set-ID bits and capabilities in the stream do
-	 * not count, and devices are left out; a stream of nothing but a device is refused. */
+	/* What is made belongs to the caller and has no special rights: owners, set-ID bits and capabilities in
+	 * the stream do not count, and devices are left out; a stream of nothing but a device is refused. */
 	bool plain;
 	struct extract_limits limits;
 };

@@ -21,7 +21,8 @@ int name_clean(char *path, struct error *err)
 		if (len == 2 && from[0] == '.' && from[1] == '.')
 			return error_set(err, ERR_INVALID_ARGUMENT, "the path with \"..\" is refused");
 		if (len > NAME_MAX)
-			return error_set(err, ERR_INVALID_ARGUMENT, "a name in the path is longer than %d bytes", NAME_MAX);
+			return error_set(err, ERR_INVALID_ARGUMENT, "a name in the path is longer than %d bytes",
+					 NAME_MAX);
 		if (len && !(len == 1 && from[0] == '.')) {
 			if (to != path)
 				*to++ = '/';

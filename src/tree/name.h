@@ -10,7 +10,8 @@
 /* Removes "." and empty components in place. Refuses what could lead elsewhere: an absolute path and "..". */
 int name_clean(char *path, struct error *err);
 
-/* The directory part of a clean path, to be freed, NULL without memory; *ret_name points at the last component inside path. */
+/* The directory part of a clean path, to be freed, NULL without memory; *ret_name points at the last component
+ * inside path. */
 char *name_split(const char *path, const char **ret_name);
 
 /* "a" and "b": "a/b"; either may be empty. To be freed, NULL without memory. */

@@ -4,12 +4,12 @@
 /*
  * A file or a directory tree into a tar stream (pax), with all that tree/extract.h can make of it again.
  *
- * Nothing on the way is followed but what RESOLVE_IN_ROOT leads to in the path itself. The tree may be in use: what vanishes
- * meanwhile is left out, a file that shrinks is filled up with zeros. Sockets are left out, and so is what the kernel's own
- * file systems (proc, sysfs, ...) show, unless the path leads into them.
+ * Nothing on the way is followed but what RESOLVE_IN_ROOT leads to in the path itself. The tree may be in use: what
+ * vanishes meanwhile is left out, a file that shrinks is filled up with zeros. Sockets are left out, and so is what
+ * the kernel's own file systems (proc, sysfs, ...) show, unless the path leads into them.
  *
- * Memory: hard links are told from copies for the first PACK_LINKS_MAX files that have more than one name.
- * One call a thread; blocks on the disk. The process must stay in the "C" locale, as for tree/extract.h.
+ * Memory: hard links are told from copies for the first PACK_LINKS_MAX files that have more than one name. One call a
+ * thread; blocks on the disk. The process must stay in the "C" locale, as for tree/extract.h.
  */
 #ifndef CAPSULE_TREE_PACK_H
 #define CAPSULE_TREE_PACK_H

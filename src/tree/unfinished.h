@@ -2,10 +2,10 @@
 /* Copyright The Capsule authors */
 
 /*
- * Directories that were made and are being filled. Mode and time come when that is over: the mode may forbid to write there,
- * and every entry changes the time. A stream holds a tree in order, so those that are open at a time lie within each
- * other, and there are never more than a path has components. One that the stream comes back to later is an ordinary
- * directory by then.
+ * Directories that were made and are being filled. Mode and time come when that is over: the mode may forbid to write
+ * there, and every entry changes the time. A stream holds a tree in order, so those that are open at a time lie
+ * within each other, and there are never more than a path has components. One that the stream comes back to later is
+ * an ordinary directory by then.
  */
 #ifndef CAPSULE_TREE_UNFINISHED_H
 #define CAPSULE_TREE_UNFINISHED_H

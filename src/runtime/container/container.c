@@ -548,8 +548,8 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 
 /* ---- root ---- */
 
-static int container_root(struct driver *driver, const char *name, pid_t pid, uint64_t generation, struct driver_root *ret,
-			  struct error *err)
+static int container_root(struct driver *driver, const char *name, pid_t pid, uint64_t generation,
+			  struct driver_root *ret, struct error *err)
 {
 	_cleanup_places_ struct places p = { 0 };
 	int r;

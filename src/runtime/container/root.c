@@ -47,7 +47,8 @@ int root_of_last_run(const char *state_dir, uint64_t generation, struct driver_r
 
 	if (origin_layers(state_dir, generation, &root.layers, &root.n_layers) < 0)
 		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "it has no files yet: it has not run since it was applied or its spec was changed; start it first");
+				 "it has no files yet: it has not run since it was applied or its spec was changed; "
+				 "start it first");
 	root.state_dir = strdup(state_dir);
 	if (!root.state_dir)
 		error_errno(err, ENOMEM, "cannot reach its root");

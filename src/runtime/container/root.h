@@ -11,8 +11,8 @@
  * FAILED_PRECONDITION if it has ended. */
 int root_of_process(pid_t pid, const char *cgroup, struct driver_root *ret, struct error *err);
 
-/* What the last run left in the container's directory. FAILED_PRECONDITION if it was of another generation, or its image is
- * gone. */
+/* What the last run left in the container's directory. FAILED_PRECONDITION if it was of another generation, or its
+ * image is gone. */
 int root_of_last_run(const char *state_dir, uint64_t generation, struct driver_root *ret, struct error *err);
 
 #endif
