@@ -207,6 +207,7 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.images = d->images;
 	d->host.puller = d->puller;
 	d->host.transfer = &d->transfer_options;
+	d->host.copy_worker = d->options.copy_worker;
 	d->host.volumes = d->volumes;
 	d->host.reconciler = d->reconciler;
 	d->host.net = d->net;

@@ -138,6 +138,8 @@ static const struct option_row rows[] = {
 	{ "shim", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-shim", "program that holds a running workload", TEXT(shim) },
 	{ "image-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-image", "program that pulls and unpacks images",
 	  TEXT(image_worker) },
+	{ "copy-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-copy",
+	  "program that copies files to and from workloads", TEXT(copy_worker) },
 	{ "log-level", "LEVEL", "info", "error, warn, info or debug", set_level, FIELD(log_level), false },
 	{ "log-max-size", "SIZE", "10MiB", "size at which a log, of a workload or of the daemon, is rotated",
 	  set_size, FIELD(log_max_size), false },

@@ -28,7 +28,7 @@ struct options {
 	char *root, *run;
 	struct option_list listen; /* empty: unix:<run>/capsule.sock */
 	char *bridge, *subnet, *table, *dnsmasq;
-	char *oci_runtime, *cgroup_parent, *shim, *image_worker;
+	char *oci_runtime, *cgroup_parent, *shim, *image_worker, *copy_worker;
 	enum log_level log_level;
 	uint64_t log_max_size;
 	unsigned log_max_files;
