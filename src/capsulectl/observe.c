@@ -34,10 +34,10 @@ static int run_wait(struct cli *cli, struct error *err)
 	const struct option_value *goal = cli_option(cli, OPT_FOR);
 	const char *word = goal ? goal->text : "running";
 
-	return watch_onlooker(cli, cli->names, cli->n_names,
-			      strcmp(word, "stopped") == 0 ? WATCH_STOPPED :
-			      strcmp(word, "deleted") == 0 ? WATCH_DELETED : WATCH_RUNNING,
-			      err);
+	return watch_wait(cli, cli->names, cli->n_names,
+			  strcmp(word, "stopped") == 0 ? WATCH_STOPPED :
+			  strcmp(word, "deleted") == 0 ? WATCH_DELETED : WATCH_RUNNING,
+			  WATCH_ONLOOKER, err);
 }
 
 /* ---- events ---- */
