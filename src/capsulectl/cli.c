@@ -32,6 +32,7 @@ const struct option_spec option_specs[OPT_COUNT] = {
 	[OPT_SIZE] = { 's', "size", VALUE_SIZE, "SIZE", "512M, 10GiB, ...; without it the daemon's default" },
 	[OPT_FORCE] = { 0, "force", VALUE_NONE, NULL, "stop the workloads that hold it first" },
 	[OPT_CLIENT] = { 0, "client", VALUE_NONE, NULL, "only this program's version; asks no daemon" },
+	[OPT_ARCHIVE] = { 'a', "archive", VALUE_NONE, NULL, "keep owners, set-ID bits, file capabilities and devices" },
 	[OPT_FOR] = { 0, "for", VALUE_WORD, "STATE", "running (without this option), stopped or deleted",
 		      .words = "running|stopped|deleted" },
 	[OPT_NO_STREAM] = { 0, "no-stream", VALUE_NONE, NULL, "look once, not again and again" },

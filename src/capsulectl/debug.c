@@ -2,9 +2,11 @@
 /* Copyright The Capsule authors */
 
 /*
- * capsulectl capsule debug: a container with all privileges in the host's namespaces, for as long as one command runs in it.
+ * capsulectl capsule debug: a container with all privileges in the host's namespaces, for as long as one command runs
+ * in it.
  *
- * It is a workload like any other, under a name of its own; what makes it go is this program, also when it is interrupted.
+ * It is a workload like any other, under a name of its own; what makes it go is this program, also when it is
+ * interrupted.
  */
 #include "capsulectl/debug.h"
 

@@ -24,6 +24,8 @@ METHOD(workload_watch, "WorkloadService", "Watch", workload_watch_request, workl
 METHOD(workload_events, "WorkloadService", "Events", workload_events_request, workload_occurrence, STREAM);
 METHOD(workload_stats, "WorkloadService", "Stats", workload_stats_request, workload_stats_response);
 METHOD(workload_exec, "WorkloadService", "Exec", workload_exec_client_message, workload_exec_server_message, STREAM);
+METHOD(workload_copy_to, "WorkloadService", "CopyTo", workload_copy_to_request, workload_copy_to_response);
+METHOD(workload_copy_from, "WorkloadService", "CopyFrom", workload_copy_from_request, workload_copy_from_chunk, STREAM);
 
 METHOD(volume_create, "VolumeService", "Create", volume_create_request, volume);
 METHOD(volume_get, "VolumeService", "Get", volume_get_request, volume);

@@ -113,7 +113,7 @@ static const Stats *find_stats(const StatsResponse *response, const char *name)
 	return NULL;
 }
 
-/* In percent of one processor. Negative: unknown, for one that was not there, or began a new run, since the last look. */
+/* In percent of one processor. Negative: unknown, for one that was not there at the last look or has begun a new run. */
 static double cpu_percent(const Stats *now, const StatsResponse *before, int64_t passed_ns)
 {
 	const Stats *then = find_stats(before, now->name);

@@ -14,8 +14,8 @@ enum watch_goal {
 };
 
 enum watch_flags {
-	/* Nothing was asked for: whatever others wish for the workloads meanwhile, the wait goes on, until the goal is reached
-	 * or cannot be. One that has ended by itself has stopped; one that ended badly has failed. */
+	/* Nothing was asked for: whatever others wish for the workloads meanwhile, the wait goes on, until the goal is
+	 * reached or cannot be. One that has ended by itself has stopped; one that ended badly has failed. */
 	WATCH_ONLOOKER = 1,
 	WATCH_QUIET = 2, /* no line for what has reached the goal */
 };

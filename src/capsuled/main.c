@@ -2,6 +2,7 @@
 /* Copyright The Capsule authors */
 
 /* capsuled: opens what it owns, takes up what still runs, serves until it is told to stop. */
+#include "capsuled/down.h"
 #include "capsuled/logfile.h"
 #include "capsuled/notify.h"
 #include "capsuled/options.h"
@@ -206,6 +207,7 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.images = d->images;
 	d->host.puller = d->puller;
 	d->host.transfer = &d->transfer_options;
+	d->host.copy_worker = d->options.copy_worker;
 	d->host.volumes = d->volumes;
 	d->host.reconciler = d->reconciler;
 	d->host.net = d->net;
@@ -352,7 +354,7 @@ static void set_up_process(void)
 	}
 }
 
-static int start(struct daemon *d, struct error *err)
+static int take_over(struct daemon *d, struct error *err)
 {
 	if (geteuid() != 0)
 		return error_set(err, ERR_PERMISSION_DENIED, "capsuled manages this host and must run as root");
@@ -360,8 +362,26 @@ static int start(struct daemon *d, struct error *err)
 	    logfile_open(d->log_file, d->options.log_max_size, d->options.log_max_files, err) < 0)
 		return -1;
 	log_info("capsuled %s on %s", CAPSULE_VERSION, d->options.root);
+	return open_parts(d, err);
+}
+
+static int take_down(struct daemon *d, struct error *err)
+{
+	struct down_host host = { .loop = &d->loop, .driver_options = &d->driver_options };
+
+	if (take_over(d, err) < 0)
+		return -1;
+	host.store = d->store;
+	host.net = d->net;
+	host.container = d->container;
+	host.stop_grace_ms = d->options.stop_grace_ns / NSEC_PER_MSEC;
+	return down(&host, err);
+}
+
+static int start(struct daemon *d, struct error *err)
+{
 	watch_signals(d);
-	if (open_parts(d, err) < 0 || start_reconciler(d, err) < 0 || serve(d, err) < 0)
+	if (take_over(d, err) < 0 || start_reconciler(d, err) < 0 || serve(d, err) < 0)
 		return -1;
 	log_info("ready");
 	notify_manager("READY=1");
@@ -372,6 +392,7 @@ int main(int argc, char **argv)
 {
 	static struct daemon d = { .lock_fd = -1 };
 	_cleanup_error_ struct error err = ERROR_INIT;
+	int result;
 
 	set_up_process();
 	if (options_parse(argc, argv, &d.options, &err) < 0) {
@@ -388,6 +409,13 @@ int main(int argc, char **argv)
 	}
 	log_set_level(d.options.log_level);
 	uv_loop_init(&d.loop);
+	if (d.options.down) {
+		result = take_down(&d, &err);
+		if (result < 0)
+			log_error("not everything is down: %s", error_message(&err));
+		release(&d);
+		return result < 0 ? 1 : 0;
+	}
 	if (start(&d, &err) < 0) {
 		log_error("cannot start: %s", error_message(&err));
 		if (d.reconciler)

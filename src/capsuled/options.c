@@ -138,6 +138,8 @@ static const struct option_row rows[] = {
 	{ "shim", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-shim", "program that holds a running workload", TEXT(shim) },
 	{ "image-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-image", "program that pulls and unpacks images",
 	  TEXT(image_worker) },
+	{ "copy-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-copy",
+	  "program that copies files to and from workloads", TEXT(copy_worker) },
 	{ "log-level", "LEVEL", "info", "error, warn, info or debug", set_level, FIELD(log_level), false },
 	{ "log-max-size", "SIZE", "10MiB", "size at which a log, of a workload or of the daemon, is rotated",
 	  set_size, FIELD(log_max_size), false },
@@ -153,6 +155,8 @@ static const struct option_row rows[] = {
 	{ "metrics", "HOST:PORT", NULL,
 	  "where figures for Prometheus are served, as http://HOST:PORT/metrics, to whoever asks (default: nowhere)",
 	  TEXT(metrics) },
+	{ "down", NULL, NULL, "end all workloads and take away the bridge, then exit; what is declared stays",
+	  set_flag, FIELD(down), false },
 	{ "help", NULL, NULL, "print this text", set_flag, FIELD(help), false },
 	{ "version", NULL, NULL, "print the version", set_flag, FIELD(version), false },
 };

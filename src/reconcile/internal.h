@@ -8,6 +8,7 @@
 #include "reconcile/reconcile.h"
 #include "reconcile/spec.h"
 #include "runtime/shim_client.h"
+#include "shim/protocol.h"
 
 #include <uthash.h>
 
@@ -50,6 +51,8 @@ struct workload {
 	size_t n_layers;
 
 	/* What comes next. */
+	struct reconciler_access *accesses; /* utlist; see access.h */
+	bool clean_due;         /* a run has ended: step_clean() comes before anything else */
 	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
 	bool completed;         /* ended, and by its restart policy not to be started again */
 	bool restart_requested;
@@ -141,11 +144,31 @@ void workload_keep_layers(struct workload *w, char **layers, size_t n);
 /* A connected run, just started or found at start-up. Takes instance->shim_fd. */
 void workload_adopt(struct workload *w, struct driver_instance *instance);
 
+/* ---- access.c ---- */
+
+/* Tells those that have begun, or all, that they shall end. */
+void access_revoke(struct workload *w, bool waiting_too);
+
+/* Whether any has begun and not ended: a workload that does not run must not be touched. */
+bool access_is_active(const struct workload *w);
+
+/* Begins those that wait, as far as the state allows. */
+void access_admit(struct workload *w);
+
+/* The workload goes before those that access it. */
+void access_orphan(struct workload *w);
+
+/* The layers that a stopped workload's accesses stand on, borrowed: fills in up to max, returns how many there are. */
+size_t access_layers(const struct workload *w, const char **layers, size_t max);
+
 /* ---- steps.c: what the tasks do; each begins one and ends in workload_advance() ---- */
 
 void step_start(struct workload *w);
 void step_clean(struct workload *w);
 void step_remove(struct workload *w);
+
+/* A deep copy for a task; aborts without memory. */
+void record_copy(const struct store_workload *from, struct store_workload *to);
 
 /* The endpoint of a record; the ports are allocated, freed by the caller. -1 without memory. */
 int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, struct net_port **ret_ports);

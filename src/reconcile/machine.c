@@ -75,6 +75,7 @@ static void on_timer_closed(uv_handle_t *handle)
 void workload_free(struct workload *w)
 {
 	HASH_DEL(w->owner->workloads, w);
+	access_orphan(w);
 	puller_drop(w->ticket);
 	shim_client_free(w->shim);
 	workload_keep_layers(w, NULL, 0);
@@ -253,8 +254,9 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 		 result.oom_killed ? ", out of memory" : "", result.lost ? ", its shim was killed" : "");
 	workload_note_end(w, &result, w->state == STATE_STOPPING);
 	w->state = STATE_DOWN;
-	if (!w->owner->halted)
-		step_clean(w);
+	w->clean_due = true;
+	access_revoke(w, false);
+	workload_advance(w);
 	workload_changed(w);
 }
 
@@ -383,7 +385,10 @@ static void advance_down(struct workload *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (w->due_at_ns > time_monotonic_ns()) {
+	if (w->clean_due) {
+		w->clean_due = false;
+		step_clean(w);
+	} else if (w->due_at_ns > time_monotonic_ns()) {
 		wait_until_due(w);
 	} else if (wish(w) == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING) {
 		step_remove(w);
@@ -399,10 +404,8 @@ static void advance_down(struct workload *w)
 	}
 }
 
-void workload_advance(struct workload *w)
+static void advance(struct workload *w)
 {
-	if (w->owner->halted)
-		return;
 	switch (w->state) {
 	case STATE_PULLING:
 		if (workload_wants_run(w))
@@ -432,5 +435,17 @@ void workload_advance(struct workload *w)
 		return; /* what ends these comes back here */
 	}
 	w->state = STATE_DOWN;
-	advance_down(w);
+	/* The end of the last one comes back here. */
+	if (!access_is_active(w))
+		advance_down(w);
+}
+
+void workload_advance(struct workload *w)
+{
+	if (w->owner->halted)
+		return;
+	if (wish(w) == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
+		access_revoke(w, true);
+	advance(w);
+	access_admit(w);
 }

@@ -164,6 +164,25 @@ void reconciler_start(struct reconciler *r, const char *name)
 	workload_changed(w);
 }
 
+static bool names_image(const struct workload *w, const char *reference)
+{
+	_cleanup_free_ char *full = NULL;
+
+	return reference_normalize(spec_image(w->record.spec), &full, NULL) == 0 && !strcmp(full, reference);
+}
+
+void reconciler_image_arrived(struct reconciler *r, const char *reference)
+{
+	struct workload *w, *next;
+
+	HASH_ITER(hh, r->workloads, w, next)
+		if ((w->state == STATE_PULLING || (w->state == STATE_WAITING && w->failed)) && names_image(w, reference)) {
+			workload_reset(w);
+			workload_advance(w);
+			workload_changed(w);
+		}
+}
+
 /* ---- reading ---- */
 
 static Capsule__V1__Workload *copy_of(const Capsule__V1__Workload *workload)
@@ -243,13 +262,19 @@ const char *reconciler_image_user(struct reconciler *r, const char *reference)
 {
 	struct workload *w, *next;
 
-	HASH_ITER(hh, r->workloads, w, next) {
-		_cleanup_free_ char *full = NULL;
-
-		if (reference_normalize(spec_image(w->record.spec), &full, NULL) == 0 && !strcmp(full, reference))
+	HASH_ITER(hh, r->workloads, w, next)
+		if (names_image(w, reference))
 			return w->name;
-	}
 	return NULL;
+}
+
+static void add_layers(char **list, size_t *n, const char *const *layers, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		list[*n] = strdup(layers[i]);
+		if (list[*n])
+			(*n)++;
+	}
 }
 
 int reconciler_layers_in_use(struct reconciler *r, char ***ret, size_t *ret_n)
@@ -259,16 +284,16 @@ int reconciler_layers_in_use(struct reconciler *r, char ***ret, size_t *ret_n)
 	char **layers;
 
 	HASH_ITER(hh, r->workloads, w, next)
-		max += w->n_layers;
+		max += w->n_layers + access_layers(w, NULL, 0);
 	layers = calloc(max ? max : 1, sizeof *layers);
 	if (!layers)
 		return -1;
-	HASH_ITER(hh, r->workloads, w, next)
-		for (size_t i = 0; i < w->n_layers; i++) {
-			layers[n] = strdup(w->layers[i]);
-			if (layers[n])
-				n++;
-		}
+	HASH_ITER(hh, r->workloads, w, next) {
+		const char *accessed[SHIM_LAYERS_MAX];
+
+		add_layers(layers, &n, (const char *const *)w->layers, w->n_layers);
+		add_layers(layers, &n, accessed, access_layers(w, accessed, SHIM_LAYERS_MAX));
+	}
 	*ret = layers;
 	*ret_n = n;
 	return 0;

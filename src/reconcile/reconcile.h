@@ -68,6 +68,9 @@ int reconciler_restart(struct reconciler *r, const char *name, struct error *err
 /* The user asked for a start: a back-off ends, and a workload that has ended for good runs once more. */
 void reconciler_start(struct reconciler *r, const char *name);
 
+/* An image has arrived under this full reference: workloads that wait for it need not wait for their next attempt. */
+void reconciler_image_arrived(struct reconciler *r, const char *reference);
+
 /* ---- reading ---- */
 
 /* The workload as the API shows it: spec, desired state, status. A copy, freed by the caller with

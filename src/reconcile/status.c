@@ -60,7 +60,9 @@ static Capsule__V1__WorkloadPhase describe_down(const struct workload *w, char *
 		snprintf(out, size, "%s", w->failure ? w->failure : "out of memory");
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED;
 	}
-	if (w->result.valid)
+	if (wanted && !w->completed && w->accesses)
+		snprintf(out, size, "waiting for a copy to end");
+	else if (w->result.valid)
 		snprintf(out, size, "%s", run_result_text(&w->result, end));
 	if (wanted && !w->completed)
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
@@ -74,7 +76,9 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 	out[0] = '\0';
 	switch (w->state) {
 	case STATE_DOWN:
-		return describe_down(w, out, size);
+		if (!w->clean_due)
+			return describe_down(w, out, size);
+		/* fallthrough */
 	case STATE_CLEANING:
 		/* At rest it is only when its ports and volumes are free. */
 		if (workload_wants_run(w))

@@ -48,8 +48,9 @@ int services_register(struct rpc_server *server, struct service_host *host, stru
 	host->services = calloc(1, sizeof *host->services);
 	if (!host->services || workload_service_register(server, host) < 0 || workload_stream_register(server, host) < 0 ||
 	    workload_events_register(server, host) < 0 || workload_stats_register(server, host) < 0 ||
-	    workload_exec_register(server, host) < 0 || volume_service_register(server, host) < 0 ||
-	    image_service_register(server, host) < 0 || capsule_service_register(server, host) < 0)
+	    workload_exec_register(server, host) < 0 || workload_copy_register(server, host) < 0 ||
+	    volume_service_register(server, host) < 0 || image_service_register(server, host) < 0 ||
+	    capsule_service_register(server, host) < 0)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "cannot register the services: out of memory");
 	return 0;
 }

@@ -22,6 +22,7 @@ struct service_host {
 	struct image_store *images;
 	struct puller *puller;
 	const struct transfer_options *transfer;
+	const char *copy_worker; /* capsule-copy */
 	struct volume_backend *volumes;
 	struct reconciler *reconciler;
 	struct net *net;

@@ -63,6 +63,7 @@ int workload_stream_register(struct rpc_server *server, struct service_host *hos
 int workload_events_register(struct rpc_server *server, struct service_host *host);
 int workload_stats_register(struct rpc_server *server, struct service_host *host);
 int workload_exec_register(struct rpc_server *server, struct service_host *host);
+int workload_copy_register(struct rpc_server *server, struct service_host *host);
 int volume_service_register(struct rpc_server *server, struct service_host *host);
 int image_service_register(struct rpc_server *server, struct service_host *host);
 int capsule_service_register(struct rpc_server *server, struct service_host *host);

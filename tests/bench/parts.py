@@ -140,11 +140,11 @@ def many(bench):
 
 def many_of(peer, names):
     """The same with a peer: a client a container."""
-    series = {"start": Series(f"{peer.NAME}: {len(names)} started one after another"),
-              "removal at once": Series(f"{peer.NAME}: {len(names)} removed at once")}
-    series["start"].add(sum(peer.run(name) for name in names))
-    series["removal at once"].add(peer.remove(*names))
-    return series
+    started = Series(f"{peer.NAME}: {len(names)} started one after another")
+    started.add(sum(peer.run(name) for name in names))
+    removed = Series(f"{peer.NAME}: {len(names)} removed {'by one command' if peer.REMOVES_MANY else 'one after another'}")
+    removed.add(peer.remove(*names))
+    return {"start": started, "removal at once" if peer.REMOVES_MANY else "removal": removed}
 
 
 # ---- push ----

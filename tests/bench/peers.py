@@ -40,7 +40,7 @@ def end(process):
 
 
 class Daemon:
-    """A peer with a daemon. The directory is on disk, like our state root; run_dir is on a tmpfs, like ours."""
+    """A peer with a daemon. REMOVES_MANY: one command takes several containers. The directory is on disk, like our state root; run_dir is on a tmpfs, like ours."""
 
     def __init__(self, directory, run_dir, image, command):
         self.dir = directory / self.NAME
@@ -75,6 +75,7 @@ class Daemon:
 
 class Docker(Daemon):
     NAME, PROGRAM, CGROUP = "docker", "/usr/sbin/dockerd", "docker"
+    REMOVES_MANY = True
 
     def start(self):
         self.bridge = f"cb{os.getpid()}"
@@ -108,6 +109,7 @@ class Docker(Daemon):
 
 class Containerd(Daemon):
     NAME, PROGRAM, CGROUP = "ctr", "/usr/bin/containerd", "default"
+    REMOVES_MANY = False
 
     def start(self):
         socket = self.run_dir / "containerd.sock"
@@ -137,6 +139,7 @@ class Containerd(Daemon):
 class Podman:
     """No daemon. crun, as we use it."""
     NAME, PROGRAM = "podman", "/usr/bin/podman"
+    REMOVES_MANY = True
     LOCKS = pathlib.Path("/dev/shm/libpod_lock")  # shared by all podmans of the machine
 
     def __init__(self, directory, run_dir, image, command):

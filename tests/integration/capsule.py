@@ -23,6 +23,9 @@ CAPSULED = BUILD / "src/capsuled/capsuled"
 CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
+COPY_WORKER = BUILD / "src/copier/capsule-copy"
+# What capsulectl needs to find the program of this build.
+CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
 # A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
 PATIENCE = int(os.environ.get("CAPSULE_PATIENCE", "60"))
 
@@ -123,7 +126,8 @@ class Capsule:
     def argv(self):
         return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
-                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", "--stop-grace", "1s", *self.options]
+                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--copy-worker", COPY_WORKER,
+                "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
         assert self.process is None
@@ -175,7 +179,8 @@ class Capsule:
         if isinstance(input, str):
             input = input.encode()
         done = subprocess.run(self.ctl_argv(*args), input=input, capture_output=True, timeout=timeout,
-                              env={**os.environ, **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
+                              env={**os.environ, **CTL_ENV, **(env or {})},
+                              stdin=None if input is not None else subprocess.DEVNULL)
         done.out = done.stdout.decode(errors="replace")
         done.err = done.stderr.decode(errors="replace")
         if check and done.returncode != 0:
@@ -223,6 +228,16 @@ class Capsule:
         done = run("nsenter", "--target", self.status(name)["pid"], "--mount", "--uts", "--ipc", "--net", "--pid", *argv,
                    check=check, input=input, timeout=timeout)
         return done.stdout.decode(errors="replace")
+
+    def wait_listening(self, name, port):
+        """Waits until something in the workload listens on the TCP port: running says only that its process was started."""
+        def listens():
+            try:
+                with open(f"/proc/{self.status(name).get('pid')}/net/tcp") as f:
+                    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in f)
+            except OSError:
+                return False
+        wait_for(listens, f"{name} to listen on {port}")
 
     def push(self, archive):
         return self.ctl("image", "push", archive)

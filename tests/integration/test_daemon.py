@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from capsule import CAPSULECTL, CAPSULED, alive, free_port, http_get, run, wait_for
+from capsule import CAPSULECTL, CAPSULED, PATIENCE, alive, free_port, host_state, http_get, run, wait_for
 
 HTTPD = ["sh", "-c", "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -v -p 80 -h /www"]
 
@@ -115,6 +115,26 @@ def test_what_belongs_to_nobody_is_removed(capsule):
     for path in ("root/workloads/ghost", "run/workloads/ghost", "root/volumes/.tmp-1-2"):
         assert not (capsule.dir / path).exists(), path
     assert capsule.phase("w") == "Running"
+
+
+def test_down_ends_everything_but_what_is_declared(capsule):
+    stubborn = ["sh", "-c", "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 1000 & wait; done"]
+    port = web(capsule)
+    capsule.run_container("polite", "busybox:test", command=stubborn)
+    wait_for(lambda: "up" in capsule.logs("polite"), "the trap")
+    refused = subprocess.run([str(a) for a in capsule.argv()] + ["--down"], capture_output=True, timeout=PATIENCE)
+    assert refused.returncode == 1 and b"another capsuled" in refused.stderr
+    assert capsule.phase("polite") == "Running"
+    capsule.stop()
+    run(*capsule.argv(), "--down")
+    left = {kind: names for kind, names in host_state().items() if names}
+    assert set(left) <= {"cgroups"} and all(c.endswith(capsule.table) for c in left.get("cgroups", [])), left
+    assert http_get("127.0.0.1", port) is None
+    run(*capsule.argv(), "--down")
+    capsule.start()
+    wait_for(lambda: http_get("127.0.0.1", port) == "hello\n", "the page")
+    capsule.wait_phase("polite", "running")
+    assert "asked" in capsule.logs("polite")
 
 
 def test_a_second_daemon_on_the_same_root_is_refused(capsule):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """The life of a container: apply, change, stop, start, restart, end, delete."""
+import glob
 import json
+import pathlib
 import time
 
 import pytest
@@ -100,6 +102,18 @@ def test_restart_policy(capsule, policy, code, restarts):
         assert capsule.logs("w") == "run\n"
 
 
+def test_a_kill_for_want_of_memory_is_told(capsule):
+    capsule.run_container("w", "busybox:test", restartPolicy="Never",
+                          command=["sh", "-c", "until [ -e /go ]; do sleep 0.1; done; exec tail /dev/zero"])
+    v1, v2 = (glob.glob(f"/sys/fs/cgroup{hierarchy}/{capsule.table}/w/{limit}")
+              for hierarchy, limit in (("/memory", "memory.limit_in_bytes"), ("", "memory.max")))
+    pathlib.Path(*v1 or v2).write_text(str(16 << 20))
+    capsule.inside("w", "touch", "/go")
+    capsule.wait_phase("w", "failed")
+    assert capsule.status("w")["message"] == "killed: out of memory"
+    assert capsule.status("w")["exitCode"] == 137
+
+
 def test_a_finished_job_is_not_run_again_but_can_be_started(capsule):
     capsule.run_container("job", "busybox:test", wait=False, restartPolicy="Never", command=["echo", "done"])
     capsule.wait_phase("job", "stopped")
@@ -130,6 +144,14 @@ def test_an_image_that_is_not_there(capsule):
     assert "localhost:1" in done.err
     status = capsule.status("w")
     assert status["phase"] == "WORKLOAD_PHASE_FAILED" and "trying again in" in status["message"]
+
+
+def test_a_push_wakes_who_waits_for_the_image(make_capsule, archives):
+    capsule = make_capsule("--registry-mirror", "docker.io=http://127.0.0.1:1", push=())
+    capsule.run_container("w", "busybox:test", wait=False, command=FOREVER)
+    wait_for(lambda: capsule.status("w")["message"].startswith("pulling"), "the attempt to pull")
+    capsule.push(archives["busybox:test"])
+    capsule.wait_phase("w", "running", timeout=10)
 
 
 def test_delete(capsule):

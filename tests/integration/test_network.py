@@ -33,7 +33,10 @@ def host(lan, make_capsule):
 
 
 def run_web(capsule, name="web", port=PORT, **spec):
-    return capsule.run_container(name, "nginx:test", ports=[{"containerPort": 80, "hostPort": port}], **spec)
+    done = capsule.run_container(name, "nginx:test", ports=[{"containerPort": 80, "hostPort": port}], **spec)
+    if done.returncode == 0:
+        capsule.wait_listening(name, 80)
+    return done
 
 
 def run_echo(capsule, *more_ports):

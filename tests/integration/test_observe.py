@@ -30,7 +30,8 @@ class Background:
     """capsulectl at work beside the test; its output lines as they come."""
 
     def __init__(self, capsule, *args):
-        self.process = subprocess.Popen(capsule.ctl_argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(capsule.ctl_argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
 
     def line(self):
         return self.process.stdout.readline()
@@ -118,8 +119,12 @@ def test_events_tell_a_life(capsule):
     capsule.ctl("workload", "start", "w", "--wait")
     capsule.ctl("workload", "delete", "w")
     lines = capsule.ctl("workload", "events").out.splitlines()
-    assert types(lines) == ["Applied", "Started", "Applied", "Stopping", "Exited", "Started", "Applied", "Stopping", "Exited",
-                            "Stopped", "Applied", "Started", "Applied", "Stopping", "Exited", "Stopped", "Deleted"]
+    assert types(lines) == [
+        "Applied", "Started",
+        "Applied", "Stopping", "Exited", "Started",
+        "Applied", "Stopping", "Exited", "Stopped",
+        "Applied", "Started",
+        "Applied", "Stopping", "Exited", "Stopped", "Deleted"]
     assert [" ".join(line.split()[3:]) for line in lines if line.split()[2] == "Applied"] == [
         "created", "changed", "to be stopped", "to run", "to be deleted"]
     times = [line.split()[0] for line in lines]

@@ -10,6 +10,7 @@
 #include "runtime/container/bundle.h"
 #include "runtime/container/exec_spec.h"
 #include "runtime/container/origin.h"
+#include "runtime/container/root.h"
 #include "shim/cgroup.h"
 #include "shim/protocol.h"
 
@@ -545,6 +546,20 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 	return 0;
 }
 
+/* ---- root ---- */
+
+static int container_root(struct driver *driver, const char *name, pid_t pid, uint64_t generation,
+			  struct driver_root *ret, struct error *err)
+{
+	_cleanup_places_ struct places p = { 0 };
+	int r;
+
+	if (places_init(&p, container_of(driver), name, err) < 0)
+		return -1;
+	r = pid ? root_of_process(pid, p.cgroup, ret, err) : root_of_last_run(p.state_dir, generation, ret, err);
+	return r < 0 ? error_wrap(err, "workload %s", name) : 0;
+}
+
 /* ---- exec ---- */
 
 static int make_streams(struct driver_process *p, struct error *err)
@@ -608,6 +623,7 @@ static const struct driver_ops container_ops = {
 	.cleanup = container_cleanup,
 	.remove = container_remove,
 	.recover = container_recover,
+	.root = container_root,
 	.exec = container_exec,
 	.free = container_driver_free,
 };
