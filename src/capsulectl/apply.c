@@ -373,7 +373,7 @@ static int run_apply(struct cli *cli, struct error *err)
 	if (r == 0)
 		r = apply_kind(cli, &sources, MANIFEST_WORKLOAD, &applied, err);
 	if (r == 0 && cli_has(cli, OPT_WAIT))
-		r = watch_wait(cli, applied.names, applied.n, WATCH_RUNNING, err);
+		r = watch_wait(cli, applied.names, applied.n, WATCH_RUNNING, 0, err);
 	return r < 0 ? r : applied.failed ? -1 : 0;
 }
 

@@ -37,6 +37,8 @@ const struct option_spec option_specs[OPT_COUNT] = {
 		      .words = "running|stopped|deleted" },
 	[OPT_NO_STREAM] = { 0, "no-stream", VALUE_NONE, NULL, "look once, not again and again" },
 	[OPT_INTERVAL] = { 0, "interval", VALUE_DURATION, "DURATION", "time between two looks; without it 2s" },
+	[OPT_IMAGE] = { 'i', "image", VALUE_TEXT, "IMAGE", "image of the container", COMPLETE_IMAGES },
+	[OPT_KEEP] = { 0, "keep", VALUE_NONE, NULL, "leave the container when the command has ended" },
 	[OPT_INTERACTIVE] = { 'i', "interactive", VALUE_NONE, NULL, "pass standard input on, even from a terminal" },
 	[OPT_TTY] = { 't', "tty", VALUE_NONE, NULL, "give the command a terminal, joined to this one" },
 	[OPT_ENV] = { 'e', "env", VALUE_TEXT, "NAME=VALUE",

@@ -226,6 +226,8 @@ static void offer_value(const struct offer *o, const struct typed *t, const stru
 		offer_words(o, option->words);
 	else if (option->complete == COMPLETE_FILES)
 		output_text(":files\n");
+	else if (option->complete != COMPLETE_NONE)
+		offer_names(o, t, option->complete);
 }
 
 static int run_complete(struct cli *cli, struct error *err)

@@ -10,19 +10,16 @@
  */
 #include "capsulectl/client.h"
 #include "capsulectl/commands.h"
+#include "capsulectl/exec.h"
 #include "capsulectl/input.h"
 #include "capsulectl/output.h"
 
 #include "base/fs.h"
 
-#include "workload.pb-c.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-
-#define EXIT_OWN_FAILURE 125 /* as env, timeout and other programs that run a command have it */
 
 typedef Capsule__V1__WorkloadExecClientMessage ClientMessage;
 typedef Capsule__V1__WorkloadExecServerMessage ServerMessage;
@@ -255,44 +252,49 @@ static char *option_text(const struct cli *cli, enum option_id id)
 }
 
 /* Somebody who types is asked for only with -i or -t; whatever else is there was put there for the command. */
-static bool passes_input(const struct cli *cli)
+static bool passes_input(const struct cli *cli, bool tty)
 {
 	int flags = fcntl(STDIN_FILENO, F_GETFL);
 
 	/* A closed standard input was replaced by something that cannot be read (main.c). */
 	if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY)
 		return false;
-	return cli_has(cli, OPT_TTY) || cli_has(cli, OPT_INTERACTIVE) || !isatty(STDIN_FILENO);
+	return tty || cli_has(cli, OPT_INTERACTIVE) || !isatty(STDIN_FILENO);
 }
 
-static int run_exec(struct cli *cli, struct error *err)
+int exec_run(struct cli *cli, const Capsule__V1__WorkloadExecConfig *config, struct error *err)
 {
-	_cleanup_(variables_release) struct variables variables = { 0 };
-	_cleanup_close_ int in = -1;
-	struct exec e = {
-		.config = CAPSULE__V1__WORKLOAD_EXEC_CONFIG__INIT, .size = CAPSULE__V1__WORKLOAD_EXEC_RESIZE__INIT,
-	};
+	_cleanup_close_ int in = input_standard();
+	struct exec e = { .config = *config, .size = CAPSULE__V1__WORKLOAD_EXEC_RESIZE__INIT };
 	const struct client_feed feed = { start, writable, stop, &e };
-	int r = read_variables(cli, &variables, err);
+	int r;
 
-	if (r < 0)
-		return r;
-	e.config.name = cli->names[0];
-	e.config.command = cli->names + 1;
-	e.config.n_command = cli->n_names - 1;
-	e.config.tty = cli_has(cli, OPT_TTY);
-	e.config.env = variables.list;
-	e.config.n_env = variables.n;
-	e.config.working_dir = option_text(cli, OPT_WORKDIR);
-	e.config.user = option_text(cli, OPT_USER);
-	e.passes_input = passes_input(cli);
-	in = input_standard();
+	e.passes_input = passes_input(cli, config->tty);
 	e.input = (struct input){ .data = on_input, .end = on_input_end, .arg = &e, .name = "standard input", .fd = in };
 	r = client_converse(cli, &workload_exec, &feed, on_message, &e, err);
 	if (r == 0 && !e.ended)
 		r = error_set(err, ERR_INTERNAL, "the daemon ended the call without an exit code");
 	cli->exit_status = r < 0 ? EXIT_OWN_FAILURE : e.exit_code;
 	return r;
+}
+
+static int run_exec(struct cli *cli, struct error *err)
+{
+	_cleanup_(variables_release) struct variables variables = { 0 };
+	Capsule__V1__WorkloadExecConfig config = CAPSULE__V1__WORKLOAD_EXEC_CONFIG__INIT;
+	int r = read_variables(cli, &variables, err);
+
+	if (r < 0)
+		return r;
+	config.name = cli->names[0];
+	config.command = cli->names + 1;
+	config.n_command = cli->n_names - 1;
+	config.tty = cli_has(cli, OPT_TTY);
+	config.env = variables.list;
+	config.n_env = variables.n;
+	config.working_dir = option_text(cli, OPT_WORKDIR);
+	config.user = option_text(cli, OPT_USER);
+	return exec_run(cli, &config, err);
 }
 
 const struct command exec_command = {

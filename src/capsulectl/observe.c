@@ -34,10 +34,10 @@ static int run_wait(struct cli *cli, struct error *err)
 	const struct option_value *goal = cli_option(cli, OPT_FOR);
 	const char *word = goal ? goal->text : "running";
 
-	return watch_onlooker(cli, cli->names, cli->n_names,
-			      strcmp(word, "stopped") == 0 ? WATCH_STOPPED :
-			      strcmp(word, "deleted") == 0 ? WATCH_DELETED : WATCH_RUNNING,
-			      err);
+	return watch_wait(cli, cli->names, cli->n_names,
+			  strcmp(word, "stopped") == 0 ? WATCH_STOPPED :
+			  strcmp(word, "deleted") == 0 ? WATCH_DELETED : WATCH_RUNNING,
+			  WATCH_ONLOOKER, err);
 }
 
 /* ---- events ---- */
@@ -113,7 +113,7 @@ static const Stats *find_stats(const StatsResponse *response, const char *name)
 	return NULL;
 }
 
-/* In percent of one processor. Negative: unknown, for one that was not there, or began a new run, since the last look. */
+/* In percent of one processor. Negative: unknown, for one that was not there at the last look or has begun a new run. */
 static double cpu_percent(const Stats *now, const StatsResponse *before, int64_t passed_ns)
 {
 	const Stats *then = find_stats(before, now->name);

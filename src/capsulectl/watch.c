@@ -21,12 +21,17 @@ struct waited {
 struct watch {
 	struct cli *cli;
 	enum watch_goal goal;
-	bool onlooker;
+	unsigned flags;
 	struct waited *items;
 	size_t n, left;
 	bool failed;
 	struct progress progress;
 };
+
+static bool is_onlooker(const struct watch *w)
+{
+	return w->flags & WATCH_ONLOOKER;
+}
 
 static void watch_release(struct watch *w)
 {
@@ -60,6 +65,8 @@ static void finish(struct watch *w, struct waited *item, const char *result)
 	item->done = true;
 	w->left--;
 	progress_clear(&w->progress);
+	if (w->flags & WATCH_QUIET)
+		return;
 	output_text("workload/%s %s\n", item->name, result);
 	/* Standard error may be the same terminal, and whoever waits wants to see it now. */
 	fflush(stdout);
@@ -81,7 +88,7 @@ static void gone(struct watch *w, struct waited *item)
 {
 	if (w->goal == WATCH_DELETED)
 		finish(w, item, "deleted");
-	else if (w->onlooker && !item->seen)
+	else if (is_onlooker(w) && !item->seen)
 		fail(w, item, "does not exist");
 	else
 		fail(w, item, "was deleted meanwhile");
@@ -97,7 +104,7 @@ static void failed(struct watch *w, struct waited *item, const char *message)
 
 static void judge_stopped(struct watch *w, struct waited *item, int phase, bool stopping, const char *message)
 {
-	if (!stopping && !w->onlooker)
+	if (!stopping && !is_onlooker(w))
 		fail(w, item, "was started again meanwhile");
 	else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED)
 		finish(w, item, "stopped");
@@ -121,7 +128,7 @@ static void judge_running(struct watch *w, struct waited *item, int phase, bool 
 		/* An onlooker waits for whoever may start it. */
 		if (!stopping)
 			finish(w, item, "completed");
-		else if (!w->onlooker)
+		else if (!is_onlooker(w))
 			finish(w, item, "stopped");
 		break;
 	case CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED:
@@ -143,7 +150,7 @@ static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workl
 		return;
 	switch (w->goal) {
 	case WATCH_DELETED:
-		if (!w->onlooker)
+		if (!is_onlooker(w))
 			fail(w, item, "was applied again meanwhile");
 		break;
 	case WATCH_STOPPED:
@@ -216,38 +223,25 @@ static int timed_out(const struct watch *w, struct error *err)
 	return -1;
 }
 
-static int watch_run(struct watch *w, char *const *names, size_t n, struct error *err)
+int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, unsigned flags, struct error *err)
 {
 	Capsule__V1__WorkloadWatchRequest request = CAPSULE__V1__WORKLOAD_WATCH_REQUEST__INIT;
+	_cleanup_(watch_release) struct watch w = { .cli = cli, .goal = goal, .flags = flags };
 	int r;
 
 	if (n == 0)
 		return 0;
-	if (watch_init(w, names, n) < 0)
+	if (watch_init(&w, names, n) < 0)
 		return error_errno(err, ENOMEM, "cannot wait");
 	request.names = (char **)names;
 	request.n_names = n;
-	r = client_stream(w->cli, &workload_watch, &request, on_event, w, err);
-	progress_clear(&w->progress);
+	r = client_stream(cli, &workload_watch, &request, on_event, &w, err);
+	progress_clear(&w.progress);
 	if (r < 0 && err->code == ERR_DEADLINE_EXCEEDED)
-		timed_out(w, err);
+		timed_out(&w, err);
 	if (r < 0)
 		return r;
-	if (w->left)
+	if (w.left)
 		return error_set(err, ERR_UNAVAILABLE, "the daemon ended the watch before everything was done");
-	return w->failed ? -1 : 0;
-}
-
-int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, struct error *err)
-{
-	_cleanup_(watch_release) struct watch w = { .cli = cli, .goal = goal };
-
-	return watch_run(&w, names, n, err);
-}
-
-int watch_onlooker(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, struct error *err)
-{
-	_cleanup_(watch_release) struct watch w = { .cli = cli, .goal = goal, .onlooker = true };
-
-	return watch_run(&w, names, n, err);
+	return w.failed ? -1 : 0;
 }

@@ -356,7 +356,7 @@ static int act(struct cli *cli, const struct action *action, struct error *err)
 		if (!wait)
 			output_text("workload/%s %s\n", names[i], action->recorded);
 	}
-	r = wait ? watch_wait(cli, names, done, action->goal, err) : 0;
+	r = wait ? watch_wait(cli, names, done, action->goal, 0, err) : 0;
 	return r < 0 || done < n ? -1 : 0;
 }
 

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """What an operator looks with: wait, events, stats, diff."""
-import fcntl
 import json
 import os
-import pty
 import signal
-import struct
 import subprocess
-import termios
 
 import grpc
 import pytest
 
 from capsule import PATIENCE, Failed, free_port, http_get, wait_for
+from terminal import Terminal
 
 FOREVER = ["sleep", "100000"]
 # Ends when somebody makes the file, as told.
@@ -33,7 +30,8 @@ class Background:
     """capsulectl at work beside the test; its output lines as they come."""
 
     def __init__(self, capsule, *args):
-        self.process = subprocess.Popen(capsule.ctl_argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(capsule.ctl_argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
 
     def line(self):
         return self.process.stdout.readline()
@@ -121,8 +119,12 @@ def test_events_tell_a_life(capsule):
     capsule.ctl("workload", "start", "w", "--wait")
     capsule.ctl("workload", "delete", "w")
     lines = capsule.ctl("workload", "events").out.splitlines()
-    assert types(lines) == ["Applied", "Started", "Applied", "Stopping", "Exited", "Started", "Applied", "Stopping", "Exited",
-                            "Stopped", "Applied", "Started", "Applied", "Stopping", "Exited", "Stopped", "Deleted"]
+    assert types(lines) == [
+        "Applied", "Started",
+        "Applied", "Stopping", "Exited", "Started",
+        "Applied", "Stopping", "Exited", "Stopped",
+        "Applied", "Started",
+        "Applied", "Stopping", "Exited", "Stopped", "Deleted"]
     assert [" ".join(line.split()[3:]) for line in lines if line.split()[2] == "Applied"] == [
         "created", "changed", "to be stopped", "to run", "to be deleted"]
     times = [line.split()[0] for line in lines]
@@ -246,17 +248,12 @@ def test_stats_go_on(capsule):
 def test_stats_on_a_terminal_stay_in_place(capsule):
     """Each table takes the place of the one before; SIGINT ends it, also between two looks."""
     capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    process = subprocess.Popen(capsule.ctl_argv("workload", "stats", "--interval", "100ms"), stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    screen = b""
-    while screen.count(b"\033[H\033[J") < 3:
-        screen += os.read(ours, 4096)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=PATIENCE) == 128 + signal.SIGINT
-    os.close(ours)
-    assert b"NAME" in screen and b"w  " in screen
+    terminal = Terminal(capsule.ctl_argv("workload", "stats", "--interval", "100ms"), dict(os.environ), columns=120)
+    table = "\033[H\033[JNAME"
+    while terminal.text.count(table) < 3:
+        terminal.text += os.read(terminal.master, 65536).decode()
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 128 + signal.SIGINT
 
 
 def test_stats_end_with_their_reader(capsule):
