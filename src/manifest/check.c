@@ -4,6 +4,8 @@
 #include "manifest/fields.h"
 #include "manifest/mistake.h"
 
+#include "base/timeutil.h"
+
 #include <string.h>
 
 /* Both specs have these; the entries of env have the same form under two names. */
@@ -487,6 +489,93 @@ static void check_resources(const Capsule__V1__Workload *w, struct manifest_mist
 			w->micro_vm->memory_mib);
 }
 
+static void check_probe_port(uint32_t port, const struct path *probe, struct manifest_mistakes *m)
+{
+	struct path path = path_field(probe, "port");
+
+	if (port == 0)
+		mistake(m, &path, "is required");
+	check_limit(port, 1, UINT16_MAX, probe, "port", m);
+}
+
+static void check_exec_probe(const Capsule__V1__ExecProbe *exec, const struct path *probe, struct manifest_mistakes *m)
+{
+	struct path path = path_field(probe, "command");
+
+	if (exec->n_command == 0 || !*exec->command[0])
+		mistake(m, &path, "must name a program");
+	check_words(exec->command, exec->n_command, probe, "command", m);
+}
+
+static void check_http_probe(const Capsule__V1__HttpProbe *http, const struct path *probe, struct manifest_mistakes *m)
+{
+	struct path path = path_field(probe, "path");
+
+	check_probe_port(http->port, probe, m);
+	if (!check_text(http->path, MANIFEST_URL_PATH_MAX, &path, m))
+		return;
+	if (*http->path && *http->path != '/')
+		mistake(m, &path, "must begin with \"/\"");
+	else if (has_blank(http->path))
+		mistake(m, &path, "must not hold a space or a control character");
+}
+
+static void check_probe(const Capsule__V1__HealthCheck *check, const struct path *up, struct manifest_mistakes *m)
+{
+	struct path exec = path_field(up, "exec"), http = path_field(up, "http"), tcp = path_field(up, "tcp");
+
+	switch (check->probe_case) {
+	case CAPSULE__V1__HEALTH_CHECK__PROBE_EXEC:
+		check_exec_probe(check->exec, &exec, m);
+		break;
+	case CAPSULE__V1__HEALTH_CHECK__PROBE_HTTP:
+		check_http_probe(check->http, &http, m);
+		break;
+	case CAPSULE__V1__HEALTH_CHECK__PROBE_TCP:
+		check_probe_port(check->tcp->port, &tcp, m);
+		break;
+	default:
+		mistake(m, up, "needs one of exec, http and tcp");
+		break;
+	}
+}
+
+/* Returns what it is, or what it is taken for where nothing is said or nothing that can be understood. */
+static int64_t check_duration(const char *text, int64_t absent_ns, int64_t min_ns, const struct path *up, const char *field,
+			      struct manifest_mistakes *m)
+{
+	struct path path = path_field(up, field);
+	int64_t ns = absent_ns;
+	struct excerpt e;
+
+	if (!*text)
+		return absent_ns;
+	if (time_parse_duration(text, &ns) < 0)
+		mistake(m, &path, "must be a duration such as 10s, not %s", excerpt(&e, text, strlen(text)));
+	else if (ns < min_ns)
+		mistake(m, &path, "must be at least %lldms, not %s", (long long)(min_ns / NSEC_PER_MSEC), text);
+	else if (ns > MANIFEST_INTERVAL_MAX_S * NSEC_PER_SEC)
+		mistake(m, &path, "must be at most %dh, not %s", MANIFEST_INTERVAL_MAX_S / 3600, text);
+	else
+		return ns;
+	return absent_ns;
+}
+
+static void check_health_check(const Capsule__V1__HealthCheck *check, struct manifest_mistakes *m)
+{
+	struct path health = path_field(NULL, "healthCheck"), timeout_path = path_field(&health, "timeout");
+	int64_t interval, timeout;
+
+	check_probe(check, &health, m);
+	interval = check_duration(check->interval, MANIFEST_INTERVAL_MAX_S * NSEC_PER_SEC,
+				  MANIFEST_INTERVAL_MIN_MS * NSEC_PER_MSEC, &health, "interval", m);
+	timeout = check_duration(check->timeout, 0, MANIFEST_TIMEOUT_MIN_MS * NSEC_PER_MSEC, &health, "timeout", m);
+	check_duration(check->start_period, 0, 0, &health, "startPeriod", m);
+	if (timeout > interval)
+		mistake(m, &timeout_path, "must not be longer than the interval");
+	check_limit(check->retries, 1, MANIFEST_RETRIES_MAX, &health, "retries", m);
+}
+
 /* Exactly the section that the kind asks for. */
 static void check_sections(const Capsule__V1__Workload *w, struct manifest_mistakes *m)
 {
@@ -530,6 +619,8 @@ int manifest_check_workload(const Capsule__V1__Workload *w, struct manifest_mist
 		check_micro_vm(w->micro_vm, m);
 	if (w->resources)
 		check_resources(w, m);
+	if (w->health_check)
+		check_health_check(w->health_check, m);
 	check_enum(&capsule__v1__restart_policy__descriptor, (int)w->restart_policy, &policy, m);
 	if (w->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
 		mistake(m, &state, "must be Running or Stopped; to remove a workload, delete it");

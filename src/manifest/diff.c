@@ -177,6 +177,12 @@ static void diff_map(struct diff *d, const ProtobufCMessage *from, const Protobu
 	}
 }
 
+/* NULL when it is absent, or another one was chosen in its oneof. */
+static const ProtobufCMessage *submessage(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
+{
+	return message && field_is_set(message, field) ? field_message(field_member(message, field)) : NULL;
+}
+
 static void diff_field(struct diff *d, const ProtobufCMessage *from, const ProtobufCMessage *to,
 		       const struct schema_field *schema, const struct path *path)
 {
@@ -189,8 +195,7 @@ static void diff_field(struct diff *d, const ProtobufCMessage *from, const Proto
 	else if (field->label == PROTOBUF_C_LABEL_REPEATED)
 		diff_list(d, from, to, field, path);
 	else
-		diff_message(d, from ? field_message(field_member(from, field)) : NULL,
-			     to ? field_message(field_member(to, field)) : NULL, path);
+		diff_message(d, submessage(from, field), submessage(to, field), path);
 }
 
 /* A message that is absent on one side is compared with one that holds nothing. */

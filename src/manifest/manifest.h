@@ -43,6 +43,11 @@
 #define MANIFEST_CPUS_MAX 1024
 #define MANIFEST_LIMIT_MIB_MIN 8       /* the OCI runtime itself has to pass through it */
 #define MANIFEST_PIDS_MAX (1u << 22)   /* PID_MAX_LIMIT of Linux */
+#define MANIFEST_INTERVAL_MIN_MS 1000
+#define MANIFEST_INTERVAL_MAX_S (24 * 3600)
+#define MANIFEST_TIMEOUT_MIN_MS 100
+#define MANIFEST_RETRIES_MAX 1000
+#define MANIFEST_URL_PATH_MAX 1024
 #define MANIFEST_VOLUME_MIB_MIN 16
 #define MANIFEST_VOLUME_MIB_MAX (64u << 20)
 
@@ -98,8 +103,8 @@ int manifest_parse(const char *text, size_t len, struct manifest *ret, struct ma
 int manifest_check_name(const char *what, const char *name, struct error *err);
 
 /* Fills defaults in place, so that two equal workloads have equal bytes: network mode, protocol, restart policy,
- * vcpus, memory; env sorted by name; cpus in whole thousandths; resources without a limit go; an empty desired_state
- * stays. Status is dropped. */
+ * vcpus, memory, all of a health check; env sorted by name; cpus in whole thousandths; durations in whole milliseconds,
+ * in one form; resources without a limit go; an empty desired_state stays. Status is dropped. */
 void manifest_normalize_workload(Capsule__V1__Workload *workload);
 
 /* Adds a mistake for every rule that the workload breaks; normalized or not. 0 if there is none, else -1. The image's
@@ -107,12 +112,12 @@ void manifest_normalize_workload(Capsule__V1__Workload *workload);
 int manifest_check_workload(const Capsule__V1__Workload *workload, struct manifest_mistakes *ret_mistakes);
 int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct manifest_mistakes *ret_mistakes);
 
-/* Whether two normalized workloads ask for the same thing (kind, spec, resources, restart policy, grace); name, status, desired
- * state and times do not count. */
+/* Whether two normalized workloads ask for the same thing (kind, spec, resources, restart policy, grace, health check);
+ * name, status, desired state and times do not count. */
 bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
 /* Whether the running process may stay when one becomes the other: kind, spec and resources are equal, and at most
- * restart policy and grace differ. */
+ * restart policy, grace and health check differ. */
 bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
 /* Field by field; either may be NULL. Both normalized. Lists of strings count as one value, and so does an element of

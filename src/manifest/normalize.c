@@ -4,6 +4,9 @@
 #include "manifest/fields.h"
 #include "manifest/manifest.h"
 
+#include "base/timeutil.h"
+
+#include <inttypes.h>
 #include <string.h>
 
 /* Two messages that differ in what this version does not know would never be equal. */
@@ -28,6 +31,18 @@ static void drop_unknown(ProtobufCMessage *message)
 	}
 }
 
+/* Without memory it stays as it is. */
+static void set_text(char **member, const char *text)
+{
+	char *copy = strdup(text);
+
+	if (!copy)
+		return;
+	if (*member != (const char *)protobuf_c_empty_string)
+		free(*member);
+	*member = copy;
+}
+
 static int compare_entries(const void *a, const void *b)
 {
 	const ProtobufCMessage *x = field_message(a), *y = field_message(b);
@@ -50,19 +65,10 @@ static void normalize_mounts(Capsule__V1__VolumeMount **mounts, size_t n)
 
 static void normalize_ports(Capsule__V1__PortMapping **ports, size_t n)
 {
-	char *tcp;
-
-	for (size_t i = 0; i < n; i++) {
-		if (*ports[i]->protocol)
-			continue;
-		/* Without memory it stays empty, which means the same. */
-		tcp = strdup("tcp");
-		if (!tcp)
-			continue;
-		if (ports[i]->protocol != (const char *)protobuf_c_empty_string)
-			free(ports[i]->protocol);
-		ports[i]->protocol = tcp;
-	}
+	/* Without memory it stays empty, which means the same. */
+	for (size_t i = 0; i < n; i++)
+		if (!*ports[i]->protocol)
+			set_text(&ports[i]->protocol, "tcp");
 }
 
 /* No limit at all is as if nothing were said. */
@@ -74,6 +80,38 @@ static void normalize_resources(Capsule__V1__Resources **resources)
 		r->cpus = (double)(uint64_t)(r->cpus * 1000 + 0.5) / 1000;
 	if (r->cpus == 0 && !r->memory_mib && !r->pids_max)
 		capsule__v1__resources__free_unpacked(steal_ptr(resources), NULL);
+}
+
+/* ---- health checks ---- */
+
+/* In whole seconds or else in milliseconds. What is no duration stays, to be found by the check. Returns what it is now. */
+static int64_t normalize_duration(char **member, int64_t absent_ms)
+{
+	char text[32];
+	int64_t ns, ms = absent_ms;
+
+	if (**member) {
+		if (time_parse_duration(*member, &ns) < 0)
+			return absent_ms;
+		ms = ns / NSEC_PER_MSEC;
+	}
+	if (ms % 1000)
+		snprintf(text, sizeof text, "%" PRId64 "ms", ms);
+	else
+		snprintf(text, sizeof text, "%" PRId64 "s", ms / 1000);
+	set_text(member, text);
+	return ms;
+}
+
+static void normalize_health_check(Capsule__V1__HealthCheck *check)
+{
+	int64_t interval_ms = normalize_duration(&check->interval, 10000);
+
+	normalize_duration(&check->timeout, interval_ms < 2000 ? interval_ms : 2000);
+	normalize_duration(&check->start_period, 0);
+	check->retries = check->retries ? check->retries : 3;
+	if (check->probe_case == CAPSULE__V1__HEALTH_CHECK__PROBE_HTTP && !*check->http->path)
+		set_text(&check->http->path, "/");
 }
 
 void manifest_normalize_workload(Capsule__V1__Workload *workload)
@@ -88,6 +126,8 @@ void manifest_normalize_workload(Capsule__V1__Workload *workload)
 		workload->restart_policy = CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_ALWAYS;
 	if (workload->resources)
 		normalize_resources(&workload->resources);
+	if (workload->health_check)
+		normalize_health_check(workload->health_check);
 	if (c) {
 		if (c->network_mode == CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_UNSPECIFIED)
 			c->network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_BRIDGE;
@@ -122,6 +162,7 @@ static uint8_t *pack(const Capsule__V1__Workload *workload, bool with_policy, si
 		w.restart_policy = workload->restart_policy;
 		w.stop_grace_case = workload->stop_grace_case;
 		w.stop_grace_period_seconds = workload->stop_grace_period_seconds;
+		w.health_check = workload->health_check;
 	}
 	len = capsule__v1__workload__get_packed_size(&w);
 	bytes = malloc(len + 1);

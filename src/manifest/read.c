@@ -7,6 +7,8 @@
 #include "manifest/schema.h"
 #include "manifest/suggest.h"
 
+#include "base/timeutil.h"
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -98,14 +100,10 @@ static const char *read_text(struct reader *r, const struct node *node, const st
 	return NULL;
 }
 
-static int read_string(struct reader *r, const struct node *node, char **member, const struct path *path)
+static int set_string(struct reader *r, char **member, const char *text)
 {
-	const char *text = read_text(r, node, path);
-	char *copy;
+	char *copy = strdup(text);
 
-	if (!text)
-		return -1;
-	copy = strdup(text);
 	if (!copy) {
 		r->mistakes->out_of_memory = true;
 		return -1;
@@ -114,6 +112,27 @@ static int read_string(struct reader *r, const struct node *node, char **member,
 		free(*member);
 	*member = copy;
 	return 0;
+}
+
+static int read_string(struct reader *r, const struct node *node, char **member, const struct path *path)
+{
+	const char *text = read_text(r, node, path);
+
+	return text ? set_string(r, member, text) : -1;
+}
+
+static int read_duration(struct reader *r, const struct node *node, char **member, const struct path *path)
+{
+	struct excerpt e;
+	int64_t ns;
+
+	if (!expect(r, node, NODE_SCALAR, "a duration such as 10s", path))
+		return -1;
+	if (strlen(node->text) == node->len && time_parse_duration(node->text, &ns) == 0)
+		return set_string(r, member, node->text);
+	mistake_at(r, node, path, "must be a duration such as 10s, 1m30s or 500ms, not %s",
+		   excerpt(&e, node->text, node->len));
+	return -1;
 }
 
 static int read_bool(struct reader *r, const struct node *node, protobuf_c_boolean *member, const struct path *path)
@@ -265,6 +284,8 @@ static int read_value(struct reader *r, struct node *node, const struct schema_f
 		return read_size(r, node, member, path);
 	if (schema->is_cpus)
 		return read_cpus(r, node, member, path);
+	if (schema->is_duration)
+		return read_duration(r, node, member, path);
 	switch (field->type) {
 	case PROTOBUF_C_TYPE_STRING:
 		return read_string(r, node, member, path);
@@ -515,6 +536,26 @@ static int find_misspelt(struct reader *r, const struct node *node, struct node 
 	return 0;
 }
 
+/* The members of a oneof share their place: only one of them may ever be read into it. */
+static void read_choice(struct reader *r, struct node *child, const struct schema_field *schema,
+			ProtobufCMessage *message, const struct path *at)
+{
+	const ProtobufCFieldDescriptor *field = schema->field;
+	uint32_t *chosen = (uint32_t *)((char *)message + field->quantifier_offset);
+	void *member = field_member(message, field);
+	char other[FIELD_NAME_MAX];
+
+	if (*chosen) {
+		field_json_name(protobuf_c_message_descriptor_get_field(message->descriptor, *chosen)->name, other);
+		mistake_add(r->mistakes, at, child->key->line, child->key->column, "cannot stand beside \"%s\"", other);
+		return;
+	}
+	/* A message is there even when what it should hold could not be read. */
+	if (read_value(r, child, schema, member, at) == 0 ||
+	    (field->type == PROTOBUF_C_TYPE_MESSAGE && field_message(member)))
+		*chosen = field->id;
+}
+
 static void read_field(struct reader *r, struct node *child, const struct schema_field *schema,
 		       ProtobufCMessage *message, const struct path *at)
 {
@@ -532,9 +573,10 @@ static void read_field(struct reader *r, struct node *child, const struct schema
 		read_map(r, child, field, message, at);
 	else if (field->label == PROTOBUF_C_LABEL_REPEATED)
 		read_list(r, child, schema, message, at);
-	else if (read_value(r, child, schema, field_member(message, field), at) == 0 &&
-		 (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF))
-		*(uint32_t *)((char *)message + field->quantifier_offset) = field->id;
+	else if (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
+		read_choice(r, child, schema, message, at);
+	else
+		read_value(r, child, schema, field_member(message, field), at);
 }
 
 static void read_fields(struct reader *r, struct node *node, ProtobufCMessage *message, const struct path *path)

@@ -11,6 +11,9 @@
 #define MICRO_VM (&capsule__v1__micro_vmspec__descriptor)
 #define PORT (&capsule__v1__port_mapping__descriptor)
 #define RESOURCES (&capsule__v1__resources__descriptor)
+#define HEALTH_CHECK (&capsule__v1__health_check__descriptor)
+#define HTTP_PROBE (&capsule__v1__http_probe__descriptor)
+#define TCP_PROBE (&capsule__v1__tcp_probe__descriptor)
 #define MOUNT (&capsule__v1__volume_mount__descriptor)
 #define CONTAINER_ENV (&capsule__v1__container_spec__env_entry__descriptor)
 #define MICRO_VM_ENV (&capsule__v1__micro_vmspec__env_entry__descriptor)
@@ -25,7 +28,7 @@ static const struct exception {
 	const char *field; /* of the message */
 	const char *name;  /* in a manifest, when it is another */
 	const char *refused;
-	bool is_size, is_cpus, not_zero;
+	bool is_size, is_cpus, is_duration, not_zero;
 } exceptions[] = {
 	{ WORKLOAD, "status", .refused = READ_ONLY },
 	{ WORKLOAD, "created_at_unix", .refused = READ_ONLY },
@@ -34,6 +37,12 @@ static const struct exception {
 	{ RESOURCES, "cpus", .is_cpus = true },
 	{ RESOURCES, "memory_mib", .not_zero = true },
 	{ RESOURCES, "pids_max", .not_zero = true },
+	{ HEALTH_CHECK, "interval", .is_duration = true },
+	{ HEALTH_CHECK, "timeout", .is_duration = true },
+	{ HEALTH_CHECK, "start_period", .is_duration = true },
+	{ HEALTH_CHECK, "retries", .not_zero = true },
+	{ HTTP_PROBE, "port", .not_zero = true },
+	{ TCP_PROBE, "port", .not_zero = true },
 	{ CONTAINER_ENV, "key", .name = "name" },
 	{ MICRO_VM_ENV, "key", .name = "name" },
 	{ VOLUME, "size_mib", .name = "size", .is_size = true },
@@ -55,6 +64,7 @@ void schema_field_at(const ProtobufCMessageDescriptor *descriptor, unsigned i, s
 		ret->refused = e->refused;
 		ret->is_size = e->is_size;
 		ret->is_cpus = e->is_cpus;
+		ret->is_duration = e->is_duration;
 		ret->not_zero = e->not_zero;
 	}
 }
@@ -87,6 +97,7 @@ static const struct {
 	{ "rootfs", "rootfsPath" },    { "network", "networkMode" },  { "hostNetwork", "networkMode" },
 	{ "path", "mountPath" },       { "volume", "volumeName" },    { "key", "name" },
 	{ "capacity", "size" },        { "storage", "size" },         { "sizeMib", "size" },
+	{ "livenessProbe", "healthCheck" }, { "readinessProbe", "healthCheck" },
 	{ "target", "mountPath" },     { "source", "volumeName" },    { "published", "hostPort" },
 };
 
@@ -99,6 +110,7 @@ static const struct {
 	{ CONTAINER, "it belongs in \"container\"" },
 	{ RESOURCES, "it belongs in \"resources\", which stands beside name and kind" },
 	{ MICRO_VM, "it belongs in \"microVm\"" },
+	{ HEALTH_CHECK, "it belongs in \"healthCheck\", which stands beside name and kind" },
 	{ PORT, "it belongs in an entry of \"ports\"" },
 	{ MOUNT, "it belongs in an entry of \"mounts\"" },
 	{ VOLUME, "only a Volume has it" },

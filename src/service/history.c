@@ -9,7 +9,7 @@
 #include <string.h>
 #include <utlist.h>
 
-#define TYPES (CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_DELETED + 1)
+#define TYPES (CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_UNHEALTHY + 1)
 
 struct history {
 	Capsule__V1__WorkloadOccurrence ring[HISTORY_MAX]; /* number n at n % HISTORY_MAX; its strings are owned */

@@ -87,13 +87,13 @@ static const struct {
 	  "3:1: container: is required for a Container\n" },
 	{ "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec: {}\n",
 	  "1:1: apiVersion: unknown field \"apiVersion\"; known here: name, kind, container, "
-	  "microVm, desiredState, restartPolicy, stopGracePeriodSeconds, resources\n"
+	  "microVm, desiredState, restartPolicy, stopGracePeriodSeconds, resources, healthCheck\n"
 	  "1:1: name: is required: 1 to 63 characters of a-z, 0-9 and '-'\n"
 	  "2:7: kind: must be Container, MicroVM or Volume, not \"Pod\"\n"
 	  "3:1: metadata: unknown field \"metadata\"; known here: name, kind, container, microVm, "
-	  "desiredState, restartPolicy, stopGracePeriodSeconds, resources\n"
+	  "desiredState, restartPolicy, stopGracePeriodSeconds, resources, healthCheck\n"
 	  "5:1: spec: unknown field \"spec\"; known here: name, kind, container, microVm, "
-	  "desiredState, restartPolicy, stopGracePeriodSeconds, resources\n" },
+	  "desiredState, restartPolicy, stopGracePeriodSeconds, resources, healthCheck\n" },
 	{ "kind: Volume\nsize: 1G\n",
 	  "1:1: name: is required: 1 to 63 characters of a-z, 0-9 and '-'\n" },
 	{ "name: Web\nkind: Container\ncontainer:\n  image: nginx\n",
@@ -186,6 +186,37 @@ static const struct {
 	  "kind\n" },
 	{ VM "resources: {memoryMib: 256}\n",
 	  "5:24: resources.memoryMib: must be more than microVm.memoryMib (256): what runs the machine needs memory too\n" },
+	{ WEB "healthCheck: {}\n",
+	  "5:1: healthCheck: needs one of exec, http and tcp\n" },
+	{ WEB "healthCheck: {tcp: {port: 80}, http: {port: 80}}\n",
+	  "5:32: healthCheck.http: cannot stand beside \"tcp\"\n" },
+	{ WEB "healthCheck: {exec: true, tcp: {port: 80}}\n",
+	  "5:21: healthCheck.exec: must be a mapping of fields, not a boolean\n"
+	  "5:27: healthCheck.tcp: cannot stand beside \"exec\"\n" },
+	{ WEB "healthCheck: {tcp: {}}\n",
+	  "5:15: healthCheck.tcp.port: is required\n" },
+	{ WEB "healthCheck: {tcp: {port: 65536}, retries: 0}\n",
+	  "5:27: healthCheck.tcp.port: must be 1 to 65535, not 65536\n"
+	  "5:44: healthCheck.retries: must be at least 1\n" },
+	{ WEB "healthCheck: {exec: {command: []}, interval: 999ms, retries: 1001}\n",
+	  "5:22: healthCheck.exec.command: must name a program\n"
+	  "5:46: healthCheck.interval: must be at least 1000ms, not 999ms\n"
+	  "5:62: healthCheck.retries: must be 1 to 1000, not 1001\n" },
+	{ WEB "healthCheck: {http: {port: 80, path: status}, interval: soon, timeout: -1s}\n",
+	  "5:38: healthCheck.http.path: must begin with \"/\"\n"
+	  "5:57: healthCheck.interval: must be a duration such as 10s, 1m30s or 500ms, not \"soon\"\n"
+	  "5:72: healthCheck.timeout: must be a duration such as 10s, 1m30s or 500ms, not \"-1s\"\n" },
+	{ WEB "healthCheck: {http: {port: 80, path: \"/ HTTP/1.1\\r\\nX: y\"}, timeout: 99ms}\n",
+	  "5:38: healthCheck.http.path: must not hold a space or a control character\n"
+	  "5:70: healthCheck.timeout: must be at least 100ms, not 99ms\n" },
+	{ WEB "healthCheck: {tcp: {port: 80}, interval: 5, timeout: 6s, startPeriod: 25h}\n",
+	  "5:54: healthCheck.timeout: must not be longer than the interval\n"
+	  "5:71: healthCheck.startPeriod: must be at most 24h, not 90000s\n" },
+	{ WEB "livenessProbe: {tcp: {port: 80}}\n",
+	  "5:1: livenessProbe: unknown field \"livenessProbe\"; did you mean \"healthCheck\"?\n" },
+	{ WEB "  startPeriod: 5s\n",
+	  "5:3: container.startPeriod: unknown field \"startPeriod\"; it belongs in \"healthCheck\", which stands beside "
+	  "name and kind\n" },
 	{ WEB "  ports: [{containerPort: 80, hostPort: 4294967296}]\n",
 	  "5:41: container.ports[0].hostPort: must be at most 4294967295\n" },
 	{ WEB "  ports: [{containerPort: 80, hostPort: 99999999999999999999999}]\n",

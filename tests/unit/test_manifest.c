@@ -522,6 +522,9 @@ START_TEST(equality)
 		*spelt = workload(WEB "  networkMode: BRIDGE\n");
 	Capsule__V1__Workload *limited = workload(WEB "resources: {cpus: 0.1}\n"),
 		*milli = workload(WEB "resources: {cpus: 100m}\n"), *unlimited = workload(WEB "resources: {}\n");
+	Capsule__V1__Workload *checked = workload(WEB "healthCheck: {http: {port: 80}, interval: 90s}\n"),
+		*in_full = workload(WEB "healthCheck: {http: {port: 80, path: /}, interval: 1m30s, timeout: 2, retries: 3, "
+					"startPeriod: 0ms}\n");
 
 	ck_assert(manifest_workload_equal(a, stopped));
 	ck_assert(manifest_workload_equal(a, spelt));
@@ -534,6 +537,11 @@ START_TEST(equality)
 	ck_assert(!manifest_workload_same_process(a, limited));
 	ck_assert(manifest_workload_equal(limited, milli));
 	ck_assert(manifest_workload_equal(a, unlimited));
+	ck_assert(!manifest_workload_equal(a, checked));
+	ck_assert(manifest_workload_same_process(a, checked));
+	ck_assert(manifest_workload_equal(checked, in_full));
+	drop(checked);
+	drop(in_full);
 	drop(limited);
 	drop(milli);
 	drop(unlimited);
@@ -582,6 +590,9 @@ static const struct {
 	{ WEB "resources: {cpus: 1}\n", WEB "resources: {cpus: 1500m, memoryMib: 64}\n",
 	  "resources.cpus: 1 -> 1.5\nresources.memoryMib:  -> 64\n" },
 	{ WEB "resources: {pidsMax: 5}\n", WEB, "resources.pidsMax: 5 -> \n" },
+	{ WEB "healthCheck: {tcp: {port: 80}, interval: 5}\n", WEB "healthCheck: {exec: {command: [a]}, interval: 1.5s}\n",
+	  "healthCheck.exec.command:  -> [\"a\"]\nhealthCheck.tcp.port: 80 -> \nhealthCheck.interval: \"5s\" -> \"1500ms\"\n"
+	  "healthCheck.timeout: \"2s\" -> \"1500ms\"\n" },
 	{ NULL, WEB, "name:  -> \"web\"\nkind:  -> \"WORKLOAD_KIND_CONTAINER\"\ncontainer.image:  -> \"nginx\"\n"
 		     "container.networkMode:  -> \"NETWORK_MODE_BRIDGE\"\nrestartPolicy: "
 		     " -> \"RESTART_POLICY_ALWAYS\"\n" },
@@ -609,6 +620,9 @@ static const char *const round_trips[] = {
 	WEB "restartPolicy: Never\nstopGracePeriodSeconds: 7\ndesiredState: Running\n",
 	WEB "resources: {cpus: 0.1, memoryMib: 64, pidsMax: 100}\n",
 	VM "resources: {cpus: 1024}\n",
+	WEB "healthCheck: {exec: {command: [test, -e, /ready]}, interval: 1m, timeout: 500ms, retries: 1, startPeriod: 2.5}\n",
+	VM "healthCheck: {http: {port: 8080, path: '/a?b=c#d'}}\n",
+	WEB "healthCheck: {tcp: {port: 65535}}\n",
 	WEB "  command: ['', ' ', 'a ', ' a', '-', '- a', '?', '? a', ':', 'a:', "
 		"'a: b', 'a :b', 'a:b', '#', 'a #b', 'a#b', ',', '[', ']', "
 	    "'{', '}', '&', '*', '!', '|', '>', '%', '@', '`', '\"', '''', '\\', '<<', '=', '---', '...']\n",
