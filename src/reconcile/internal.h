@@ -29,6 +29,7 @@ struct run_result {
 	bool valid;
 	bool lost;      /* the shim was killed: nobody saw the end */
 	bool oom_killed;
+	bool unhealthy; /* it was stopped because its health check failed */
 	int exit_code;
 	int64_t finished_at_ns;
 };
@@ -56,6 +57,7 @@ struct workload {
 	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
 	bool completed;         /* ended, and by its restart policy not to be started again */
 	bool restart_requested;
+	bool unhealthy;         /* the present run is to be ended: its health check fails */
 	int64_t stop_grace_ms;  /* what its shim was told, while STOPPING */
 	bool failed;            /* the last attempt to start failed: `failure` says why */
 	char *failure;
@@ -65,6 +67,8 @@ struct workload {
 	bool image_missing;     /* what the last attempt to start found out */
 	bool pulled;            /* since the last attempt to start: a missing image is not pulled once more */
 	uv_timer_t timer;
+
+	struct health *health; /* see health.c; NULL: nothing is checked */
 
 	/* While PULLING. */
 	struct pull_ticket *ticket;
@@ -144,6 +148,18 @@ void workload_keep_layers(struct workload *w, char **layers, size_t n);
 /* A connected run, just started or found at start-up. Takes instance->shim_fd. */
 void workload_adopt(struct workload *w, struct driver_instance *instance);
 
+/* The health check has failed often enough: the run ends like one that failed, if the restart policy restarts those. */
+void workload_note_unhealthy(struct workload *w);
+
+/* ---- health.c ---- */
+
+/* Checks the workload if it runs and has a health check, else not. */
+void health_follow(struct workload *w);
+void health_end(struct workload *w);
+
+/* UNSPECIFIED if nothing is checked. *ret_message: why the last probe failed, or ""; valid until the next event. */
+Capsule__V1__Health health_state(const struct workload *w, const char **ret_message);
+
 /* ---- access.c ---- */
 
 /* Tells those that have begun, or all, that they shall end. */
@@ -212,7 +228,7 @@ void status_fill(const struct workload *w, struct status_view *view);
 unsigned workload_seconds_left(const struct workload *w);
 
 /* "exited 1", "killed: out of memory". */
-#define RUN_RESULT_TEXT 64
+#define RUN_RESULT_TEXT 80
 const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT]);
 
 #endif

@@ -6,7 +6,7 @@
  *
  *                 wanted running             task ended well
  *          DOWN ------------------> STARTING ----------------> RUNNING
- *           ^ \                      |   ^ \ no image            |  no longer wanted as it is
+ *           ^ \                      |   ^ \ no image            |  no longer wanted as it is, or unhealthy
  *           |  \ deleting            |   |  v                    v
  *           |   v                    |  PULLING               STOPPING
  *           | REMOVING               | failed                    | ended
@@ -76,6 +76,7 @@ void workload_free(struct workload *w)
 {
 	HASH_DEL(w->owner->workloads, w);
 	access_orphan(w);
+	health_end(w);
 	puller_drop(w->ticket);
 	shim_client_free(w->shim);
 	workload_keep_layers(w, NULL, 0);
@@ -188,10 +189,11 @@ static void wait_until_due(struct workload *w)
 
 void workload_note_end(struct workload *w, const struct run_result *result, bool asked)
 {
-	bool success = !result->lost && result->exit_code == 0;
+	bool success = !result->lost && !result->unhealthy && result->exit_code == 0;
 	char text[RUN_RESULT_TEXT];
 
 	w->result = *result;
+	w->unhealthy = false;
 	w->pid = 0;
 	w->holds = true;
 	workload_happened(w, EXITED, "%s", run_result_text(result, text));
@@ -244,6 +246,7 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 		.valid = true,
 		.lost = !end->known,
 		.oom_killed = end->oom_killed,
+		.unhealthy = w->unhealthy,
 		.exit_code = end->known ? end->exit_code : 255,
 		.finished_at_ns = end->known ? end->finished_at_ns : time_realtime_ns(),
 	};
@@ -252,7 +255,7 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 	w->shim = NULL;
 	log_info("workload %s: ended with exit code %d%s%s", w->name, result.exit_code,
 		 result.oom_killed ? ", out of memory" : "", result.lost ? ", its shim was killed" : "");
-	workload_note_end(w, &result, w->state == STATE_STOPPING);
+	workload_note_end(w, &result, w->state == STATE_STOPPING && !w->unhealthy);
 	w->state = STATE_DOWN;
 	w->clean_due = true;
 	access_revoke(w, false);
@@ -289,6 +292,14 @@ static void begin_stop(struct workload *w)
 	w->state = STATE_STOPPING;
 	workload_happened(w, STOPPING, "%s", workload_wants_run(w) ? "to start anew" : "");
 	ask_to_stop(w);
+}
+
+void workload_note_unhealthy(struct workload *w)
+{
+	if (!restarts(w, false))
+		return;
+	w->unhealthy = true;
+	workload_advance(w);
 }
 
 /* ---- pulling ---- */
@@ -421,7 +432,8 @@ static void advance(struct workload *w)
 	case STATE_DOWN:
 		break;
 	case STATE_RUNNING:
-		if (!workload_wants_run(w) || w->restart_requested || w->run_generation != w->record.generation)
+		if (!workload_wants_run(w) || w->restart_requested || w->unhealthy ||
+		    w->run_generation != w->record.generation)
 			begin_stop(w);
 		return;
 	case STATE_STOPPING:
@@ -447,5 +459,6 @@ void workload_advance(struct workload *w)
 	if (wish(w) == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
 		access_revoke(w, true);
 	advance(w);
+	health_follow(w);
 	access_admit(w);
 }

@@ -81,7 +81,11 @@ void reconciler_free(struct reconciler *r)
 
 void reconciler_halt(struct reconciler *r)
 {
+	struct workload *w, *next;
+
 	r->halted = true;
+	HASH_ITER(hh, r->workloads, w, next)
+		health_end(w);
 }
 
 static struct workload *find(struct reconciler *r, const char *name)

@@ -9,14 +9,17 @@
 
 const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT])
 {
+	int n = snprintf(out, RUN_RESULT_TEXT, "%s", result->unhealthy ? "unhealthy, " : "");
+	size_t left = RUN_RESULT_TEXT - (size_t)n;
+
 	if (result->oom_killed)
-		snprintf(out, RUN_RESULT_TEXT, "killed: out of memory");
+		snprintf(out + n, left, "killed: out of memory");
 	else if (result->lost)
-		snprintf(out, RUN_RESULT_TEXT, "lost: its shim was killed");
+		snprintf(out + n, left, "lost: its shim was killed");
 	else if (result->exit_code > 128)
-		snprintf(out, RUN_RESULT_TEXT, "exited %d (signal %d)", result->exit_code, result->exit_code - 128);
+		snprintf(out + n, left, "exited %d (signal %d)", result->exit_code, result->exit_code - 128);
 	else
-		snprintf(out, RUN_RESULT_TEXT, "exited %d", result->exit_code);
+		snprintf(out + n, left, "exited %d", result->exit_code);
 	return out;
 }
 
@@ -112,6 +115,7 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 void status_fill(const struct workload *w, struct status_view *view)
 {
 	bool up = w->state == STATE_RUNNING || w->state == STATE_STOPPING;
+	const char *health_message;
 	struct in_addr address = { .s_addr = htonl(w->record.address) };
 
 	view->workload = *w->record.spec;
@@ -130,5 +134,7 @@ void status_fill(const struct workload *w, struct status_view *view)
 	view->status.exit_code = w->result.valid ? w->result.exit_code : 0;
 	if (w->image_digest)
 		view->status.image_digest = w->image_digest;
+	view->status.health = health_state(w, &health_message);
+	view->status.health_message = (char *)(uintptr_t)health_message;
 	view->status.pid = up ? (uint32_t)w->pid : 0;
 }
