@@ -36,7 +36,8 @@ static int run_wait(struct cli *cli, struct error *err)
 
 	return watch_wait(cli, cli->names, cli->n_names,
 			  strcmp(word, "stopped") == 0 ? WATCH_STOPPED :
-			  strcmp(word, "deleted") == 0 ? WATCH_DELETED : WATCH_RUNNING,
+			  strcmp(word, "deleted") == 0 ? WATCH_DELETED :
+			  strcmp(word, "healthy") == 0 ? WATCH_HEALTHY : WATCH_RUNNING,
 			  WATCH_ONLOOKER, err);
 }
 
@@ -46,8 +47,10 @@ static enum style occurrence_style(Capsule__V1__WorkloadOccurrenceType type)
 {
 	switch (type) {
 	case CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_STARTED:
+	case CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_HEALTHY:
 		return STYLE_GOOD;
 	case CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_FAILED:
+	case CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_UNHEALTHY:
 		return STYLE_BAD;
 	case CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_RESTARTING:
 		return STYLE_BUSY;

@@ -212,3 +212,17 @@ const char *text_enum(const ProtobufCEnumDescriptor *descriptor, int value, char
 	out[n] = '\0';
 	return out;
 }
+
+const char *text_phase(const Capsule__V1__WorkloadStatus *status, char *out, size_t size)
+{
+	char phase[32], health[32];
+
+	text_enum(&capsule__v1__workload_phase__descriptor, (int)status->phase, phase, sizeof phase);
+	text_enum(&capsule__v1__health__descriptor, (int)status->health, health, sizeof health);
+	health[0] = (char)tolower((unsigned char)health[0]);
+	if (status->health == CAPSULE__V1__HEALTH__HEALTH_UNSPECIFIED)
+		snprintf(out, size, "%s", phase);
+	else
+		snprintf(out, size, "%s (%s)", phase, health);
+	return out;
+}

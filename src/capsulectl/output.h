@@ -14,6 +14,8 @@
 
 #include "capsulectl/cli.h"
 
+#include "workload.pb-c.h"
+
 #include <protobuf-c/protobuf-c.h>
 
 /* ---- tables ---- */
@@ -97,5 +99,8 @@ char *text_age(int64_t realtime_ns, char *out, size_t size);
 
 /* "Running" for WORKLOAD_PHASE_RUNNING; "Unspecified" for what is unknown. */
 const char *text_enum(const ProtobufCEnumDescriptor *descriptor, int value, char *out, size_t size);
+
+/* "Running", or with what its health check says: "Running (healthy)". */
+const char *text_phase(const Capsule__V1__WorkloadStatus *status, char *out, size_t size);
 
 #endif

@@ -139,6 +139,22 @@ static void judge_running(struct watch *w, struct waited *item, int phase, bool 
 	}
 }
 
+/* An unhealthy one may be restarted, or recover. */
+static void judge_healthy(struct watch *w, struct waited *item, const Capsule__V1__Workload *workload)
+{
+	const Capsule__V1__WorkloadStatus *status = workload->status;
+
+	if (!workload->health_check)
+		fail(w, item, "has no health check");
+	else if (status && status->health == CAPSULE__V1__HEALTH__HEALTH_HEALTHY)
+		finish(w, item, "healthy");
+	else if (status && status->phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED)
+		failed(w, item, status->message);
+	else if (status && status->phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED &&
+		 workload->desired_state != CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_STOPPED)
+		fail(w, item, "has ended");
+}
+
 static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workload *workload)
 {
 	int phase = workload->status ? (int)workload->status->phase : 0;
@@ -153,6 +169,9 @@ static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workl
 		if (!is_onlooker(w))
 			fail(w, item, "was applied again meanwhile");
 		break;
+	case WATCH_HEALTHY:
+		judge_healthy(w, item, workload);
+		break;
 	case WATCH_STOPPED:
 		judge_stopped(w, item, phase, stopping, message);
 		break;
@@ -164,15 +183,18 @@ static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workl
 
 static void remember(struct watch *w, struct waited *item, const Capsule__V1__Workload *workload)
 {
+	const Capsule__V1__WorkloadStatus *status = workload->status;
+	const char *why;
 	char phase[32];
 	int n;
 
-	if (!workload->status)
+	if (!status)
 		return;
-	text_enum(&capsule__v1__workload_phase__descriptor, (int)workload->status->phase, phase, sizeof phase);
+	text_phase(status, phase, sizeof phase);
 	phase[0] = (char)tolower((unsigned char)phase[0]);
 	free(item->state);
-	n = asprintf(&item->state, "%s%s%s", phase, *workload->status->message ? ": " : "", workload->status->message);
+	why = *status->message ? status->message : status->health_message;
+	n = asprintf(&item->state, "%s%s%s", phase, *why ? ": " : "", why);
 	if (n < 0)
 		item->state = NULL;
 	else if (!item->done)

@@ -9,6 +9,7 @@
 
 enum watch_goal {
 	WATCH_RUNNING, /* runs; one that has ended by itself, or is to be stopped, is through as well */
+	WATCH_HEALTHY, /* runs, and its health check says so */
 	WATCH_STOPPED,
 	WATCH_DELETED,
 };

@@ -47,9 +47,11 @@ static void add_ports(const Workload *w, struct buf *out)
 			 *ports[i]->protocol ? ports[i]->protocol : "tcp");
 }
 
-static enum style phase_style(Capsule__V1__WorkloadPhase phase)
+static enum style phase_style(const Capsule__V1__WorkloadStatus *status)
 {
-	switch (phase) {
+	if (status->health == CAPSULE__V1__HEALTH__HEALTH_UNHEALTHY)
+		return STYLE_BAD;
+	switch (status->phase) {
 	case CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING:
 		return STYLE_GOOD;
 	case CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED:
@@ -98,11 +100,10 @@ static void add_row(struct table *t, const Workload *w)
 	table_cell(t, STYLE_PLAIN, "%s", workload_image(w));
 	table_cell(t, STYLE_PLAIN, "%s", buf_str(&ports));
 	table_cell(t, STYLE_PLAIN, "%s", desired_text(w, text, sizeof text));
-	table_cell(t, phase_style(status->phase), "%s",
-		   text_enum(&capsule__v1__workload_phase__descriptor, (int)status->phase, text, sizeof text));
+	table_cell(t, phase_style(status), "%s", text_phase(status, text, sizeof text));
 	table_cell(t, STYLE_PLAIN, "%u", status->restart_count);
 	table_cell(t, STYLE_PLAIN, "%s", text_age(w->created_at_unix * NSEC_PER_SEC, text, sizeof text));
-	table_cell(t, STYLE_PLAIN, "%s", status->message);
+	table_cell(t, STYLE_PLAIN, "%s", *status->message ? status->message : status->health_message);
 }
 
 static int print_manifests(Workload *const *workloads, size_t n, struct error *err)
@@ -173,8 +174,9 @@ static void print_status(const Workload *w)
 	output_field("Desired", "%s", desired_text(w, text, sizeof text));
 	if (!s)
 		return;
-	output_field("Phase", "%s",
-		     text_enum(&capsule__v1__workload_phase__descriptor, (int)s->phase, text, sizeof text));
+	output_field("Phase", "%s", text_phase(s, text, sizeof text));
+	if (*s->health_message)
+		output_field("Health", "%s", s->health_message);
 	output_field("Message", "%s", s->message);
 	output_field("Restarts", "%u", s->restart_count);
 	output_field("Address", "%s", s->address);

@@ -192,7 +192,7 @@ class Capsule:
         return self.ctl("apply", "-f", "-", *args, input=text, check=check, timeout=timeout)
 
     def run_container(self, name, image, wait=True, check=True, **spec):
-        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources") if k in spec}
+        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck") if k in spec}
         manifest = {"name": name, "kind": "Container", **top, "container": {"image": image, **spec}}
         return self.apply(manifest, *(["--wait"] if wait else []), check=check)
 

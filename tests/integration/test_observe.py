@@ -106,7 +106,7 @@ def test_wait_for_deletion_and_its_limit(capsule):
 
 def test_wait_takes_no_other_state(capsule):
     done = capsule.ctl("workload", "wait", "w", "--for", "stoped", check=False)
-    assert done.returncode == 2 and '"stoped" is not one of running|stopped|deleted' in done.err
+    assert done.returncode == 2 and '"stoped" is not one of running|healthy|stopped|deleted' in done.err
 
 
 # ---- events ----
