@@ -62,7 +62,7 @@ def test_tcp(capsule):
 
 def test_an_unhealthy_workload_is_restarted_as_after_a_failure(capsule):
     run(capsule, READY_FILE, command=["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"],
-        restartPolicy="OnFailure", )
+        restartPolicy="OnFailure")
     pid = capsule.status("w")["pid"]
     wait_for(lambda: capsule.status("w").get("pid", pid) not in (0, pid), "a new process")
     assert capsule.status("w")["restartCount"] >= 1
@@ -100,7 +100,7 @@ def test_a_changed_check_leaves_the_process_alone(capsule):
     wait_healthy(capsule, "w")
     pid = capsule.status("w")["pid"]
     plan = run(capsule, {"tcp": {"port": 80}, "interval": "1s"}, restartPolicy="Never")
-    assert "configured" in plan.out
+    assert "configured" in plan.out and capsule.status("w")["pid"] == pid
     wait_for(lambda: health(capsule, "w") == "unhealthy", "the new check to fail")
     run(capsule, None, restartPolicy="Never")
     assert health(capsule, "w") == "" and capsule.status("w")["pid"] == pid
