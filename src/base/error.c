@@ -31,6 +31,8 @@ static enum error_code code_of_errno(int errnum)
 		return ERR_PERMISSION_DENIED;
 	case ETIMEDOUT:
 		return ERR_DEADLINE_EXCEEDED;
+	case EROFS:
+		return ERR_FAILED_PRECONDITION;
 	case ECANCELED:
 		return ERR_CANCELLED;
 	default:
@@ -130,4 +132,12 @@ const char *error_code_name(enum error_code code)
 	};
 
 	return (unsigned)code < sizeof names / sizeof names[0] ? names[code] : "UNKNOWN";
+}
+
+enum error_code error_code_by_name(const char *name)
+{
+	for (enum error_code code = ERR_CANCELLED; code <= ERR_UNAUTHENTICATED; code++)
+		if (name && strcmp(error_code_name(code), name) == 0)
+			return code;
+	return ERR_INTERNAL;
 }

@@ -57,8 +57,9 @@ void error_release(struct error *e);
 int error_set(struct error *e, enum error_code code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 int error_setv(struct error *e, enum error_code code, const char *fmt, va_list ap) __attribute__((format(printf, 3, 0)));
 
-/* As error_set, with ": <strerror(errnum)>" appended and the code derived from errnum (ENOSPC: RESOURCE_EXHAUSTED,
- * ENOENT: NOT_FOUND, EACCES and EPERM: PERMISSION_DENIED, ETIMEDOUT: DEADLINE_EXCEEDED, else INTERNAL). errnum is a
+/* As error_set, with ": <strerror(errnum)>" appended and the code derived from errnum (ENOSPC and EDQUOT:
+ * RESOURCE_EXHAUSTED, ENOENT: NOT_FOUND, EACCES and EPERM: PERMISSION_DENIED, EROFS: FAILED_PRECONDITION, ETIMEDOUT:
+ * DEADLINE_EXCEEDED, else INTERNAL). errnum is a
  * positive errno value. */
 int error_errno(struct error *e, int errnum, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
@@ -73,5 +74,8 @@ const char *error_message(const struct error *e);
 
 /* "NOT_FOUND" and so on; never NULL. */
 const char *error_code_name(enum error_code code);
+
+/* The other way; ERR_INTERNAL for NULL and for what is no name of a code that tells of an error. */
+enum error_code error_code_by_name(const char *name);
 
 #endif

@@ -32,9 +32,8 @@ static void child_fail(struct child *c)
 	_exit(127);
 }
 
-static void child_main(struct child *c)
+void process_reset_signals(void)
 {
-	const struct process_spawn *s = c->spawn;
 	sigset_t empty;
 
 	for (int sig = 1; sig < NSIG; sig++) {
@@ -48,6 +47,13 @@ static void child_main(struct child *c)
 	}
 	sigemptyset(&empty);
 	sigprocmask(SIG_SETMASK, &empty, NULL);
+}
+
+static void child_main(struct child *c)
+{
+	const struct process_spawn *s = c->spawn;
+
+	process_reset_signals();
 	if (s->new_session)
 		setsid();
 	if (s->dir && chdir(s->dir) < 0)
@@ -58,7 +64,8 @@ static void child_main(struct child *c)
 	for (size_t i = 0; i < s->n_fds; i++)
 		if (dup2(c->fds[i], s->fds[i].target) < 0)
 			child_fail(c);
-	execvpe(s->argv[0], (char *const *)(uintptr_t)s->argv, s->env ? (char *const *)(uintptr_t)s->env : environ);
+	execvpe(s->program ? s->program : s->argv[0], (char *const *)(uintptr_t)s->argv,
+		s->env ? (char *const *)(uintptr_t)s->env : environ);
 	child_fail(c);
 }
 

@@ -25,6 +25,7 @@ struct process_fd {
 
 struct process_spawn {
 	const char *const *argv; /* argv[0] is searched in PATH when it holds no '/' */
+	const char *program;     /* path of what is executed as argv[0]; NULL: argv[0] */
 	const char *const *env;  /* NULL: the caller's */
 	const char *dir;         /* working directory; NULL: the caller's */
 	const struct process_fd *fds;
@@ -56,6 +57,9 @@ int process_run(const struct process_run *run, struct process_result *ret, struc
 
 /* Runs the command and turns a non-zero exit into an error (INTERNAL) that ends with the last line it printed. */
 int process_run_ok(const char *const *argv, int64_t timeout_ms, struct error *err);
+
+/* For a child before it executes: default dispositions and an empty signal mask. Async-signal-safe. */
+void process_reset_signals(void);
 
 /* Waits for a child to end, through EINTR. The exit code as in process_result, or -errno. */
 int process_wait(pid_t pid);

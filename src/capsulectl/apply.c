@@ -196,6 +196,12 @@ static int load_all(const struct cli *cli, struct sources *s, struct error *err)
 
 /* ---- sending ---- */
 
+/* "diff" is "apply --dry-run". */
+static bool is_dry_run(const struct cli *cli)
+{
+	return cli->command == &diff_command || cli_has(cli, OPT_DRY_RUN);
+}
+
 static void print_changes(const Capsule__V1__WorkloadApplyResponse *reply)
 {
 	for (size_t i = 0; i < reply->n_changes; i++) {
@@ -280,7 +286,7 @@ static int apply_workload(struct cli *cli, const struct sources *s, Capsule__V1_
 {
 	Capsule__V1__WorkloadApplyRequest request = CAPSULE__V1__WORKLOAD_APPLY_REQUEST__INIT;
 	_cleanup_message_ Capsule__V1__WorkloadApplyResponse *reply = NULL;
-	bool dry_run = cli_has(cli, OPT_DRY_RUN);
+	bool dry_run = is_dry_run(cli);
 	int r;
 
 	request.workload = workload;
@@ -301,7 +307,7 @@ static int apply_object(struct cli *cli, const struct sources *s, const struct m
 	int r;
 
 	if (object->kind == MANIFEST_VOLUME)
-		r = volume_apply(cli, object->volume, cli_has(cli, OPT_DRY_RUN), err);
+		r = volume_apply(cli, object->volume, is_dry_run(cli), err);
 	else
 		r = apply_workload(cli, s, object->workload, err);
 	/* Whoever applies a directory wants to see how far it is. */
@@ -351,7 +357,7 @@ static int run_apply(struct cli *cli, struct error *err)
 	size_t objects = 0;
 	int r;
 
-	if (cli_has(cli, OPT_WAIT) && cli_has(cli, OPT_DRY_RUN))
+	if (cli_has(cli, OPT_WAIT) && is_dry_run(cli))
 		return cli_usage(err, "--dry-run starts nothing that --wait could wait for");
 	r = load_all(cli, &sources, err);
 	if (r < 0)
@@ -367,9 +373,17 @@ static int run_apply(struct cli *cli, struct error *err)
 	if (r == 0)
 		r = apply_kind(cli, &sources, MANIFEST_WORKLOAD, &applied, err);
 	if (r == 0 && cli_has(cli, OPT_WAIT))
-		r = watch_wait(cli, applied.names, applied.n, WATCH_RUNNING, err);
+		r = watch_wait(cli, applied.names, applied.n, WATCH_RUNNING, 0, err);
 	return r < 0 ? r : applied.failed ? -1 : 0;
 }
+
+const struct command diff_command = {
+	.name = "diff", .summary = "show what an apply would change: apply --dry-run",
+	.text = "A line begins with + for a field that is new, - for one that goes and ~ for one that\n"
+		"changes.",
+	.examples = "capsulectl diff -f web.yaml",
+	.options = OPTION(FILE), .run = run_apply,
+};
 
 const struct command apply_command = {
 	.name = "apply", .summary = "make what manifests declare come true",

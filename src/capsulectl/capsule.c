@@ -5,6 +5,7 @@
 #include "base/timeutil.h"
 #include "capsulectl/client.h"
 #include "capsulectl/commands.h"
+#include "capsulectl/debug.h"
 #include "capsulectl/output.h"
 
 #include "capsule.pb-c.h"
@@ -152,7 +153,7 @@ static const struct command command_logs = {
 	.options = OPTION(FOLLOW) | OPTION(TAIL), .run = run_logs,
 };
 
-static const struct command *const verbs[] = { &command_info, &command_logs, NULL };
+static const struct command *const verbs[] = { &command_info, &command_logs, &debug_command, NULL };
 
 const struct command capsule_command = {
 	.name = "capsule", .alias = "c", .summary = "the host and its daemon", .children = verbs,

@@ -32,6 +32,19 @@ const struct option_spec option_specs[OPT_COUNT] = {
 	[OPT_SIZE] = { 's', "size", VALUE_SIZE, "SIZE", "512M, 10GiB, ...; without it the daemon's default" },
 	[OPT_FORCE] = { 0, "force", VALUE_NONE, NULL, "stop the workloads that hold it first" },
 	[OPT_CLIENT] = { 0, "client", VALUE_NONE, NULL, "only this program's version; asks no daemon" },
+	[OPT_ARCHIVE] = { 'a', "archive", VALUE_NONE, NULL, "keep owners, set-ID bits, file capabilities and devices" },
+	[OPT_FOR] = { 0, "for", VALUE_WORD, "STATE", "running (without this option), stopped or deleted",
+		      .words = "running|stopped|deleted" },
+	[OPT_NO_STREAM] = { 0, "no-stream", VALUE_NONE, NULL, "look once, not again and again" },
+	[OPT_INTERVAL] = { 0, "interval", VALUE_DURATION, "DURATION", "time between two looks; without it 2s" },
+	[OPT_IMAGE] = { 'i', "image", VALUE_TEXT, "IMAGE", "image of the container", COMPLETE_IMAGES },
+	[OPT_KEEP] = { 0, "keep", VALUE_NONE, NULL, "leave the container when the command has ended" },
+	[OPT_INTERACTIVE] = { 'i', "interactive", VALUE_NONE, NULL, "pass standard input on, even from a terminal" },
+	[OPT_TTY] = { 't', "tty", VALUE_NONE, NULL, "give the command a terminal, joined to this one" },
+	[OPT_ENV] = { 'e', "env", VALUE_TEXT, "NAME=VALUE",
+		      "an environment variable; NAME alone takes its value from here; may be repeated" },
+	[OPT_WORKDIR] = { 'w', "workdir", VALUE_TEXT, "DIR", "directory to run in; without it the workload's" },
+	[OPT_USER] = { 'u', "user", VALUE_TEXT, "USER[:GROUP]", "user by name or number; without it the workload's" },
 };
 
 /* ---- the tree ---- */
@@ -147,6 +160,10 @@ static int parse_value(const struct option_spec *spec, const char *text, int64_t
 			return CLI_USAGE;
 		}
 		*ret = (int64_t)bytes;
+		return 0;
+	case VALUE_WORD:
+		if (!word_in_list(text, spec->words))
+			return cli_usage(err, "--%s: \"%s\" is not one of %s", spec->name, text, spec->words);
 		return 0;
 	case VALUE_NONE:
 	case VALUE_TEXT:
@@ -298,6 +315,19 @@ static int check_arguments(const struct cli *cli, struct error *err)
 	return 0;
 }
 
+/* argv[0] is the name. Options may follow it; then comes the command line, which is left alone. */
+static int scan_after_name(struct cli *cli, const struct option_table *t, int *argc, char ***argv, struct error *err)
+{
+	char *name = (*argv)[0];
+
+	if (scan_options(cli, t, *argc, *argv, err) < 0)
+		return -1;
+	*argc -= optind - 1;
+	*argv += optind - 1;
+	(*argv)[0] = name;
+	return 0;
+}
+
 int cli_parse(struct cli *cli, int argc, char **argv, struct error *err)
 {
 	cli->command = &root_command;
@@ -310,11 +340,13 @@ int cli_parse(struct cli *cli, int argc, char **argv, struct error *err)
 		struct option_table table;
 
 		/* A verb without output takes -o too: check_output() says more than getopt could. */
-		table_build(&table, OPTIONS_GLOBAL | cli->command->options, verb);
+		table_build(&table, OPTIONS_GLOBAL | cli->command->options, verb && !cli->command->takes_command);
 		if (scan_options(cli, &table, argc, argv, err) < 0)
 			return -1;
 		argc -= optind;
 		argv += optind;
+		if (cli->command->takes_command && argc > 0 && scan_after_name(cli, &table, &argc, &argv, err) < 0)
+			return -1;
 		if (verb || argc == 0)
 			break;
 		child = command_find(cli->command, argv[0]);

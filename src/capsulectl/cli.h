@@ -8,7 +8,8 @@
  * an option. Parsing, help, completion, the man page and the reference in docs/ are read from these tables, so they
  * cannot disagree. To add a verb: write its run function, declare its command and put it in its noun's list.
  *
- * Grammar: capsulectl [global options] NOUN VERB [options and names in any order] [-- names].
+ * Grammar: capsulectl [global options] NOUN VERB [options and names in any order] [-- names]; where a verb takes a command:
+ * NOUN VERB [options] NAME [options] [--] COMMAND [ARGUMENT...].
  *
  * Everything here is const data or belongs to the one struct cli; one thread.
  */
@@ -47,6 +48,17 @@ enum option_id {
 	OPT_SIZE,
 	OPT_FORCE,
 	OPT_CLIENT,
+	OPT_ARCHIVE,
+	OPT_FOR,
+	OPT_NO_STREAM,
+	OPT_INTERVAL,
+	OPT_IMAGE,
+	OPT_KEEP,
+	OPT_INTERACTIVE,
+	OPT_TTY,
+	OPT_ENV,
+	OPT_WORKDIR,
+	OPT_USER,
 	OPT_COUNT
 };
 
@@ -57,6 +69,7 @@ enum option_id {
 enum option_type {
 	VALUE_NONE,     /* a switch */
 	VALUE_TEXT,
+	VALUE_WORD,     /* one of the option's words */
 	VALUE_OUTPUT,   /* one of the command's output forms */
 	VALUE_COUNT,    /* 0 to INT32_MAX */
 	VALUE_DURATION, /* nanoseconds, more than 0 */
@@ -74,6 +87,7 @@ struct option_spec {
 	const char *value; /* what help calls the value; NULL for a switch */
 	const char *help;
 	enum complete complete;
+	const char *words; /* of a VALUE_WORD: "running|stopped" */
 };
 
 extern const struct option_spec option_specs[OPT_COUNT];
@@ -104,6 +118,7 @@ struct command {
 	const struct command *const *children; /* NULL-terminated; a noun has them, a verb has run */
 	bool hidden;
 	bool empty_arguments;           /* "" is an argument like any other */
+	bool takes_command;             /* its second argument and all after it are a command line with options of its own */
 	/* 0, or -1: failed, with err set unless everything was reported already, or CLI_USAGE. */
 	int (*run)(struct cli *cli, struct error *err);
 };
@@ -132,6 +147,7 @@ struct cli {
 	size_t n_options;
 	char **names;                  /* of the caller's argv */
 	size_t n_names;
+	int exit_status;               /* set by a command that has one of its own; 0: as its result is */
 	struct client *client;         /* connected by the first call; see client.h */
 };
 

@@ -14,10 +14,13 @@
 
 #define CONNECT_TIMEOUT_MS 10000 /* a host that drops packets gives no answer at all */
 
+#define SIGNALS 3
+
 struct client {
 	uv_loop_t loop;
-	uv_signal_t signals[2];
+	uv_signal_t signals[SIGNALS];
 	uv_timer_t connect_timer;
+	uv_timer_t pause_timer;
 	uv_poll_t reader;      /* see watch_reader() */
 	int reader_fd;         /* -1: nothing to watch */
 	struct target target;
@@ -44,8 +47,10 @@ struct run {
 
 /* ---- connection ---- */
 
-static void cancel_call(struct client *c)
+/* What is under way, a call or a pause, ends. */
+static void interrupt(struct client *c)
 {
+	uv_timer_stop(&c->pause_timer);
 	if (c->call)
 		rpc_call_cancel(c->call);
 }
@@ -55,7 +60,7 @@ static void on_signal(uv_signal_t *handle, int signo)
 	struct client *c = handle->data;
 
 	c->signal = signo;
-	cancel_call(c);
+	interrupt(c);
 }
 
 static void on_connect_timeout(uv_timer_t *timer)
@@ -63,7 +68,7 @@ static void on_connect_timeout(uv_timer_t *timer)
 	struct client *c = timer->data;
 
 	c->connect_errno = ETIMEDOUT;
-	cancel_call(c);
+	interrupt(c);
 }
 
 static void on_connected(struct rpc_client *rpc, int errnum, void *arg)
@@ -77,9 +82,9 @@ static void on_connected(struct rpc_client *rpc, int errnum, void *arg)
 
 static void watch_signals(struct client *c)
 {
-	static const int signos[] = { SIGINT, SIGTERM };
+	static const int signos[SIGNALS] = { SIGINT, SIGTERM, SIGHUP };
 
-	for (size_t i = 0; i < 2; i++) {
+	for (size_t i = 0; i < SIGNALS; i++) {
 		uv_signal_init(&c->loop, &c->signals[i]);
 		c->signals[i].data = c;
 		uv_signal_start(&c->signals[i], on_signal, signos[i]);
@@ -91,7 +96,7 @@ static void on_reader_gone(uv_poll_t *poll, int status, int events)
 {
 	uv_poll_stop(poll);
 	output_set_reader_gone();
-	cancel_call(poll->data);
+	interrupt(poll->data);
 }
 
 /*
@@ -135,6 +140,7 @@ static int client_open(struct cli *cli, struct error *err)
 	watch_signals(c);
 	uv_timer_init(&c->loop, &c->connect_timer);
 	c->connect_timer.data = c;
+	uv_timer_init(&c->loop, &c->pause_timer);
 	if (target_resolve(target ? target->text : NULL, getenv("CAPSULE_HOST"), TARGET_SOCKET, &c->target, err) < 0)
 		return CLI_USAGE;
 	if (timeout) {
@@ -157,9 +163,10 @@ bool client_close(struct cli *cli)
 	if (c->rpc && !c->connected && !rpc_client_errno(c->rpc))
 		return true;
 	rpc_client_close(c->rpc, NULL, NULL);
-	for (size_t i = 0; i < 2; i++)
+	for (size_t i = 0; i < SIGNALS; i++)
 		uv_close((uv_handle_t *)&c->signals[i], NULL);
 	uv_close((uv_handle_t *)&c->connect_timer, NULL);
+	uv_close((uv_handle_t *)&c->pause_timer, NULL);
 	if (c->reader_fd >= 0)
 		uv_close((uv_handle_t *)&c->reader, NULL);
 	uv_run(&c->loop, UV_RUN_DEFAULT);
@@ -358,4 +365,29 @@ int client_stream(struct cli *cli, const struct method *method, const void *requ
 	struct run run = { .fn = fn, .arg = arg, .err = err };
 
 	return client_run(cli, method, request, &run);
+}
+
+static void on_pause_over(uv_timer_t *timer)
+{
+	/* That it is no longer active is what client_pause() waits for. */
+}
+
+int client_pause(struct cli *cli, int64_t ns, struct error *err)
+{
+	struct client *c = cli->client;
+
+	watch_reader(c);
+	uv_update_time(&c->loop);
+	uv_timer_start(&c->pause_timer, on_pause_over, (uint64_t)(ns / NSEC_PER_MSEC), 0);
+	while (!c->signal && !output_reader_gone() && uv_is_active((uv_handle_t *)&c->pause_timer))
+		uv_run(&c->loop, UV_RUN_ONCE);
+	return c->signal || output_reader_gone() ? error_set(err, ERR_CANCELLED, "interrupted") : 0;
+}
+
+int client_converse(struct cli *cli, const struct method *method, const struct client_feed *feed, client_message_fn fn,
+		    void *arg, struct error *err)
+{
+	struct run run = { .fn = fn, .arg = arg, .feed = feed, .err = err };
+
+	return client_run(cli, method, NULL, &run);
 }

@@ -5,8 +5,8 @@
  * Calls that read like function calls.
  *
  * Each runs the event loop until its call has ended. The connection is made by the first one, to the daemon that
- * capsulectl/target.h finds, and serves all that follow. --timeout is one limit for the whole invocation. SIGINT and
- * SIGTERM cancel the call under way, so that the daemon learns of it; client_signal() then tells which one it was.
+ * capsulectl/target.h finds, and serves all that follow. --timeout is one limit for the whole invocation. SIGINT,
+ * SIGTERM and SIGHUP cancel the call under way, so that the daemon learns of it; client_signal() then tells which one it was.
  *
  * Requests and replies are messages of protobuf-c, whose first member is their base; the descriptors of struct method
  * are checked against them.
@@ -56,6 +56,13 @@ struct client_feed {
 /* Many requests, one reply. */
 int client_upload(struct cli *cli, const struct method *method, const struct client_feed *feed, void *ret_reply,
 		  struct error *err);
+
+/* Many requests, and any number of replies meanwhile. */
+int client_converse(struct cli *cli, const struct method *method, const struct client_feed *feed, client_message_fn fn,
+		    void *arg, struct error *err);
+
+/* Lets time pass between two calls, after at least one. 0, or -1: a signal came, or nobody reads the output any more. */
+int client_pause(struct cli *cli, int64_t ns, struct error *err);
 
 /* The signal that interrupted a call; 0 if none did. */
 int client_signal(const struct cli *cli);

@@ -39,8 +39,8 @@ const struct command help_all_command = {
 };
 
 static const struct command *const top[] = {
-	&apply_command,  &workload_command,   &volume_command, &image_command,    &capsule_command,
-	&info_command,   &version_command,    &completion_command, &help_command, &complete_command,
+	&apply_command, &diff_command,    &workload_command, &cp_command,         &volume_command, &image_command,
+	&capsule_command, &info_command,  &version_command,  &completion_command, &help_command,   &complete_command,
 	&help_all_command, NULL,
 };
 

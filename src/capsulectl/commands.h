@@ -7,12 +7,16 @@
 
 #include "capsulectl/cli.h"
 
-extern const struct command apply_command;
+extern const struct command apply_command, diff_command;
 extern const struct command workload_command;
 extern const struct command volume_command;
 extern const struct command image_command;
+extern const struct command cp_command;
 extern const struct command capsule_command, info_command, version_command;
 extern const struct command completion_command, complete_command;
 extern const struct command help_command, help_all_command;
+
+/* A verb of workload. */
+extern const struct command exec_command;
 
 #endif

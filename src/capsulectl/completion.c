@@ -210,7 +210,7 @@ static void offer_arguments(const struct offer *o, const struct typed *t)
 	if (t->n_arguments >= c->max_arguments)
 		return;
 	/* "volume resize NAME SIZE": only the first of two different arguments is a name. */
-	if (t->n_arguments > 0 && c->max_arguments != ARGUMENTS_ANY)
+	if (t->n_arguments > 0 && (c->max_arguments != ARGUMENTS_ANY || c->takes_command))
 		return;
 	if (c->complete == COMPLETE_FILES)
 		output_text(":files\n");
@@ -222,8 +222,12 @@ static void offer_value(const struct offer *o, const struct typed *t, const stru
 {
 	if (option->type == VALUE_OUTPUT)
 		offer_words(o, t->command->outputs);
+	else if (option->type == VALUE_WORD)
+		offer_words(o, option->words);
 	else if (option->complete == COMPLETE_FILES)
 		output_text(":files\n");
+	else if (option->complete != COMPLETE_NONE)
+		offer_names(o, t, option->complete);
 }
 
 static int run_complete(struct cli *cli, struct error *err)

@@ -49,6 +49,8 @@ static int run_command(struct cli *cli, bool *ret_hanging, struct error *err)
 		return report_usage(cli, err);
 	if (r < 0 && err->message && !output_reader_gone())
 		cli_report(cli, err);
+	if (cli->exit_status)
+		return cli->exit_status;
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 

@@ -21,6 +21,11 @@ METHOD(workload_restart, "WorkloadService", "Restart", workload_restart_request,
 METHOD(workload_stop, "WorkloadService", "Stop", workload_stop_request, workload_stop_response);
 METHOD(workload_start, "WorkloadService", "Start", workload_start_request, workload_start_response);
 METHOD(workload_watch, "WorkloadService", "Watch", workload_watch_request, workload_event, STREAM);
+METHOD(workload_events, "WorkloadService", "Events", workload_events_request, workload_occurrence, STREAM);
+METHOD(workload_stats, "WorkloadService", "Stats", workload_stats_request, workload_stats_response);
+METHOD(workload_exec, "WorkloadService", "Exec", workload_exec_client_message, workload_exec_server_message, STREAM);
+METHOD(workload_copy_to, "WorkloadService", "CopyTo", workload_copy_to_request, workload_copy_to_response);
+METHOD(workload_copy_from, "WorkloadService", "CopyFrom", workload_copy_from_request, workload_copy_from_chunk, STREAM);
 
 METHOD(volume_create, "VolumeService", "Create", volume_create_request, volume);
 METHOD(volume_get, "VolumeService", "Get", volume_get_request, volume);

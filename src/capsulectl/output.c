@@ -67,16 +67,26 @@ int output_list(enum form form, const void *message, struct error *err)
 	return 0;
 }
 
+bool output_is_terminal(void)
+{
+	return isatty(STDOUT_FILENO);
+}
+
+static bool use_colour(void)
+{
+	const char *no_color = getenv("NO_COLOR");
+
+	return output_is_terminal() && !(no_color && *no_color);
+}
+
 int output_table(const struct table *t, struct error *err)
 {
 	_cleanup_buf_ struct buf out = BUF_INIT(2 * TABLE_BYTES_MAX);
-	const char *no_color = getenv("NO_COLOR");
-	bool terminal = isatty(STDOUT_FILENO);
 	struct winsize size = { 0 };
 
-	if (terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0)
+	if (output_is_terminal() && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0)
 		size.ws_col = 0;
-	if (table_print(t, size.ws_col, terminal && !(no_color && *no_color), &out) < 0)
+	if (table_print(t, size.ws_col, use_colour(), &out) < 0)
 		return error_errno(err, ENOMEM, "cannot print the table");
 	return output_buf(&out, err);
 }
@@ -90,6 +100,18 @@ void output_text(const char *fmt, ...)
 	va_start(ap, fmt);
 	vprintf(fmt, ap);
 	va_end(ap);
+}
+
+void output_styled(enum style style, const char *fmt, ...)
+{
+	_cleanup_buf_ struct buf text = BUF_INIT(4096), out = BUF_INIT(4096 + 64);
+	va_list ap;
+
+	va_start(ap, fmt);
+	buf_addv(&text, fmt, ap);
+	va_end(ap);
+	style_add(&out, style, use_colour(), buf_str(&text), text.len);
+	output_text("%s", buf_str(&out));
 }
 
 void output_field(const char *name, const char *fmt, ...)

@@ -40,6 +40,9 @@ void table_release(struct table *t);
 /* Adds the next cell, row by row. "-" stands for an empty one. Failure is found by table_print(). */
 void table_cell(struct table *t, enum style style, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* Adds the text in the colour of its style. */
+void style_add(struct buf *out, enum style style, bool colour, const char *text, size_t len);
+
 /* width: columns of the terminal, 0 for no limit; the last column is cut to fit. 0, or -1 without memory. */
 int table_print(const struct table *t, size_t width, bool colour, struct buf *out);
 
@@ -63,6 +66,11 @@ int output_table(const struct table *t, struct error *err);
 
 /* printf to standard output. */
 void output_text(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* The same in the colour of the style, where output_table() would use it. */
+void output_styled(enum style style, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+bool output_is_terminal(void);
 
 /* "Name:      value" when the value is not empty. */
 void output_field(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

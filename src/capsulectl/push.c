@@ -1,118 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/*
- * A regular file is read where the call has room: the kernel reads ahead of us, so it does not block for long. A pipe
- * may block for as long as its writer likes, and meanwhile the daemon may have found the archive to be wrong: it is
- * read when the loop finds it readable.
- */
 #include "capsulectl/push.h"
 
 #include "capsulectl/client.h"
+#include "capsulectl/input.h"
 #include "capsulectl/progress.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define CHUNK (512u << 10)
-
 struct push {
 	const char *path;
 	int fd;
-	int flags;              /* of the fd before the loop made it non-blocking */
 	struct rpc_call *call;
-	uv_poll_t *poll;        /* NULL: the fd cannot be polled */
-	bool ended;             /* all of it is queued */
-	uint8_t *chunk;
+	struct input input;
 	uint64_t sent, total;
 	struct progress progress;
-	struct error error;
+	struct error error; /* of the start */
 };
 
-static void fail(struct push *p, int errnum)
-{
-	p->ended = true;
-	error_errno(&p->error, errnum, "cannot read %s", p->path);
-	rpc_call_cancel(p->call);
-}
-
-static void send_chunk(struct push *p, size_t len)
+static void push_data(const uint8_t *data, size_t len, void *arg)
 {
 	Capsule__V1__ImagePushRequest request = CAPSULE__V1__IMAGE_PUSH_REQUEST__INIT;
+	struct push *p = arg;
 
 	request.msg_case = CAPSULE__V1__IMAGE_PUSH_REQUEST__MSG_CHUNK;
-	request.chunk.data = p->chunk;
+	request.chunk.data = (uint8_t *)(uintptr_t)data;
 	request.chunk.len = len;
 	rpc_call_send(p->call, &request.base);
 	p->sent += len;
 	progress_bytes(&p->progress, NULL, p->sent, p->total);
 }
 
-/* Sends the next chunk. False when there is none: the end, an error, or nothing to read yet. */
-static bool read_chunk(struct push *p)
+static void push_end(void *arg)
 {
-	ssize_t n;
+	struct push *p = arg;
 
-	do
-		n = read(p->fd, p->chunk, CHUNK);
-	while (n < 0 && errno == EINTR);
-	if (n > 0) {
-		send_chunk(p, (size_t)n);
-		return true;
-	}
-	if (n < 0 && errno == EAGAIN && p->poll)
-		return false;
-	if (n < 0) {
-		fail(p, errno);
-		return false;
-	}
-	p->ended = true;
 	rpc_call_half_close(p->call);
 	progress_text(&p->progress, "all is sent; the daemon is at work on it");
-	return false;
-}
-
-static void on_readable(uv_poll_t *poll, int status, int events)
-{
-	struct push *p = poll->data;
-
-	if (status < 0)
-		fail(p, -status);
-	else
-		read_chunk(p);
-	/* Without room, or with nothing more to come, there is nothing to wait for. The call may be over already. */
-	if (p->poll && (p->ended || !rpc_call_writable(p->call)))
-		uv_poll_stop(poll);
 }
 
 static void push_writable(struct rpc_call *call, void *arg)
 {
 	struct push *p = arg;
 
-	if (p->poll) {
-		if (!p->ended)
-			uv_poll_start(p->poll, UV_READABLE, on_readable);
-		return;
-	}
-	while (!p->ended && rpc_call_writable(call) && read_chunk(p))
-		;
-}
-
-/* What epoll does not take, files and /dev/null, never blocks for long and is read without. */
-static void start_polling(struct push *p, uv_loop_t *loop)
-{
-	uv_poll_t *poll = malloc(sizeof *poll);
-
-	p->flags = fcntl(p->fd, F_GETFL);
-	if (!poll || uv_poll_init(loop, poll, p->fd) < 0) {
-		free(poll);
-		return;
-	}
-	poll->data = p;
-	p->poll = poll;
-	/* A pipe's default of 64 KiB makes every chunk small; where more is not allowed, so be it. */
-	fcntl(p->fd, F_SETPIPE_SZ, (int)(2 * CHUNK));
+	input_writable(&p->input);
 }
 
 static void push_start(struct rpc_call *call, uv_loop_t *loop, void *arg)
@@ -126,28 +60,19 @@ static void push_start(struct rpc_call *call, uv_loop_t *loop, void *arg)
 	request.msg_case = CAPSULE__V1__IMAGE_PUSH_REQUEST__MSG_METADATA;
 	request.metadata = &metadata;
 	rpc_call_send(call, &request.base);
-	start_polling(p, loop);
-	push_writable(call, p);
-}
-
-static void free_poll(uv_handle_t *poll)
-{
-	free(poll);
+	p->input = (struct input){ .data = push_data, .end = push_end, .arg = p, .name = p->path, .fd = p->fd };
+	if (input_start(&p->input, loop, call, &p->error) < 0)
+		rpc_call_cancel(call);
 }
 
 static void push_stop(void *arg, struct error *err)
 {
 	struct push *p = arg;
 
-	p->ended = true;
-	if (p->poll) {
-		uv_close((uv_handle_t *)steal_ptr(&p->poll), free_poll);
-		/* Others may share the description: standard input is not ours. */
-		fcntl(p->fd, F_SETFL, p->flags);
-	}
 	progress_clear(&p->progress);
 	if (p->error.message)
 		error_move(err, &p->error);
+	input_stop(&p->input, err);
 }
 
 static int push_open(struct push *p, struct error *err)
@@ -156,7 +81,7 @@ static int push_open(struct push *p, struct error *err)
 
 	if (strcmp(p->path, "-") == 0) {
 		p->path = "standard input";
-		p->fd = dup(STDIN_FILENO);
+		p->fd = input_standard();
 		if (p->fd >= 0 && isatty(p->fd))
 			return cli_usage(err, "standard input is a terminal; pipe an archive into it or name a file");
 	} else {
@@ -182,15 +107,9 @@ int push_archive(struct cli *cli, const char *path, Capsule__V1__ImagePushRespon
 	int r = push_open(&p, err);
 
 	if (r == 0) {
-		p.chunk = malloc(CHUNK);
-		if (!p.chunk)
-			r = error_errno(err, ENOMEM, "cannot send %s", p.path);
-	}
-	if (r == 0) {
 		progress_init(&p.progress);
 		r = client_upload(cli, &image_push, &feed, ret_reply, err);
 	}
 	cleanup_closep(&p.fd);
-	free(p.chunk);
 	return r;
 }

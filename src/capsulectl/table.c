@@ -88,7 +88,7 @@ static size_t text_prefix(const char *s, size_t n)
 	return (size_t)(p - s);
 }
 
-static void print_styled(const char *text, size_t len, enum style style, bool colour, struct buf *out)
+void style_add(struct buf *out, enum style style, bool colour, const char *text, size_t len)
 {
 	static const char *const sequences[] = {
 		[STYLE_GOOD] = "\033[32m",
@@ -113,10 +113,10 @@ static void print_last(const struct table *t, size_t cell, size_t used, size_t w
 
 	/* On a screen too narrow for anything, wrapping is the lesser evil. */
 	if (room < 4 || text_width(text) <= room) {
-		print_styled(text, strlen(text), t->styles[cell], colour, out);
+		style_add(out, t->styles[cell], colour, text, strlen(text));
 		return;
 	}
-	print_styled(text, text_prefix(text, room - 1), t->styles[cell], colour, out);
+	style_add(out, t->styles[cell], colour, text, text_prefix(text, room - 1));
 	buf_adds(out, "…");
 }
 
@@ -138,7 +138,7 @@ int table_print(const struct table *t, size_t width, bool colour, struct buf *ou
 		for (size_t c = 0; c + 1 < t->columns; c++, cell++) {
 			const char *text = cell_text(t, cell);
 
-			print_styled(text, strlen(text), t->styles[cell], colour, out);
+			style_add(out, t->styles[cell], colour, text, strlen(text));
 			buf_addf(out, "%*s", (int)(widths[c] - text_width(text)) + GAP, "");
 			used += widths[c] + GAP;
 		}

@@ -21,11 +21,17 @@ struct waited {
 struct watch {
 	struct cli *cli;
 	enum watch_goal goal;
+	unsigned flags;
 	struct waited *items;
 	size_t n, left;
 	bool failed;
 	struct progress progress;
 };
+
+static bool is_onlooker(const struct watch *w)
+{
+	return w->flags & WATCH_ONLOOKER;
+}
 
 static void watch_release(struct watch *w)
 {
@@ -59,6 +65,8 @@ static void finish(struct watch *w, struct waited *item, const char *result)
 	item->done = true;
 	w->left--;
 	progress_clear(&w->progress);
+	if (w->flags & WATCH_QUIET)
+		return;
 	output_text("workload/%s %s\n", item->name, result);
 	/* Standard error may be the same terminal, and whoever waits wants to see it now. */
 	fflush(stdout);
@@ -80,6 +88,8 @@ static void gone(struct watch *w, struct waited *item)
 {
 	if (w->goal == WATCH_DELETED)
 		finish(w, item, "deleted");
+	else if (is_onlooker(w) && !item->seen)
+		fail(w, item, "does not exist");
 	else
 		fail(w, item, "was deleted meanwhile");
 }
@@ -92,10 +102,46 @@ static void failed(struct watch *w, struct waited *item, const char *message)
 	fail(w, item, error_message(&why));
 }
 
+static void judge_stopped(struct watch *w, struct waited *item, int phase, bool stopping, const char *message)
+{
+	if (!stopping && !is_onlooker(w))
+		fail(w, item, "was started again meanwhile");
+	else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED)
+		finish(w, item, "stopped");
+	else if (phase != CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED)
+		return;
+	else if (stopping)
+		finish(w, item, "stopped");
+	else
+		failed(w, item, message);
+}
+
+static void judge_running(struct watch *w, struct waited *item, int phase, bool stopping, const char *message)
+{
+	switch (phase) {
+	case CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING:
+		finish(w, item, "running");
+		if (*message)
+			fprintf(stderr, "workload/%s: %s\n", item->name, message);
+		break;
+	case CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED:
+		/* An onlooker waits for whoever may start it. */
+		if (!stopping)
+			finish(w, item, "completed");
+		else if (!is_onlooker(w))
+			finish(w, item, "stopped");
+		break;
+	case CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED:
+		failed(w, item, message);
+		break;
+	default:
+		break;
+	}
+}
+
 static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workload *workload)
 {
-	Capsule__V1__WorkloadPhase phase =
-		workload->status ? workload->status->phase : CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_UNSPECIFIED;
+	int phase = workload->status ? (int)workload->status->phase : 0;
 	const char *message = workload->status ? workload->status->message : "";
 	bool stopping = workload->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_STOPPED;
 
@@ -104,24 +150,14 @@ static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workl
 		return;
 	switch (w->goal) {
 	case WATCH_DELETED:
-		fail(w, item, "was applied again meanwhile");
+		if (!is_onlooker(w))
+			fail(w, item, "was applied again meanwhile");
 		break;
 	case WATCH_STOPPED:
-		if (!stopping)
-			fail(w, item, "was started again meanwhile");
-		else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED ||
-			 phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED)
-			finish(w, item, "stopped");
+		judge_stopped(w, item, phase, stopping, message);
 		break;
 	case WATCH_RUNNING:
-		if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING) {
-			finish(w, item, "running");
-			if (*message)
-				fprintf(stderr, "workload/%s: %s\n", item->name, message);
-		} else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED)
-			finish(w, item, stopping ? "stopped" : "completed");
-		else if (phase == CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED)
-			failed(w, item, message);
+		judge_running(w, item, phase, stopping, message);
 		break;
 	}
 }
@@ -187,10 +223,10 @@ static int timed_out(const struct watch *w, struct error *err)
 	return -1;
 }
 
-int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, struct error *err)
+int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, unsigned flags, struct error *err)
 {
 	Capsule__V1__WorkloadWatchRequest request = CAPSULE__V1__WORKLOAD_WATCH_REQUEST__INIT;
-	_cleanup_(watch_release) struct watch w = { .cli = cli, .goal = goal };
+	_cleanup_(watch_release) struct watch w = { .cli = cli, .goal = goal, .flags = flags };
 	int r;
 
 	if (n == 0)

@@ -13,9 +13,16 @@ enum watch_goal {
 	WATCH_DELETED,
 };
 
+enum watch_flags {
+	/* Nothing was asked for: whatever others wish for the workloads meanwhile, the wait goes on, until the goal is
+	 * reached or cannot be. One that has ended by itself has stopped; one that ended badly has failed. */
+	WATCH_ONLOOKER = 1,
+	WATCH_QUIET = 2, /* no line for what has reached the goal */
+};
+
 /* Follows the daemon's events until every named workload has reached the goal, and prints a line for each
  * ("workload/web running"). One that fails or disappears on the way is reported on standard error. 0, or -1: not all
  * reached it; err is set only if it was not reported. */
-int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, struct error *err);
+int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, unsigned flags, struct error *err);
 
 #endif

@@ -4,6 +4,7 @@
 /* capsulectl workload ... */
 #include "capsulectl/client.h"
 #include "capsulectl/commands.h"
+#include "capsulectl/observe.h"
 #include "capsulectl/output.h"
 #include "capsulectl/watch.h"
 
@@ -355,7 +356,7 @@ static int act(struct cli *cli, const struct action *action, struct error *err)
 		if (!wait)
 			output_text("workload/%s %s\n", names[i], action->recorded);
 	}
-	r = wait ? watch_wait(cli, names, done, action->goal, err) : 0;
+	r = wait ? watch_wait(cli, names, done, action->goal, 0, err) : 0;
 	return r < 0 || done < n ? -1 : 0;
 }
 
@@ -446,8 +447,11 @@ static const struct command command_delete = {
 	.options = OPTION(ALL) | OPTION(NO_WAIT), .run = run_delete,
 };
 
-static const struct command *const verbs[] = { &command_list,    &command_get,   &command_logs,   &command_restart,
-					       &command_stop,    &command_start, &command_delete, NULL };
+static const struct command *const verbs[] = {
+	&command_list,  &command_get,   &command_logs,   &exec_command,          &command_restart,
+	&command_stop,  &command_start, &command_delete, &workload_wait_command, &workload_events_command,
+	&workload_stats_command, NULL,
+};
 
 const struct command workload_command = {
 	.name = "workload", .alias = "w", .summary = "containers and microVMs", .children = verbs,

@@ -9,8 +9,10 @@
 
 #include "base/fs.h"
 #include "base/timeutil.h"
+#include "metrics/metrics.h"
 #include "rpc/health.h"
 #include "rpc/reflection.h"
+#include "service/history.h"
 #include "service/service.h"
 
 #include "descriptors.h"
@@ -39,9 +41,11 @@ struct daemon {
 	struct driver *container;
 	struct puller *puller;
 	struct reconciler *reconciler;
+	struct history *history;
 	struct rpc_server *server;
 	struct rpc_health *health;
 	struct rpc_reflection *reflection;
+	struct metrics *metrics;
 	struct driver_options driver_options;
 	struct transfer_options transfer_options;
 	struct service_host host;
@@ -91,6 +95,10 @@ static int prepare_roots(struct daemon *d, struct error *err)
 	if (fs_mkdir_all(AT_FDCWD, d->options.root, 0711, err) < 0 || take_lock(d, err) < 0 ||
 	    fs_mkdir_all(AT_FDCWD, workloads, 0711, err) < 0 || fs_mkdir_all(AT_FDCWD, volumes, 0700, err) < 0 ||
 	    fs_mkdir_all(AT_FDCWD, d->options.run, 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, running, 0711, err) < 0)
+		return -1;
+	/* What a daemon that was killed was about to rename. */
+	if (fs_sweep_tmp(AT_FDCWD, d->options.root, err) < 0 || fs_sweep_tmp(AT_FDCWD, d->options.run, err) < 0 ||
+	    fs_sweep_tmp(AT_FDCWD, d->dns_dir, err) < 0)
 		return -1;
 	return fs_write_replace(AT_FDCWD, d->registries_file, registries, strlen(registries), 0600, err);
 }
@@ -143,7 +151,8 @@ static int start_reconciler(struct daemon *d, struct error *err)
 
 	d->tasks = task_runner_new(&d->loop);
 	d->puller = puller_new(&d->loop, &d->transfer_options);
-	if (!d->tasks || !d->puller)
+	d->history = history_new();
+	if (!d->tasks || !d->puller || !d->history)
 		return error_errno(err, ENOMEM, "cannot start");
 	host = (struct reconciler_host){
 		.loop = &d->loop,
@@ -156,6 +165,8 @@ static int start_reconciler(struct daemon *d, struct error *err)
 		.container = d->container,
 		.driver_options = &d->driver_options,
 		.stop_grace_ms = d->options.stop_grace_ns / NSEC_PER_MSEC,
+		.happened = history_add,
+		.happened_arg = d->history,
 	};
 	if (reconciler_new(&host, &d->reconciler, err) < 0)
 		return -1;
@@ -196,8 +207,12 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.images = d->images;
 	d->host.puller = d->puller;
 	d->host.transfer = &d->transfer_options;
+	d->host.copy_worker = d->options.copy_worker;
 	d->host.volumes = d->volumes;
 	d->host.reconciler = d->reconciler;
+	d->host.net = d->net;
+	d->host.history = d->history;
+	d->host.cgroup_parent = d->options.cgroup_parent;
 	d->host.root = d->options.root;
 	d->host.log_file = d->log_file;
 	d->server = rpc_server_new(&d->loop, 0);
@@ -212,6 +227,8 @@ static int serve(struct daemon *d, struct error *err)
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		if (rpc_health_set(d->health, names[i], true) < 0)
 			return error_errno(err, ENOMEM, "cannot serve");
+	if (d->options.metrics && metrics_new(d->options.metrics, &d->host, d->server, &d->metrics, err) < 0)
+		return error_wrap(err, "--metrics");
 	if (listen->n == 0)
 		return listen_on(d, fallback, err);
 	for (size_t i = 0; i < listen->n; i++)
@@ -258,6 +275,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 	notify_manager("STOPPING=1");
 	reconciler_halt(d->reconciler);
 	rpc_health_shutdown(d->health);
+	metrics_close(d->metrics);
 	uv_timer_start(&d->drain_timer, on_drain_timer, DRAIN_MS, 0);
 	rpc_server_drain(d->server, on_drained, d);
 }
@@ -281,10 +299,13 @@ static void release(struct daemon *d)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
+	metrics_close(d->metrics);
 	while (d->tasks && task_runner_active(d->tasks))
 		uv_run(&d->loop, UV_RUN_ONCE);
 	puller_free(d->puller);
 	reconciler_free(d->reconciler);
+	history_free(d->history);
+	metrics_free(d->metrics);
 	services_free(d->host.services);
 	rpc_reflection_free(d->reflection);
 	rpc_health_free(d->health);

@@ -28,13 +28,14 @@ struct options {
 	char *root, *run;
 	struct option_list listen; /* empty: unix:<run>/capsule.sock */
 	char *bridge, *subnet, *table, *dnsmasq;
-	char *oci_runtime, *cgroup_parent, *shim, *image_worker;
+	char *oci_runtime, *cgroup_parent, *shim, *image_worker, *copy_worker;
 	enum log_level log_level;
 	uint64_t log_max_size;
 	unsigned log_max_files;
 	int64_t stop_grace_ns;
 	struct option_list mirrors;     /* "HOST=URL" */
 	struct option_list plain_http;  /* "HOST" */
+	char *metrics;         /* "HOST:PORT"; NULL: off */
 	char *credentials;     /* file in Docker's format; NULL: none */
 	bool down, help, version;
 };

@@ -4,10 +4,9 @@
 /*
  * Pulls and pushes, as the daemon sees them: one capsule-image process each.
  *
- * The worker runs in a session of its own with the daemon's environment; it dies with the daemon (imager/confine.h).
+ * The worker runs in a session of its own with the daemon's environment; it dies with the daemon (base/confine.h).
  *
- * Threads: the loop's only. Nothing here blocks. Callbacks never run inside a call to this module. The program ignores
- * SIGPIPE. The loop has to run until it is idle for the last memory and the last process to be released.
+ * Threads: the loop's only, as in base/worker.h. Callbacks never run inside a call to this module.
  *
  * The worker's standard output carries one JSON object a line:
  *   {"progress": {"done": N, "total": N, "status": "text"}}       any number
@@ -21,6 +20,7 @@
 #define CAPSULE_IMAGE_TRANSFER_H
 
 #include "base/error.h"
+#include "base/worker.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -61,7 +61,7 @@ struct transfer *transfer_push(uv_loop_t *loop, const struct transfer_options *o
 
 /* Copies the bytes. Returns the number of bytes queued now: a caller that sees more than TRANSFER_QUEUE_HIGH waits for
  * `drained`. Bytes after the worker has failed are dropped (done tells). */
-#define TRANSFER_QUEUE_HIGH (1u << 20)
+#define TRANSFER_QUEUE_HIGH WORKER_QUEUE_HIGH
 size_t transfer_write(struct transfer *t, const void *data, size_t len);
 void transfer_end(struct transfer *t);
 

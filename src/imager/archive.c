@@ -5,7 +5,7 @@
 #include "base/timeutil.h"
 #include "imager/archive_index.h"
 #include "imager/decompress.h"
-#include "imager/unpack.h"
+#include "tree/extract.h"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -242,9 +242,9 @@ static bool is_layer(const uint8_t *head, size_t len, enum compression *ret_comp
 
 	*ret_compression = compression_recognize(head, len);
 	if (*ret_compression == COMPRESSION_NONE)
-		return unpack_is_tar(head, len);
+		return extract_is_tar(head, len);
 	layer = decompress_new(*ret_compression, &d, NULL) == 0 &&
-		decompress_step(d, &head, &len, first, sizeof first, &n, NULL) == 0 && unpack_is_tar(first, n);
+		decompress_step(d, &head, &len, first, sizeof first, &n, NULL) == 0 && extract_is_tar(first, n);
 	decompress_free(d);
 	return layer;
 }

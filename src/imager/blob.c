@@ -215,9 +215,9 @@ static ssize_t unpack_read(void *arg, const void **ret_data, struct error *err)
 
 static int unpack_stage(struct blob_writer *w, struct error *err)
 {
-	const struct unpack_limits limits = { w->content->limits.unpacked_max, w->content->limits.entries_max };
+	const struct extract_limits limits = { w->content->limits.unpacked_max, w->content->limits.entries_max };
 	struct unpack_input in = { &w->queues[QUEUE_UNPACK], NULL };
-	const struct unpack_source source = { unpack_read, &in };
+	const struct extract_source source = { unpack_read, &in };
 	const void *rest;
 	int r = unpack_layer(w->layer_fd, &source, &limits, err);
 

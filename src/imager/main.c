@@ -5,8 +5,8 @@
  * capsule-image: one transfer into the image store, as a process of its own. The daemon starts it and reads its
  * standard output (image/transfer.h); it works from a command line just as well.
  */
+#include "base/confine.h"
 #include "imager/archive.h"
-#include "imager/confine.h"
 #include "imager/content.h"
 #include "imager/registry.h"
 
@@ -21,6 +21,12 @@ static const char USAGE[] =
 	"\n"
 	"  --root DIR          the state root, whose image store receives the image\n"
 	"  --registries FILE   mirrors, plain HTTP hosts and credentials\n";
+
+/* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities, trusted.* attributes: what
+ * writing a layer takes. */
+static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_DAC_OVERRIDE) |
+				     CONFINE_KEEP(CAP_FOWNER) | CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_MKNOD) | CONFINE_KEEP(CAP_SETFCAP) |
+				     CONFINE_KEEP(CAP_SYS_ADMIN);
 
 struct arguments {
 	const char *verb, *root, *registries, *reference;
@@ -62,9 +68,11 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
 
 static int transfer(const struct arguments *a, struct content *content, struct error *err)
 {
+	/* A push needs nothing but the image store and gets nothing else; a pull needs the resolver's files and
+	 * certificates. */
 	if (!strcmp(a->verb, "push"))
-		return confine(a->root, err) < 0 ? -1 : archive_push(content, STDIN_FILENO, err);
-	return confine(NULL, err) < 0 ? -1 : registry_pull(content, a->reference, a->registries, err);
+		return confine(a->root, CAPABILITIES, err) < 0 ? -1 : archive_push(content, STDIN_FILENO, err);
+	return confine(NULL, CAPABILITIES, err) < 0 ? -1 : registry_pull(content, a->reference, a->registries, err);
 }
 
 int main(int argc, char **argv)
@@ -79,7 +87,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	umask(022);
-	/* No setlocale(): unpack.h says why. */
+	/* No setlocale(): tree/extract.h says why. */
 	r = content_open(a.root, NULL, &content, &err);
 	if (r == 0)
 		r = transfer(&a, content, &err);

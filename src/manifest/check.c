@@ -462,6 +462,31 @@ static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mi
 		mistake(m, &cmdline, "must be one line");
 }
 
+static void check_limit(uint32_t value, uint32_t min, uint32_t max, const struct path *up, const char *field,
+			struct manifest_mistakes *m)
+{
+	struct path path = path_field(up, field);
+
+	if (value && (value < min || value > max))
+		mistake(m, &path, "must be %u to %u, not %u", min, max, value);
+}
+
+static void check_resources(const Capsule__V1__Workload *w, struct manifest_mistakes *m)
+{
+	struct path resources = path_field(NULL, "resources"), cpus = path_field(&resources, "cpus");
+	struct path memory = path_field(&resources, "memoryMib");
+	const Capsule__V1__Resources *r = w->resources;
+
+	/* The comparison is false for what is not a number, too. */
+	if (r->cpus != 0 && !(r->cpus >= MANIFEST_CPUS_MIN && r->cpus <= MANIFEST_CPUS_MAX))
+		mistake(m, &cpus, "must be %g to %d, not %g", MANIFEST_CPUS_MIN, MANIFEST_CPUS_MAX, r->cpus);
+	check_limit(r->memory_mib, MANIFEST_LIMIT_MIB_MIN, MANIFEST_MEMORY_MIB_MAX, &resources, "memoryMib", m);
+	check_limit(r->pids_max, 1, MANIFEST_PIDS_MAX, &resources, "pidsMax", m);
+	if (w->micro_vm && r->memory_mib && r->memory_mib <= w->micro_vm->memory_mib)
+		mistake(m, &memory, "must be more than microVm.memoryMib (%u): what runs the machine needs memory too",
+			w->micro_vm->memory_mib);
+}
+
 /* Exactly the section that the kind asks for. */
 static void check_sections(const Capsule__V1__Workload *w, struct manifest_mistakes *m)
 {
@@ -503,6 +528,8 @@ int manifest_check_workload(const Capsule__V1__Workload *w, struct manifest_mist
 		check_container(w->container, m);
 	if (w->micro_vm)
 		check_micro_vm(w->micro_vm, m);
+	if (w->resources)
+		check_resources(w, m);
 	check_enum(&capsule__v1__restart_policy__descriptor, (int)w->restart_policy, &policy, m);
 	if (w->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
 		mistake(m, &state, "must be Running or Stopped; to remove a workload, delete it");

@@ -3,6 +3,7 @@
 #include "manifest/fields.h"
 #include "manifest/manifest.h"
 #include "manifest/mistake.h"
+#include "manifest/schema.h"
 
 #include <string.h>
 
@@ -63,9 +64,12 @@ static void list_to_json(const ProtobufCMessage *message, const ProtobufCFieldDe
 	buf_addc(out, ']');
 }
 
-/* Nothing for what is absent. Where the message is there, a number or a boolean at its default is a value too. */
-static void field_to_json(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, struct buf *out)
+/* Nothing for what is absent. Where the message is there, a number or a boolean at its default is a value too, unless it
+ * stands for nothing. */
+static void field_to_json(const ProtobufCMessage *message, const struct schema_field *schema, struct buf *out)
 {
+	const ProtobufCFieldDescriptor *field = schema->field;
+
 	if (!message)
 		return;
 	if (field_is_set(message, field)) {
@@ -75,28 +79,28 @@ static void field_to_json(const ProtobufCMessage *message, const ProtobufCFieldD
 			value_to_json(field, field_member(message, field), out);
 		return;
 	}
-	if (field->label == PROTOBUF_C_LABEL_REPEATED || (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF))
+	if (schema->not_zero || field->label == PROTOBUF_C_LABEL_REPEATED || (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF))
 		return;
 	if (field->type == PROTOBUF_C_TYPE_BOOL || field->type == PROTOBUF_C_TYPE_UINT32)
 		value_to_json(field, field_member(message, field), out);
 }
 
 static bool field_differs(const ProtobufCMessage *from, const ProtobufCMessage *to,
-			  const ProtobufCFieldDescriptor *field, struct buf *old_value, struct buf *new_value)
+			  const struct schema_field *schema, struct buf *old_value, struct buf *new_value)
 {
-	if (!(from && field_is_set(from, field)) && !(to && field_is_set(to, field)))
+	if (!(from && field_is_set(from, schema->field)) && !(to && field_is_set(to, schema->field)))
 		return false;
-	field_to_json(from, field, old_value);
-	field_to_json(to, field, new_value);
+	field_to_json(from, schema, old_value);
+	field_to_json(to, schema, new_value);
 	return strcmp(buf_str(old_value), buf_str(new_value)) != 0;
 }
 
 static void diff_value(struct diff *d, const ProtobufCMessage *from, const ProtobufCMessage *to,
-		       const ProtobufCFieldDescriptor *field, const struct path *path)
+		       const struct schema_field *schema, const struct path *path)
 {
 	_cleanup_buf_ struct buf old_value = BUF_INIT(VALUE_MAX_BYTES), new_value = BUF_INIT(VALUE_MAX_BYTES);
 
-	if (field_differs(from, to, field, &old_value, &new_value))
+	if (field_differs(from, to, schema, &old_value, &new_value))
 		diff_add(d, path, &old_value, &new_value);
 }
 
@@ -174,12 +178,14 @@ static void diff_map(struct diff *d, const ProtobufCMessage *from, const Protobu
 }
 
 static void diff_field(struct diff *d, const ProtobufCMessage *from, const ProtobufCMessage *to,
-		       const ProtobufCFieldDescriptor *field, const struct path *path)
+		       const struct schema_field *schema, const struct path *path)
 {
+	const ProtobufCFieldDescriptor *field = schema->field;
+
 	if (field_is_map(field))
 		diff_map(d, from, to, field, path);
 	else if (field->type != PROTOBUF_C_TYPE_MESSAGE)
-		diff_value(d, from, to, field, path);
+		diff_value(d, from, to, schema, path);
 	else if (field->label == PROTOBUF_C_LABEL_REPEATED)
 		diff_list(d, from, to, field, path);
 	else
@@ -192,15 +198,16 @@ static void diff_message(struct diff *d, const ProtobufCMessage *from, const Pro
 			 const struct path *path)
 {
 	const ProtobufCMessage *any = from ? from : to;
-	char name[FIELD_NAME_MAX];
 
 	if (!any)
 		return;
 	for (unsigned i = 0; i < any->descriptor->n_fields; i++) {
-		const ProtobufCFieldDescriptor *field = &any->descriptor->fields[i];
-		struct path at = path_field(path, field_json_name(field->name, name));
+		struct schema_field schema;
+		struct path at;
 
-		diff_field(d, from, to, field, &at);
+		schema_field_at(any->descriptor, i, &schema);
+		at = path_field(path, schema.name);
+		diff_field(d, from, to, &schema, &at);
 	}
 }
 

@@ -201,6 +201,19 @@ static void bytes_to_json(const ProtobufCBinaryData *bytes, struct buf *out)
 	buf_addc(out, '"');
 }
 
+/* With no more digits than it takes to tell it from its neighbours: 0.1, not 0.10000000000000001. */
+static void finite_to_json(double value, struct buf *out)
+{
+	char text[32];
+
+	for (int digits = 15; digits <= 17; digits++) {
+		snprintf(text, sizeof text, "%.*g", digits, value);
+		if (strtod(text, NULL) == value)
+			break;
+	}
+	buf_adds(out, text);
+}
+
 static void double_to_json(double value, struct buf *out)
 {
 	if (value != value)
@@ -208,7 +221,7 @@ static void double_to_json(double value, struct buf *out)
 	else if (value - value != 0)
 		buf_adds(out, value > 0 ? "\"Infinity\"" : "\"-Infinity\"");
 	else
-		buf_addf(out, "%.17g", value);
+		finite_to_json(value, out);
 }
 
 static void enum_to_json(const ProtobufCEnumDescriptor *descriptor, int value, struct buf *out)

@@ -39,6 +39,10 @@
 #define MANIFEST_VCPUS_MAX 256
 #define MANIFEST_MEMORY_MIB_MIN 32
 #define MANIFEST_MEMORY_MIB_MAX (1u << 24)
+#define MANIFEST_CPUS_MIN 0.01         /* the kernel's smallest quota is 1 ms in 100 ms */
+#define MANIFEST_CPUS_MAX 1024
+#define MANIFEST_LIMIT_MIB_MIN 8       /* the OCI runtime itself has to pass through it */
+#define MANIFEST_PIDS_MAX (1u << 22)   /* PID_MAX_LIMIT of Linux */
 #define MANIFEST_VOLUME_MIB_MIN 16
 #define MANIFEST_VOLUME_MIB_MAX (64u << 20)
 
@@ -94,7 +98,8 @@ int manifest_parse(const char *text, size_t len, struct manifest *ret, struct ma
 int manifest_check_name(const char *what, const char *name, struct error *err);
 
 /* Fills defaults in place, so that two equal workloads have equal bytes: network mode, protocol, restart policy,
- * vcpus, memory; env sorted by name; an empty desired_state stays. Status is dropped. */
+ * vcpus, memory; env sorted by name; cpus in whole thousandths; resources without a limit go; an empty desired_state
+ * stays. Status is dropped. */
 void manifest_normalize_workload(Capsule__V1__Workload *workload);
 
 /* Adds a mistake for every rule that the workload breaks; normalized or not. 0 if there is none, else -1. The image's
@@ -102,12 +107,12 @@ void manifest_normalize_workload(Capsule__V1__Workload *workload);
 int manifest_check_workload(const Capsule__V1__Workload *workload, struct manifest_mistakes *ret_mistakes);
 int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct manifest_mistakes *ret_mistakes);
 
-/* Whether two normalized workloads ask for the same thing (kind, spec, restart policy, grace); name, status, desired
+/* Whether two normalized workloads ask for the same thing (kind, spec, resources, restart policy, grace); name, status, desired
  * state and times do not count. */
 bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
-/* Whether the running process may stay when one becomes the other: kind and spec are equal, and at most restart policy
- * and grace differ. */
+/* Whether the running process may stay when one becomes the other: kind, spec and resources are equal, and at most
+ * restart policy and grace differ. */
 bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
 /* Field by field; either may be NULL. Both normalized. Lists of strings count as one value, and so does an element of

@@ -65,6 +65,17 @@ static void normalize_ports(Capsule__V1__PortMapping **ports, size_t n)
 	}
 }
 
+/* No limit at all is as if nothing were said. */
+static void normalize_resources(Capsule__V1__Resources **resources)
+{
+	Capsule__V1__Resources *r = *resources;
+
+	if (r->cpus > 0 && r->cpus <= MANIFEST_CPUS_MAX)
+		r->cpus = (double)(uint64_t)(r->cpus * 1000 + 0.5) / 1000;
+	if (r->cpus == 0 && !r->memory_mib && !r->pids_max)
+		capsule__v1__resources__free_unpacked(steal_ptr(resources), NULL);
+}
+
 void manifest_normalize_workload(Capsule__V1__Workload *workload)
 {
 	Capsule__V1__ContainerSpec *c = workload->container;
@@ -75,6 +86,8 @@ void manifest_normalize_workload(Capsule__V1__Workload *workload)
 	drop_unknown(&workload->base);
 	if (workload->restart_policy == CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_UNSPECIFIED)
 		workload->restart_policy = CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_ALWAYS;
+	if (workload->resources)
+		normalize_resources(&workload->resources);
 	if (c) {
 		if (c->network_mode == CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_UNSPECIFIED)
 			c->network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_BRIDGE;
@@ -104,6 +117,7 @@ static uint8_t *pack(const Capsule__V1__Workload *workload, bool with_policy, si
 	w.kind = workload->kind;
 	w.container = workload->container;
 	w.micro_vm = workload->micro_vm;
+	w.resources = workload->resources;
 	if (with_policy) {
 		w.restart_policy = workload->restart_policy;
 		w.stop_grace_case = workload->stop_grace_case;

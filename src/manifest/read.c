@@ -195,6 +195,40 @@ static int read_size(struct reader *r, const struct node *node, uint64_t *member
 	return 0;
 }
 
+/* "1.5", or thousandths: "1500m". */
+static int parse_cpus(const char *text, size_t len, double *ret)
+{
+	char *end;
+	double value = strtod(text, &end);
+
+	if (end == text)
+		return -1;
+	if (*end == 'm') {
+		value /= 1000;
+		end++;
+	}
+	if (end != text + len)
+		return -1;
+	*ret = value;
+	return 0;
+}
+
+static int read_cpus(struct reader *r, const struct node *node, double *member, const struct path *path)
+{
+	struct excerpt e;
+
+	if (!expect(r, node, NODE_SCALAR, "a number of processors", path))
+		return -1;
+	if (parse_cpus(node->text, node->len, member) < 0)
+		mistake_at(r, node, path, "must be a number of processors such as 1.5 or 500m, not %s",
+			   excerpt(&e, node->text, node->len));
+	else if (*member == 0)
+		mistake_at(r, node, path, "must be at least %g; leave it out for no limit", MANIFEST_CPUS_MIN);
+	else
+		return 0;
+	return -1;
+}
+
 /* ---- messages ---- */
 
 static void read_fields(struct reader *r, struct node *node, ProtobufCMessage *message, const struct path *path);
@@ -229,6 +263,8 @@ static int read_value(struct reader *r, struct node *node, const struct schema_f
 
 	if (schema->is_size)
 		return read_size(r, node, member, path);
+	if (schema->is_cpus)
+		return read_cpus(r, node, member, path);
 	switch (field->type) {
 	case PROTOBUF_C_TYPE_STRING:
 		return read_string(r, node, member, path);

@@ -10,6 +10,7 @@
 #define CONTAINER (&capsule__v1__container_spec__descriptor)
 #define MICRO_VM (&capsule__v1__micro_vmspec__descriptor)
 #define PORT (&capsule__v1__port_mapping__descriptor)
+#define RESOURCES (&capsule__v1__resources__descriptor)
 #define MOUNT (&capsule__v1__volume_mount__descriptor)
 #define CONTAINER_ENV (&capsule__v1__container_spec__env_entry__descriptor)
 #define MICRO_VM_ENV (&capsule__v1__micro_vmspec__env_entry__descriptor)
@@ -24,12 +25,15 @@ static const struct exception {
 	const char *field; /* of the message */
 	const char *name;  /* in a manifest, when it is another */
 	const char *refused;
-	bool is_size, not_zero;
+	bool is_size, is_cpus, not_zero;
 } exceptions[] = {
 	{ WORKLOAD, "status", .refused = READ_ONLY },
 	{ WORKLOAD, "created_at_unix", .refused = READ_ONLY },
 	{ MICRO_VM, "vcpus", .not_zero = true },
 	{ MICRO_VM, "memory_mib", .not_zero = true },
+	{ RESOURCES, "cpus", .is_cpus = true },
+	{ RESOURCES, "memory_mib", .not_zero = true },
+	{ RESOURCES, "pids_max", .not_zero = true },
 	{ CONTAINER_ENV, "key", .name = "name" },
 	{ MICRO_VM_ENV, "key", .name = "name" },
 	{ VOLUME, "size_mib", .name = "size", .is_size = true },
@@ -50,6 +54,7 @@ void schema_field_at(const ProtobufCMessageDescriptor *descriptor, unsigned i, s
 			snprintf(ret->name, sizeof ret->name, "%s", e->name);
 		ret->refused = e->refused;
 		ret->is_size = e->is_size;
+		ret->is_cpus = e->is_cpus;
 		ret->not_zero = e->not_zero;
 	}
 }
@@ -76,7 +81,9 @@ static const struct {
 	{ "restart", "restartPolicy" }, { "stopGracePeriod", "stopGracePeriodSeconds" },
 	{ "terminationGracePeriodSeconds", "stopGracePeriodSeconds" },
 	{ "entrypoint", "command" },   { "cmd", "args" },             { "cpus", "vcpus" },
-	{ "cpu", "vcpus" },            { "memory", "memoryMib" },     { "kernel", "kernelPath" },
+	{ "cpu", "vcpus" },            { "cpu", "cpus" },           { "vcpus", "cpus" },
+	{ "pids", "pidsMax" },         { "pidsLimit", "pidsMax" },   { "limits", "resources" },
+	{ "memory", "memoryMib" },     { "kernel", "kernelPath" },
 	{ "rootfs", "rootfsPath" },    { "network", "networkMode" },  { "hostNetwork", "networkMode" },
 	{ "path", "mountPath" },       { "volume", "volumeName" },    { "key", "name" },
 	{ "capacity", "size" },        { "storage", "size" },         { "sizeMib", "size" },
@@ -90,6 +97,7 @@ static const struct {
 } homes[] = {
 	{ WORKLOAD, "it belongs at the top level, beside name and kind" },
 	{ CONTAINER, "it belongs in \"container\"" },
+	{ RESOURCES, "it belongs in \"resources\", which stands beside name and kind" },
 	{ MICRO_VM, "it belongs in \"microVm\"" },
 	{ PORT, "it belongs in an entry of \"ports\"" },
 	{ MOUNT, "it belongs in an entry of \"mounts\"" },

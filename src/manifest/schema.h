@@ -16,6 +16,7 @@ struct schema_field {
 	char name[FIELD_NAME_MAX]; /* in a manifest */
 	const char *refused;       /* why a manifest may not hold it; NULL: it may */
 	bool is_size;              /* a size for people, stored in MiB */
+	bool is_cpus;              /* a number of processors: 1.5, or in thousandths "1500m" */
 	bool not_zero;             /* 0 on the wire means the default, so it cannot be asked for */
 };
 

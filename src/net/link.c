@@ -23,6 +23,17 @@ static void copy_string(const struct nlattr *attr, char *out, size_t size)
 		out[0] = '\0';
 }
 
+static void parse_counters(const struct nlattr *attr, struct link *ret)
+{
+	struct rtnl_link_stats64 counters = { 0 };
+	size_t len = mnl_attr_get_payload_len(attr);
+
+	/* The structure grew at its end, and its place in the message need not be aligned. */
+	memcpy(&counters, mnl_attr_get_payload(attr), len < sizeof counters ? len : sizeof counters);
+	ret->received_bytes = counters.rx_bytes;
+	ret->sent_bytes = counters.tx_bytes;
+}
+
 static void link_parse(const struct nlmsghdr *message, struct link *ret)
 {
 	const struct ifinfomsg *info = mnl_nlmsg_get_payload(message);
@@ -34,6 +45,8 @@ static void link_parse(const struct nlmsghdr *message, struct link *ret)
 	ret->index = (unsigned)info->ifi_index;
 	ret->up = info->ifi_flags & IFF_UP;
 	ret->master = attrs[IFLA_MASTER] ? mnl_attr_get_u32(attrs[IFLA_MASTER]) : 0;
+	if (attrs[IFLA_STATS64])
+		parse_counters(attrs[IFLA_STATS64], ret);
 	copy_string(attrs[IFLA_IFNAME], ret->name, sizeof ret->name);
 	copy_string(attrs[IFLA_IFALIAS], ret->alias, sizeof ret->alias);
 	copy_string(kind[IFLA_INFO_KIND], ret->kind, sizeof ret->kind);

@@ -23,6 +23,7 @@
 struct link {
 	unsigned index;
 	unsigned master;     /* index of the bridge that it is a port of; 0: none */
+	uint64_t received_bytes, sent_bytes;
 	bool up;
 	char name[IFNAMSIZ];
 	char kind[16];       /* "bridge", "veth"; "" for hardware */

@@ -431,6 +431,24 @@ int net_sweep(struct net *net, struct error *err)
 	return 0;
 }
 
+int net_traffic(struct net *net, const char *name, struct net_traffic *ret, struct error *err)
+{
+	_cleanup_nl_ struct nl nl = NL_INIT;
+	char port[IFNAMSIZ];
+	struct link link;
+	int r = nl_open(&nl, NETLINK_ROUTE);
+
+	if (r == 0)
+		r = link_find(&nl, port_name(net->plan.table, name, port), &link);
+	if (r < 0)
+		return nl_error(&nl, r, err, "cannot read the counters of %s", name);
+	if (r == 0 || !port_owner(&link, net->plan.table))
+		return error_set(err, ERR_NOT_FOUND, "%s has no link to the bridge", name);
+	/* The host's end sends what the workload receives. */
+	*ret = (struct net_traffic){ .received_bytes = link.sent_bytes, .sent_bytes = link.received_bytes };
+	return 0;
+}
+
 /* Recover */
 
 /* Sorts the links of the host: those of the endpoints are noted, all others of this table removed. */

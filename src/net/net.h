@@ -72,6 +72,12 @@ int net_sweep(struct net *net, struct error *err);
  * this net remains on the host. */
 int net_recover(struct net *net, const struct net_endpoint *endpoints, size_t n, bool *ret_present, struct error *err);
 
+/* What a workload on the bridge has received and sent since it was connected. NOT_FOUND if it has no link. */
+struct net_traffic {
+	uint64_t received_bytes, sent_bytes;
+};
+int net_traffic(struct net *net, const char *name, struct net_traffic *ret, struct error *err);
+
 /* Whether a process of the host listens on the port (any address): *ret_holder is "nginx (pid 123)" or NULL; caller
  * frees. Listeners inside workloads do not count. */
 int net_host_port_holder(bool udp, uint16_t port, char **ret_holder, struct error *err);

@@ -8,6 +8,7 @@
 #include "reconcile/reconcile.h"
 #include "reconcile/spec.h"
 #include "runtime/shim_client.h"
+#include "shim/protocol.h"
 
 #include <uthash.h>
 
@@ -50,6 +51,8 @@ struct workload {
 	size_t n_layers;
 
 	/* What comes next. */
+	struct reconciler_access *accesses; /* utlist; see access.h */
+	bool clean_due;         /* a run has ended: step_clean() comes before anything else */
 	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
 	bool completed;         /* ended, and by its restart policy not to be started again */
 	bool restart_requested;
@@ -120,6 +123,12 @@ void workload_reset(struct workload *w);
 /* Tells the watchers. */
 void workload_changed(struct workload *w);
 
+/* Tells whoever keeps the record. */
+#define workload_happened(w, type, ...)                                                                               \
+	workload_record((w), CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_##type, __VA_ARGS__)
+void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* The workload was removed as it was at this revision. Frees it and tells the watchers that it is gone; one of the same
  * name that was applied since takes its place. */
 void workload_gone(struct workload *w, uint64_t revision);
@@ -135,11 +144,31 @@ void workload_keep_layers(struct workload *w, char **layers, size_t n);
 /* A connected run, just started or found at start-up. Takes instance->shim_fd. */
 void workload_adopt(struct workload *w, struct driver_instance *instance);
 
+/* ---- access.c ---- */
+
+/* Tells those that have begun, or all, that they shall end. */
+void access_revoke(struct workload *w, bool waiting_too);
+
+/* Whether any has begun and not ended: a workload that does not run must not be touched. */
+bool access_is_active(const struct workload *w);
+
+/* Begins those that wait, as far as the state allows. */
+void access_admit(struct workload *w);
+
+/* The workload goes before those that access it. */
+void access_orphan(struct workload *w);
+
+/* The layers that a stopped workload's accesses stand on, borrowed: fills in up to max, returns how many there are. */
+size_t access_layers(const struct workload *w, const char **layers, size_t max);
+
 /* ---- steps.c: what the tasks do; each begins one and ends in workload_advance() ---- */
 
 void step_start(struct workload *w);
 void step_clean(struct workload *w);
 void step_remove(struct workload *w);
+
+/* A deep copy for a task; aborts without memory. */
+void record_copy(const struct store_workload *from, struct store_workload *to);
 
 /* The endpoint of a record; the ports are allocated, freed by the caller. -1 without memory. */
 int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, struct net_port **ret_ports);
@@ -178,5 +207,12 @@ struct status_view {
 	char address[16];
 };
 void status_fill(const struct workload *w, struct status_view *view);
+
+/* Until the next attempt; 0: it is due. */
+unsigned workload_seconds_left(const struct workload *w);
+
+/* "exited 1", "killed: out of memory". */
+#define RUN_RESULT_TEXT 64
+const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT]);
 
 #endif

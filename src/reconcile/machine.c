@@ -75,6 +75,7 @@ static void on_timer_closed(uv_handle_t *handle)
 void workload_free(struct workload *w)
 {
 	HASH_DEL(w->owner->workloads, w);
+	access_orphan(w);
 	puller_drop(w->ticket);
 	shim_client_free(w->shim);
 	workload_keep_layers(w, NULL, 0);
@@ -102,12 +103,27 @@ void workload_changed(struct workload *w)
 	notify(w->owner, w->name, false);
 }
 
+void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
+{
+	const struct reconciler_host *host = &w->owner->host;
+	char message[1024];
+	va_list ap;
+
+	if (!host->happened)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof message, fmt, ap);
+	va_end(ap);
+	host->happened(w->name, type, message, host->happened_arg);
+}
+
 void workload_gone(struct workload *w, uint64_t revision)
 {
 	struct reconciler *r = w->owner;
 	struct store_workload next = { 0 };
 	char name[sizeof w->name];
 
+	workload_happened(w, DELETED, "%s", "");
 	snprintf(name, sizeof name, "%s", w->name);
 	if (w->record.revision > revision) {
 		next = w->record;
@@ -173,10 +189,12 @@ static void wait_until_due(struct workload *w)
 void workload_note_end(struct workload *w, const struct run_result *result, bool asked)
 {
 	bool success = !result->lost && result->exit_code == 0;
+	char text[RUN_RESULT_TEXT];
 
 	w->result = *result;
 	w->pid = 0;
 	w->holds = true;
+	workload_happened(w, EXITED, "%s", run_result_text(result, text));
 	if (result->finished_at_ns - w->started_at_ns >= STABLE_NS)
 		w->attempts = 0;
 	if (asked || wish(w) != CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING || w->restart_requested ||
@@ -185,6 +203,7 @@ void workload_note_end(struct workload *w, const struct run_result *result, bool
 	if (restarts(w, success)) {
 		w->restart_count++;
 		back_off(w);
+		workload_happened(w, RESTARTING, "in %u s", workload_seconds_left(w));
 	} else {
 		w->completed = true;
 	}
@@ -197,6 +216,7 @@ void workload_step_failed(struct workload *w, const char *what, const struct err
 	if (asprintf(&w->failure, "cannot %s: %s", what, error_message(err)) < 0)
 		w->failure = NULL;
 	log_warn("workload %s: %s", w->name, w->failure ? w->failure : "out of memory");
+	workload_happened(w, FAILED, "%s", w->failure ? w->failure : "out of memory");
 	back_off(w);
 }
 
@@ -207,6 +227,7 @@ static void note_failure(struct workload *w, const struct error *err)
 	free(w->failure);
 	w->failure = strdup(error_message(err));
 	log_warn("workload %s: cannot start: %s", w->name, error_message(err));
+	workload_happened(w, FAILED, "%s", error_message(err));
 	if (w->record.spec->restart_policy == CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_NEVER ||
 	    err->code == ERR_UNIMPLEMENTED)
 		w->completed = true;
@@ -233,8 +254,9 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 		 result.oom_killed ? ", out of memory" : "", result.lost ? ", its shim was killed" : "");
 	workload_note_end(w, &result, w->state == STATE_STOPPING);
 	w->state = STATE_DOWN;
-	if (!w->owner->halted)
-		step_clean(w);
+	w->clean_due = true;
+	access_revoke(w, false);
+	workload_advance(w);
 	workload_changed(w);
 }
 
@@ -265,6 +287,7 @@ static void ask_to_stop(struct workload *w)
 static void begin_stop(struct workload *w)
 {
 	w->state = STATE_STOPPING;
+	workload_happened(w, STOPPING, "%s", workload_wants_run(w) ? "to start anew" : "");
 	ask_to_stop(w);
 }
 
@@ -298,6 +321,8 @@ static void on_pull_done(const struct error *err, void *arg)
 	w->pulled = !err;
 	if (err)
 		note_failure(w, err);
+	else
+		workload_happened(w, PULLED, "%s", spec_image(w->record.spec));
 	workload_advance(w);
 	workload_changed(w);
 }
@@ -310,10 +335,12 @@ static void begin_pull(struct workload *w)
 
 	if (reference_normalize(spec_image(w->record.spec), &reference, &err) == 0)
 		w->ticket = puller_want(w->owner->host.puller, reference, &callbacks, &err);
-	if (w->ticket)
+	if (w->ticket) {
 		w->state = STATE_PULLING;
-	else
+		workload_happened(w, PULLING, "%s", spec_image(w->record.spec));
+	} else {
 		note_failure(w, &err);
+	}
 }
 
 void workload_started(struct workload *w, struct driver_instance *instance, uint64_t generation, const struct error *err)
@@ -327,6 +354,7 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 	if (instance) {
 		workload_adopt(w, instance);
 		log_info("workload %s: running, pid %d", w->name, (int)w->pid);
+		workload_happened(w, STARTED, "pid %d", (int)w->pid);
 	} else if (counts && pull) {
 		begin_pull(w);
 	} else if (counts) {
@@ -357,7 +385,10 @@ static void advance_down(struct workload *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (w->due_at_ns > time_monotonic_ns()) {
+	if (w->clean_due) {
+		w->clean_due = false;
+		step_clean(w);
+	} else if (w->due_at_ns > time_monotonic_ns()) {
 		wait_until_due(w);
 	} else if (wish(w) == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING) {
 		step_remove(w);
@@ -373,10 +404,8 @@ static void advance_down(struct workload *w)
 	}
 }
 
-void workload_advance(struct workload *w)
+static void advance(struct workload *w)
 {
-	if (w->owner->halted)
-		return;
 	switch (w->state) {
 	case STATE_PULLING:
 		if (workload_wants_run(w))
@@ -406,5 +435,17 @@ void workload_advance(struct workload *w)
 		return; /* what ends these comes back here */
 	}
 	w->state = STATE_DOWN;
-	advance_down(w);
+	/* The end of the last one comes back here. */
+	if (!access_is_active(w))
+		advance_down(w);
+}
+
+void workload_advance(struct workload *w)
+{
+	if (w->owner->halted)
+		return;
+	if (wish(w) == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
+		access_revoke(w, true);
+	advance(w);
+	access_admit(w);
 }

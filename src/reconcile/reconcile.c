@@ -92,6 +92,23 @@ static struct workload *find(struct reconciler *r, const char *name)
 	return w;
 }
 
+/* What the new record asks for, against the present one. */
+static void record_wish(struct workload *w, const struct store_workload *record, bool anew)
+{
+	Capsule__V1__DesiredState wish = record->spec->desired_state;
+
+	if (anew)
+		workload_happened(w, APPLIED, "created");
+	else if (record->generation != w->record.generation)
+		workload_happened(w, APPLIED, "changed");
+	else if (wish != w->record.spec->desired_state)
+		workload_happened(w, APPLIED, "%s",
+				  wish == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_STOPPED ? "to be stopped" :
+				  wish == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING ? "to be deleted" : "to run");
+	else if (record->revision != w->record.revision)
+		workload_happened(w, APPLIED, "changed; the process may stay");
+}
+
 void reconciler_submit(struct reconciler *r, struct store_workload *record)
 {
 	struct workload *w = find(r, record->spec->name);
@@ -103,6 +120,7 @@ void reconciler_submit(struct reconciler *r, struct store_workload *record)
 	}
 	if (!w)
 		w = workload_new(r, record->spec->name);
+	record_wish(w, record, anew);
 	if (anew || record->generation != w->record.generation ||
 	    record->spec->desired_state != w->record.spec->desired_state)
 		workload_reset(w);
@@ -146,6 +164,25 @@ void reconciler_start(struct reconciler *r, const char *name)
 	workload_changed(w);
 }
 
+static bool names_image(const struct workload *w, const char *reference)
+{
+	_cleanup_free_ char *full = NULL;
+
+	return reference_normalize(spec_image(w->record.spec), &full, NULL) == 0 && !strcmp(full, reference);
+}
+
+void reconciler_image_arrived(struct reconciler *r, const char *reference)
+{
+	struct workload *w, *next;
+
+	HASH_ITER(hh, r->workloads, w, next)
+		if ((w->state == STATE_PULLING || (w->state == STATE_WAITING && w->failed)) && names_image(w, reference)) {
+			workload_reset(w);
+			workload_advance(w);
+			workload_changed(w);
+		}
+}
+
 /* ---- reading ---- */
 
 static Capsule__V1__Workload *copy_of(const Capsule__V1__Workload *workload)
@@ -168,6 +205,25 @@ Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name)
 		return NULL;
 	status_fill(w, &view);
 	return copy_of(&view.workload);
+}
+
+struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err)
+{
+	struct workload *w = find(r, name);
+	struct status_view view;
+
+	if (!w) {
+		error_set(err, ERR_NOT_FOUND, "there is no workload %s", name);
+		return NULL;
+	}
+	if (w->state != STATE_RUNNING) {
+		status_fill(w, &view);
+		error_set(err, ERR_FAILED_PRECONDITION, "workload %s is not running%s%s%s", name, *view.message ? " (" : "",
+			  view.message, *view.message ? ")" : "");
+		return NULL;
+	}
+	*ret_pid = w->pid;
+	return r->host.container;
 }
 
 static int by_name(const struct workload *a, const struct workload *b)
@@ -206,13 +262,19 @@ const char *reconciler_image_user(struct reconciler *r, const char *reference)
 {
 	struct workload *w, *next;
 
-	HASH_ITER(hh, r->workloads, w, next) {
-		_cleanup_free_ char *full = NULL;
-
-		if (reference_normalize(spec_image(w->record.spec), &full, NULL) == 0 && !strcmp(full, reference))
+	HASH_ITER(hh, r->workloads, w, next)
+		if (names_image(w, reference))
 			return w->name;
-	}
 	return NULL;
+}
+
+static void add_layers(char **list, size_t *n, const char *const *layers, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		list[*n] = strdup(layers[i]);
+		if (list[*n])
+			(*n)++;
+	}
 }
 
 int reconciler_layers_in_use(struct reconciler *r, char ***ret, size_t *ret_n)
@@ -222,16 +284,16 @@ int reconciler_layers_in_use(struct reconciler *r, char ***ret, size_t *ret_n)
 	char **layers;
 
 	HASH_ITER(hh, r->workloads, w, next)
-		max += w->n_layers;
+		max += w->n_layers + access_layers(w, NULL, 0);
 	layers = calloc(max ? max : 1, sizeof *layers);
 	if (!layers)
 		return -1;
-	HASH_ITER(hh, r->workloads, w, next)
-		for (size_t i = 0; i < w->n_layers; i++) {
-			layers[n] = strdup(w->layers[i]);
-			if (layers[n])
-				n++;
-		}
+	HASH_ITER(hh, r->workloads, w, next) {
+		const char *accessed[SHIM_LAYERS_MAX];
+
+		add_layers(layers, &n, (const char *const *)w->layers, w->n_layers);
+		add_layers(layers, &n, accessed, access_layers(w, accessed, SHIM_LAYERS_MAX));
+	}
 	*ret = layers;
 	*ret_n = n;
 	return 0;

@@ -41,6 +41,10 @@ struct reconciler_host {
 	struct driver *container;
 	const struct driver_options *driver_options;
 	int64_t stop_grace_ms; /* where a workload does not say */
+	/* Told of each step that a workload takes, for the record; the strings are valid for the time of the call. NULL:
+	 * nobody keeps one. */
+	void (*happened)(const char *name, Capsule__V1__WorkloadOccurrenceType type, const char *message, void *arg);
+	void *happened_arg;
 };
 
 int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, struct error *err);
@@ -64,11 +68,18 @@ int reconciler_restart(struct reconciler *r, const char *name, struct error *err
 /* The user asked for a start: a back-off ends, and a workload that has ended for good runs once more. */
 void reconciler_start(struct reconciler *r, const char *name);
 
+/* An image has arrived under this full reference: workloads that wait for it need not wait for their next attempt. */
+void reconciler_image_arrived(struct reconciler *r, const char *reference);
+
 /* ---- reading ---- */
 
 /* The workload as the API shows it: spec, desired state, status. A copy, freed by the caller with
  * capsule__v1__workload__free_unpacked(). NULL if there is none of this name. */
 Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name);
+
+/* The driver of a workload that runs, for what concerns the run alone (driver_ops.exec), and its first process. NULL:
+ * NOT_FOUND, or FAILED_PRECONDITION with what state it is in. */
+struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err);
 
 /* Calls fn with every workload, by name. The message is valid for the time of the call. */
 void reconciler_each(struct reconciler *r, void (*fn)(const Capsule__V1__Workload *workload, void *arg), void *arg);

@@ -7,19 +7,20 @@
 
 #include <arpa/inet.h>
 
-static void describe_end(const struct run_result *result, char *out, size_t size)
+const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT])
 {
 	if (result->oom_killed)
-		snprintf(out, size, "killed: out of memory");
+		snprintf(out, RUN_RESULT_TEXT, "killed: out of memory");
 	else if (result->lost)
-		snprintf(out, size, "lost: its shim was killed");
+		snprintf(out, RUN_RESULT_TEXT, "lost: its shim was killed");
 	else if (result->exit_code > 128)
-		snprintf(out, size, "exited %d (signal %d)", result->exit_code, result->exit_code - 128);
+		snprintf(out, RUN_RESULT_TEXT, "exited %d (signal %d)", result->exit_code, result->exit_code - 128);
 	else
-		snprintf(out, size, "exited %d", result->exit_code);
+		snprintf(out, RUN_RESULT_TEXT, "exited %d", result->exit_code);
+	return out;
 }
 
-static unsigned seconds_left(const struct workload *w)
+unsigned workload_seconds_left(const struct workload *w)
 {
 	int64_t left = w->due_at_ns - time_monotonic_ns();
 
@@ -40,27 +41,29 @@ static void describe_pull(const struct workload *w, char *out, size_t size)
 
 static Capsule__V1__WorkloadPhase describe_waiting(const struct workload *w, char *out, size_t size)
 {
-	char end[64];
+	char end[RUN_RESULT_TEXT];
 
 	if (w->failed) {
-		snprintf(out, size, "%s; trying again in %u s", w->failure ? w->failure : "out of memory", seconds_left(w));
+		snprintf(out, size, "%s; trying again in %u s", w->failure ? w->failure : "out of memory", workload_seconds_left(w));
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED;
 	}
-	describe_end(&w->result, end, sizeof end);
-	snprintf(out, size, "%s, restarting in %u s", end, seconds_left(w));
+	snprintf(out, size, "%s, restarting in %u s", run_result_text(&w->result, end), workload_seconds_left(w));
 	return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
 }
 
 static Capsule__V1__WorkloadPhase describe_down(const struct workload *w, char *out, size_t size)
 {
+	char end[RUN_RESULT_TEXT];
 	bool wanted = w->record.spec->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING;
 
 	if (wanted && w->failed) {
 		snprintf(out, size, "%s", w->failure ? w->failure : "out of memory");
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED;
 	}
-	if (w->result.valid)
-		describe_end(&w->result, out, size);
+	if (wanted && !w->completed && w->accesses)
+		snprintf(out, size, "waiting for a copy to end");
+	else if (w->result.valid)
+		snprintf(out, size, "%s", run_result_text(&w->result, end));
 	if (wanted && !w->completed)
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
 	if (wanted && (w->result.exit_code || w->result.lost))
@@ -73,7 +76,9 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 	out[0] = '\0';
 	switch (w->state) {
 	case STATE_DOWN:
-		return describe_down(w, out, size);
+		if (!w->clean_due)
+			return describe_down(w, out, size);
+		/* fallthrough */
 	case STATE_CLEANING:
 		/* At rest it is only when its ports and volumes are free. */
 		if (workload_wants_run(w))

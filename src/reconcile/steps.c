@@ -8,6 +8,7 @@
 #include "reconcile/internal.h"
 
 #include "base/log.h"
+#include "reconcile/volumes.h"
 
 #include <arpa/inet.h>
 #include <string.h>
@@ -29,7 +30,7 @@ struct step {
 	struct bridge_look look;
 };
 
-static void record_copy(const struct store_workload *from, struct store_workload *to)
+void record_copy(const struct store_workload *from, struct store_workload *to)
 {
 	size_t len = capsule__v1__workload__get_packed_size(from->spec);
 	_cleanup_free_ uint8_t *bytes = malloc(len ? len : 1);
@@ -86,48 +87,6 @@ int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, s
 }
 
 /* ---- start ---- */
-
-/* The volumes of a start: their devices live until the shim has mounted them. */
-struct volumes {
-	struct driver_volume *items;
-	char **devices;
-	int *fds;
-	size_t n;
-};
-
-static void volumes_release(struct volumes *v)
-{
-	for (size_t i = 0; i < v->n; i++) {
-		free(v->devices[i]);
-		cleanup_closep(&v->fds[i]);
-	}
-	free(v->items);
-	free(v->devices);
-	free(v->fds);
-}
-
-static int volumes_attach(struct step *s, struct volumes *v)
-{
-	struct volume_backend *backend = s->host->volumes;
-	Capsule__V1__VolumeMount **mounts;
-	size_t n = spec_mounts(s->record.spec, &mounts);
-
-	v->items = calloc(n ? n : 1, sizeof *v->items);
-	v->devices = calloc(n ? n : 1, sizeof *v->devices);
-	v->fds = calloc(n ? n : 1, sizeof *v->fds);
-	if (!v->items || !v->devices || !v->fds)
-		return error_set(&s->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
-	for (size_t i = 0; i < n; i++) {
-		v->fds[i] = -1;
-		v->n = i + 1;
-		if (backend->ops->attach(backend, mounts[i]->volume_name, mounts[i]->read_only, &v->devices[i], &v->fds[i],
-					 &s->err) < 0)
-			return -1;
-		v->items[i] = (struct driver_volume){ mounts[i]->volume_name, v->devices[i], mounts[i]->read_only,
-						      mounts[i]->mount_path };
-	}
-	return 0;
-}
 
 static int attach_to_bridge(struct step *s, int *ret_netns)
 {
@@ -186,7 +145,8 @@ static int start_run(struct step *s)
 		s->image_missing = s->err.code == ERR_NOT_FOUND || s->err.code == ERR_DATA_LOSS;
 		return -1;
 	}
-	if (store_begin_run(s->host->store, s->name, s->record.generation, &s->err) < 0 || volumes_attach(s, &volumes) < 0)
+	if (store_begin_run(s->host->store, s->name, s->record.generation, &s->err) < 0 ||
+	    volumes_attach(s->host->volumes, s->record.spec, &volumes, &s->err) < 0)
 		return -1;
 	return start_on_network(s, &volumes);
 }
@@ -255,8 +215,11 @@ static void clean_done(void *arg)
 	w->holds = !s->ok || s->keep_claims || w->record.revision != s->record.revision;
 	if (s->ok)
 		workload_keep_layers(w, NULL, 0);
+	if (s->ok && !s->keep_claims)
+		workload_happened(w, STOPPED, "%s", s->completed ? "completed" : "");
 	if (!s->ok)
 		workload_step_failed(w, "clean up after it", &s->err);
+	bridge_left(w->owner);
 	step_free(s);
 	workload_advance(w);
 	workload_changed(w);

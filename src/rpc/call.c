@@ -263,6 +263,8 @@ void call_open(struct rpc_call *call)
 	}
 	if (call->deadline_ns >= 0)
 		conn_note_deadline(call->conn, call->deadline_ns);
+	if (call->method->calls)
+		++*call->method->calls;
 	if (call->method->open)
 		call->method->open(call);
 }

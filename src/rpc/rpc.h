@@ -49,6 +49,7 @@ struct rpc_method {
 	 * status was sent, else ERR_CANCELLED (client left, deadline passed, connection lost). */
 	void (*close)(struct rpc_call *call, enum error_code code, const char *message);
 	void *arg;                                       /* rpc_call_method(call)->arg */
+	uint64_t *calls;                                 /* server: counts what was opened; NULL: nobody wants to know */
 };
 
 /* The far end of a connection. */

@@ -76,12 +76,35 @@ int driver_enumerate(const struct driver_options *o, void (*fn)(const char *name
 	return 0;
 }
 
+static void layers_free(char **layers, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(layers[i]);
+	free(layers);
+}
+
 void driver_instance_release(struct driver_instance *instance)
 {
 	cleanup_closep(&instance->shim_fd);
 	free(instance->image_digest);
-	for (size_t i = 0; i < instance->n_layers; i++)
-		free(instance->layers[i]);
-	free(instance->layers);
+	layers_free(instance->layers, instance->n_layers);
 	*instance = (struct driver_instance){ .shim_fd = -1 };
+}
+
+void driver_root_release(struct driver_root *root)
+{
+	cleanup_closep(&root->pidfd);
+	free(root->state_dir);
+	layers_free(root->layers, root->n_layers);
+	*root = (struct driver_root){ .pidfd = -1 };
+}
+
+void driver_process_release(struct driver_process *process)
+{
+	cleanup_closep(&process->control_fd);
+	for (size_t i = 0; i < sizeof process->theirs / sizeof process->theirs[0]; i++)
+		cleanup_closep(&process->theirs[i]);
+	for (size_t i = 0; i < sizeof process->ours / sizeof process->ours[0]; i++)
+		cleanup_closep(&process->ours[i]);
+	*process = DRIVER_PROCESS_NONE;
 }

@@ -5,8 +5,9 @@
  * A driver runs workloads of one kind. It gets everything that it needs in a plan; it never reads the store, never asks
  * the network for anything and never decides whether something should run.
  *
- * start(), cleanup(), remove() and recover() block and are called on task threads, at most one at a time for a workload,
- * several at a time for different ones. A running workload is held by a shim; the daemon talks to it through a
+ * start(), cleanup(), remove() and recover() block and are called on task threads, at most one at a time for a
+ * workload, several at a time for different ones; exec() and root() block too, and are called at any time. A running
+ * workload is held by a shim; the daemon talks to it through a
  * `struct shim_client` (runtime/shim_client.h), which belongs to the loop's thread.
  */
 #ifndef CAPSULE_RUNTIME_DRIVER_H
@@ -61,6 +62,35 @@ struct driver_instance {
 
 void driver_instance_release(struct driver_instance *instance);
 
+/* How a copy reaches the files of a workload (copier/protocol.h). Owned. */
+struct driver_root {
+	int pidfd;       /* it runs: of its first process, which sees all of it; -1: to be mounted from what follows */
+	char *state_dir; /* with upper/ and work/ */
+	char **layers;   /* the lowest first */
+	size_t n_layers;
+};
+
+void driver_root_release(struct driver_root *root);
+
+/* A further process in a running workload. Borrowed for the time of the call. */
+struct driver_exec {
+	const Capsule__V1__WorkloadExecConfig *config; /* the name in it is that of a workload of this driver */
+	pid_t pid;                                     /* its first process */
+};
+
+/* Ready to be started by process_start() (runtime/process.h). Owned descriptors, -1 where there is none. */
+struct driver_process {
+	bool terminal;
+	int control_fd;  /* a connection to the shim, for this process alone */
+	int theirs[4];   /* what the shim is given: its description; without a terminal stdin, stdout and stderr too */
+	int ours[3];     /* the other ends of these */
+};
+
+#define DRIVER_PROCESS_NONE                                                                                           \
+	((struct driver_process){ .control_fd = -1, .theirs = { -1, -1, -1, -1 }, .ours = { -1, -1, -1 } })
+
+void driver_process_release(struct driver_process *process);
+
 struct driver_ops {
 	const char *name;
 
@@ -79,6 +109,14 @@ struct driver_ops {
 	/* At start-up: what there is of this workload now. A live shim: a connected instance. A run that ended while
 	 * nobody looked, or whose shim was killed: ended = true. Nothing at all: returns 0 with pid 0 and ended false. */
 	int (*recover)(struct driver *d, const char *name, struct driver_instance *ret, struct error *err);
+
+	/* The files of the run whose first process is pid or, with pid 0, those that the last run of this generation
+	 * left; then the caller sees to it that none is started meanwhile. FAILED_PRECONDITION if there are none. */
+	int (*root)(struct driver *d, const char *name, pid_t pid, uint64_t generation, struct driver_root *ret,
+		    struct error *err);
+
+	/* Prepares a further process: who it is, what it may do, its environment. Nothing is started yet. */
+	int (*exec)(struct driver *d, const struct driver_exec *exec, struct driver_process *ret, struct error *err);
 
 	void (*free)(struct driver *d);
 };

@@ -148,6 +148,8 @@ static void push_done(char **references, size_t n, const struct error *err, void
 		push_failed(push, err);
 		return;
 	}
+	for (size_t i = 0; i < n; i++)
+		reconciler_image_arrived(call_host(push->call)->reconciler, references[i]);
 	reply.image_refs = references;
 	reply.n_image_refs = n;
 	reply.bytes_received = push->received;

@@ -22,8 +22,12 @@ struct service_host {
 	struct image_store *images;
 	struct puller *puller;
 	const struct transfer_options *transfer;
+	const char *copy_worker; /* capsule-copy */
 	struct volume_backend *volumes;
 	struct reconciler *reconciler;
+	struct net *net;
+	struct history *history;
+	const char *cgroup_parent;
 	const char *root;      /* the state root */
 	const char *log_file;  /* the daemon's own log */
 	struct services *services; /* set by services_register() */
@@ -33,6 +37,10 @@ struct services;
 
 /* Adds all methods to the server. The host must not move. Returns -1 without memory. */
 int services_register(struct rpc_server *server, struct service_host *host, struct error *err);
+
+/* How often each method was called. */
+void services_each_method(const struct services *services, void (*fn)(const char *path, uint64_t calls, void *arg),
+			  void *arg);
 
 /* After the server is closed. NULL is fine. */
 void services_free(struct services *services);

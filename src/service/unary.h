@@ -60,6 +60,10 @@ static inline struct service_host *call_host(const struct rpc_call *call)
 /* One table a service; the arg of each method is the host. Called by services_register(). */
 int workload_service_register(struct rpc_server *server, struct service_host *host);
 int workload_stream_register(struct rpc_server *server, struct service_host *host);
+int workload_events_register(struct rpc_server *server, struct service_host *host);
+int workload_stats_register(struct rpc_server *server, struct service_host *host);
+int workload_exec_register(struct rpc_server *server, struct service_host *host);
+int workload_copy_register(struct rpc_server *server, struct service_host *host);
 int volume_service_register(struct rpc_server *server, struct service_host *host);
 int image_service_register(struct rpc_server *server, struct service_host *host);
 int capsule_service_register(struct rpc_server *server, struct service_host *host);

@@ -53,6 +53,22 @@ static void busy_end(const char *name)
 		}
 }
 
+/* Checks what a volume of this name and size must be, then begins to work on it. */
+static int begin(const char *name, uint64_t size_mib, struct error *err)
+{
+	Capsule__V1__VolumeCreateRequest volume = CAPSULE__V1__VOLUME_CREATE_REQUEST__INIT;
+	struct manifest_mistakes mistakes = { 0 };
+	int result;
+
+	volume.name = (char *)(uintptr_t)name;
+	volume.size_mib = size_mib;
+	result = manifest_check_volume(&volume, &mistakes);
+	if (result < 0)
+		manifest_mistakes_error(&mistakes, err);
+	manifest_mistakes_release(&mistakes);
+	return result < 0 ? -1 : busy_begin(name, err);
+}
+
 /* ---- the message ---- */
 
 static Capsule__V1__Volume *message_of(struct service_host *host, const struct store_volume *v)
@@ -136,18 +152,9 @@ static void create_done(struct unary *u)
 static void create_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__VolumeCreateRequest *request = (const void *)message;
-	struct manifest_mistakes mistakes = { 0 };
-	Capsule__V1__VolumeCreateRequest checked = *request;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	int result;
 
-	if (!checked.size_mib)
-		checked.size_mib = VOLUME_SIZE_DEFAULT / MIB;
-	result = manifest_check_volume(&checked, &mistakes);
-	if (result < 0)
-		manifest_mistakes_error(&mistakes, &err);
-	manifest_mistakes_release(&mistakes);
-	if (result < 0 || busy_begin(request->name, &err) < 0)
+	if (begin(request->name, request->size_mib ? request->size_mib : VOLUME_SIZE_DEFAULT / MIB, &err) < 0)
 		rpc_call_fail(call, &err);
 	else
 		unary_start(call, message, create_work, create_done);
@@ -239,18 +246,9 @@ static void resize_done(struct unary *u)
 static void resize_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__VolumeResizeRequest *request = (const void *)message;
-	Capsule__V1__VolumeCreateRequest as_created = CAPSULE__V1__VOLUME_CREATE_REQUEST__INIT;
-	struct manifest_mistakes mistakes = { 0 };
 	_cleanup_error_ struct error err = ERROR_INIT;
-	int result;
 
-	as_created.name = request->name;
-	as_created.size_mib = request->new_size_mib;
-	result = manifest_check_volume(&as_created, &mistakes);
-	if (result < 0)
-		manifest_mistakes_error(&mistakes, &err);
-	manifest_mistakes_release(&mistakes);
-	if (result < 0 || busy_begin(request->name, &err) < 0)
+	if (begin(request->name, request->new_size_mib, &err) < 0)
 		rpc_call_fail(call, &err);
 	else
 		unary_start(call, message, resize_work, resize_done);

@@ -49,7 +49,8 @@ static void logs_workload_changed(const char *name, bool gone, void *arg)
 	log_stream_finish(logs->stream);
 }
 
-static int logs_check(const Capsule__V1__WorkloadLogsRequest *request, const Capsule__V1__Workload *w, struct error *err)
+static int logs_check(const Capsule__V1__WorkloadLogsRequest *request, const Capsule__V1__Workload *w,
+		      struct error *err)
 {
 	if (manifest_check_name("workload name", request->name, err) < 0)
 		return -1;

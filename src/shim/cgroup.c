@@ -32,6 +32,13 @@ enum cgroup_mode cgroup_mode(void)
 	return CGROUP_V1;
 }
 
+bool cgroup_counts_swap(void)
+{
+	/* On v2 a kernel that can swap counts it; the file itself stands in no root, only below. */
+	return access(cgroup_mode() == CGROUP_V2 ? "/proc/swaps" : CGROUP_ROOT "/memory/memory.memsw.limit_in_bytes", F_OK) ==
+	       0;
+}
+
 typedef int (*hierarchy_fn)(int rootfd, void *arg);
 
 /* A plain directory there may hold files that look alike: crun writes such ones where it finds no v2 hierarchy. */
@@ -87,12 +94,27 @@ static int open_below(int rootfd, const char *path)
 	return openat(rootfd, relative(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-static void write_file(int dirfd, const char *name, const char *text)
+int cgroup_open(const char *controller, const char *path)
+{
+	_cleanup_close_ int root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC), hierarchy = -1;
+	int fd;
+
+	if (root < 0)
+		return -errno;
+	if (cgroup_mode() != CGROUP_V2) {
+		hierarchy = openat(root, controller, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (hierarchy < 0)
+			return -errno;
+	}
+	fd = open_below(hierarchy < 0 ? root : hierarchy, path);
+	return fd < 0 ? -errno : fd;
+}
+
+static int write_file(int dirfd, const char *name, const char *text)
 {
 	_cleanup_close_ int fd = openat(dirfd, name, O_WRONLY | O_CLOEXEC);
 
-	if (fd >= 0)
-		(void)fs_write_all(fd, text, strlen(text));
+	return fd < 0 ? -errno : fs_write_all(fd, text, strlen(text));
 }
 
 /* The pids of one cgroup.procs, in batches; the file may change between two of them. */
@@ -124,6 +146,7 @@ static size_t procs_next(struct procs *p, pid_t *pids, size_t max)
 
 struct kill_pass {
 	const char *path;
+	pid_t session;        /* 0: all */
 	struct pollfd *watch; /* pidfds of what was killed; NULL: nobody waits */
 	size_t n_watch, max_watch;
 	size_t killed;
@@ -135,6 +158,8 @@ static void kill_one(struct kill_pass *pass, pid_t pid)
 	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
+	if (pass->session && getsid(pid) != pass->session)
+		return;
 	if (pidfd < 0 || poll(&p, 1, 0) != 0 || syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0)
 		return;
 	pass->killed++;
@@ -180,13 +205,13 @@ static int kill_in_hierarchy(int rootfd, void *arg)
 		return 0;
 	/* v2 kills all at once and atomically against forks; the walk below only finds those that are still ending.
 	 * On v1 the freezer keeps them from forking. A frozen process does not die, so it is thawed after. */
-	write_file(dirfd, "cgroup.kill", "1");
+	(void)write_file(dirfd, "cgroup.kill", "1");
 	freezer = faccessat(dirfd, "freezer.state", W_OK, 0) == 0;
 	if (freezer)
-		write_file(dirfd, "freezer.state", "FROZEN");
+		(void)write_file(dirfd, "freezer.state", "FROZEN");
 	kill_tree(pass, dirfd, 0);
 	if (freezer)
-		write_file(dirfd, "freezer.state", "THAWED");
+		(void)write_file(dirfd, "freezer.state", "THAWED");
 	return 0;
 }
 
@@ -196,6 +221,24 @@ size_t cgroup_kill_once(const char *path)
 
 	each_hierarchy(kill_in_hierarchy, &pass);
 	return pass.killed;
+}
+
+static int kill_session_in_hierarchy(int rootfd, void *arg)
+{
+	struct kill_pass *pass = arg;
+	_cleanup_close_ int dirfd = open_below(rootfd, pass->path);
+
+	if (dirfd < 0)
+		return 0;
+	kill_tree(pass, dirfd, 0);
+	return 1; /* every hierarchy has the same processes */
+}
+
+void cgroup_kill_session(const char *path, pid_t session)
+{
+	struct kill_pass pass = { .path = path, .session = session };
+
+	each_hierarchy(kill_session_in_hierarchy, &pass);
 }
 
 static bool wait_gone(struct kill_pass *pass, int64_t deadline)
@@ -228,6 +271,52 @@ int cgroup_kill(const char *path, int64_t timeout_ms, struct error *err)
 			return error_set(err, ERR_DEADLINE_EXCEEDED,
 					 "processes in the cgroup %s do not end although they were killed", path);
 	}
+}
+
+struct join_pass {
+	const char *path;
+	pid_t first;
+};
+
+/* Where a process is in the v2 hierarchy, from its root; NULL when it is gone. */
+static char *path_in_v2(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char proc[32], *line;
+
+	snprintf(proc, sizeof proc, "/proc/%d/cgroup", (int)pid);
+	if (fs_read(AT_FDCWD, proc, 64 << 10, &text, NULL, NULL) < 0)
+		return NULL;
+	line = strstr(text, "0::/");
+	return line ? strndup(line + 3, strcspn(line + 3, "\n")) : NULL;
+}
+
+static int join_in_hierarchy(int rootfd, void *arg)
+{
+	struct join_pass *pass = arg;
+	_cleanup_close_ int dirfd = open_below(rootfd, pass->path), first = -1;
+	_cleanup_free_ char *of_first = NULL;
+	int r;
+
+	if (dirfd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	/* v1: a thread that moves itself takes no lock that all forks of the machine wait for; a process would. */
+	if (faccessat(dirfd, "tasks", W_OK, 0) == 0)
+		return write_file(dirfd, "tasks", "0");
+	r = write_file(dirfd, "cgroup.procs", "0");
+	if (r != -EBUSY)
+		return r;
+	of_first = path_in_v2(pass->first);
+	first = of_first ? open_below(rootfd, of_first) : -1;
+	return first < 0 ? -EBUSY : write_file(first, "cgroup.procs", "0");
+}
+
+int cgroup_join(const char *path, pid_t first, struct error *err)
+{
+	struct join_pass pass = { path, first };
+	int r = each_hierarchy(join_in_hierarchy, &pass);
+
+	return r < 0 ? error_errno(err, -r, "cannot enter the cgroup %s", path) : 0;
 }
 
 struct remove_pass {

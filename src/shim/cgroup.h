@@ -27,12 +27,25 @@ enum cgroup_mode {
 
 enum cgroup_mode cgroup_mode(void);
 
+/* The cgroup's directory in the hierarchy of a controller ("memory"); on v2 there is only one. An fd, or -errno. */
+int cgroup_open(const char *controller, const char *path);
+
+/* Whether a limit on memory and swap together can be set. */
+bool cgroup_counts_swap(void);
+
 /* Sends SIGKILL to every process in the cgroup and below it. Returns how many there were, at least; 0: it is empty or
  * does not exist. A process that forks meanwhile may get away: call until 0. */
 size_t cgroup_kill_once(const char *path);
 
 /* Kills until the cgroup is empty and the processes are gone, or the time is over (DEADLINE_EXCEEDED). */
 int cgroup_kill(const char *path, int64_t timeout_ms, struct error *err);
+
+/* As cgroup_kill_once(), but only what belongs to this session (setsid(2)). Its leader may be dead, not yet reaped. */
+void cgroup_kill_session(const char *path, pid_t session);
+
+/* Puts the calling process, which has one thread, into the cgroup: in every hierarchy where it exists. Where a workload
+ * keeps its processes in cgroups that it made below (v2 allows nothing else then), into that of `first`. */
+int cgroup_join(const char *path, pid_t first, struct error *err);
 
 /* Removes the cgroup and those below it from all hierarchies. Missing: success. It must be empty. */
 int cgroup_remove(const char *path, struct error *err);

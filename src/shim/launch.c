@@ -106,16 +106,21 @@ static int run_runtime(struct launch *l, struct error *err)
 	_cleanup_free_ char *log = fs_path("%s/runtime.log", o->run_dir);
 	_cleanup_free_ char *pid_file = fs_path("%s/pid", o->run_dir);
 	_cleanup_close_ int pidfd = -1;
+	char sealed[32];
 	const char *const argv[] = {
 		o->runtime, "--root", o->runtime_root, "--log", log, "--log-format", "text", "run", "--detach",
 		"--bundle", o->run_dir, "--pid-file", pid_file, o->name, NULL,
 	};
 	const char *const env[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
 	const struct process_fd fds[] = { { l->out[1], 1 }, { l->err[1], 2 }, { l->gate[1], GATE_FD } };
-	struct process_spawn spawn = { .argv = argv, .env = env, .dir = o->run_dir, .fds = fds, .n_fds = 3 };
+	struct process_spawn spawn = {
+		.argv = argv, .program = o->sealed_runtime ? sealed : NULL, .env = env, .dir = o->run_dir, .fds = fds,
+		.n_fds = 3,
+	};
 	pid_t pid;
 	int code;
 
+	snprintf(sealed, sizeof sealed, "/proc/self/fd/%d", SHIM_FD_RUNTIME);
 	if (!log || !pid_file)
 		return error_errno(err, ENOMEM, "cannot run %s", o->runtime);
 	if (process_spawn(&spawn, &pid, &pidfd, err) < 0)

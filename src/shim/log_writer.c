@@ -133,7 +133,8 @@ static void put(struct log_writer *w, const char *data, size_t len)
 static void record(struct log_writer *w, const char *when, enum log_stream stream, bool whole, const char *data,
 		   size_t len)
 {
-	if (w->out_len + HEAD_MAX + len + 1 > sizeof w->out)
+	/* What is flushed at once goes into one file. */
+	if (w->out_len + HEAD_MAX + len + 1 > (w->max_bytes < sizeof w->out ? w->max_bytes : sizeof w->out))
 		flush(w);
 	w->out_len += (size_t)snprintf(w->out + w->out_len, HEAD_MAX, "%s %s %c ", when,
 				       stream == LOG_STDOUT ? "stdout" : "stderr", whole ? 'F' : 'P');

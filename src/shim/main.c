@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "shim/shim.h"
+#include "shim/exec.h"
 
 #include "base/fs.h"
 #include "base/timeutil.h"
@@ -12,10 +12,14 @@
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+
+#define KILL_TIMEOUT_MS 10000
 
 static const char help[] =
 	"Usage: capsule-shim OPTION... NAME\n"
@@ -24,6 +28,7 @@ static const char help[] =
 	"  --state DIR           the workload's directory in the state root\n"
 	"  --cgroup PATH         its cgroup\n"
 	"  --runtime PROGRAM     OCI runtime\n"
+	"  --sealed-runtime      execute the copy of it on descriptor 6\n"
 	"  --runtime-root DIR    state directory of the OCI runtime\n"
 	"  --layer DIR           a layer of the image; repeated, lowest first\n"
 	"  --volume NAME:ro|rw:DEVICE\n"
@@ -37,7 +42,7 @@ static const char help[] =
 	"  --hide-unified        hide the v2 hierarchy of a hybrid host from the runtime\n";
 
 enum shim_option {
-	OPT_RUN = 1, OPT_STATE, OPT_CGROUP, OPT_RUNTIME, OPT_RUNTIME_ROOT, OPT_LAYER, OPT_VOLUME, OPT_GENERATION,
+	OPT_RUN = 1, OPT_STATE, OPT_CGROUP, OPT_RUNTIME, OPT_SEALED_RUNTIME, OPT_RUNTIME_ROOT, OPT_LAYER, OPT_VOLUME, OPT_GENERATION,
 	OPT_LOG_MAX_BYTES, OPT_LOG_MAX_FILES, OPT_STOP_SIGNAL, OPT_GRACE, OPT_NETNS, OPT_HIDE_UNIFIED, OPT_HELP,
 };
 
@@ -46,6 +51,7 @@ static const struct option options_table[] = {
 	{ "state", required_argument, NULL, OPT_STATE },
 	{ "cgroup", required_argument, NULL, OPT_CGROUP },
 	{ "runtime", required_argument, NULL, OPT_RUNTIME },
+	{ "sealed-runtime", no_argument, NULL, OPT_SEALED_RUNTIME },
 	{ "runtime-root", required_argument, NULL, OPT_RUNTIME_ROOT },
 	{ "layer", required_argument, NULL, OPT_LAYER },
 	{ "volume", required_argument, NULL, OPT_VOLUME },
@@ -94,6 +100,7 @@ static int parse_option(struct shim_options *o, int opt, char *arg)
 	case OPT_STATE: o->state_dir = arg; break;
 	case OPT_CGROUP: o->cgroup = arg; break;
 	case OPT_RUNTIME: o->runtime = arg; break;
+	case OPT_SEALED_RUNTIME: o->sealed_runtime = true; break;
 	case OPT_RUNTIME_ROOT: o->runtime_root = arg; break;
 	case OPT_LAYER:
 		if (o->n_layers == SHIM_LAYERS_MAX)
@@ -140,6 +147,22 @@ static int parse_options(struct shim_options *o, int argc, char **argv, struct e
 	return 0;
 }
 
+/* A container sees this program in the children that enter it, and can make them run it once more ("#!/proc/self/exe"). So
+ * it is executed through a read-only mount that exists for nothing else: by that way nobody can open it for writing. */
+static int run_read_only(char **argv, struct error *err)
+{
+	struct mount_attr read_only = { .attr_set = MOUNT_ATTR_RDONLY };
+	_cleanup_close_ int fd = -1;
+	struct statvfs fs;
+
+	if (statvfs("/proc/self/exe", &fs) == 0 && fs.f_flag & ST_RDONLY)
+		return prctl(PR_SET_NAME, "capsule-shim");
+	fd = open_tree(AT_FDCWD, "/proc/self/exe", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (fd >= 0 && mount_setattr(fd, "", AT_EMPTY_PATH, &read_only, sizeof read_only) == 0)
+		execveat(fd, "", argv, environ, AT_EMPTY_PATH);
+	return error_errno(err, errno, "cannot run capsule-shim from a read-only mount");
+}
+
 /* Nobody waits for the shim: its parent may be gone, or may come later. */
 static int detach(struct error *err)
 {
@@ -172,8 +195,8 @@ static void block_signals(void)
 }
 
 /* What is needed from here on: to signal processes of any user, to write and rotate the log, to write in cgroups, and to
- * unmount. */
-static void drop_capabilities(void)
+ * unmount. The others stay at hand for the children that become processes of the workload. */
+static void lower_capabilities(void)
 {
 	static const unsigned kept[] = { CAP_KILL, CAP_SYS_ADMIN, CAP_DAC_OVERRIDE };
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -188,11 +211,9 @@ static void drop_capabilities(void)
 			if (kept[k] / 32 == i)
 				keep |= UINT32_C(1) << kept[k] % 32;
 		data[i].effective &= keep;
-		data[i].permitted &= keep;
 		data[i].inheritable = 0;
 	}
 	(void)syscall(SYS_capset, &header, data);
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
 static int enter_netns(struct error *err)
@@ -242,6 +263,13 @@ static int start(struct shim *shim, struct error *err)
 		mounts_release(o);
 		return -1;
 	}
+	if (exec_prepare(shim, err) < 0) {
+		(void)cgroup_kill(o->cgroup, KILL_TIMEOUT_MS, NULL);
+		mounts_release(o);
+		return -1;
+	}
+	if (o->sealed_runtime)
+		close(SHIM_FD_RUNTIME);
 	shim->result.generation = o->generation;
 	shim->result.started_at_ns = time_realtime_ns();
 	return 0;
@@ -252,17 +280,23 @@ int main(int argc, char **argv)
 	static struct shim_options options = {
 		.log_max_bytes = 10 << 20, .log_max_files = 3, .stop_signal = SIGTERM, .grace_ms = SHIM_GRACE_MS_DEFAULT,
 	};
-	static struct shim shim = { .options = &options, .run_fd = -1, .out_fd = -1, .err_fd = -1 };
-	_cleanup_error_ struct error err = ERROR_INIT;
+	static struct shim shim = { .options = &options, .run_fd = -1, .out_fd = -1, .err_fd = -1, .pidfd = -1 };
+	_cleanup_error_ struct error err = ERROR_INIT, writable = ERROR_INIT;
+	/* First, because the parsing edits argv. */
+	bool read_only = run_read_only(argv, &writable) == 0;
 
 	if (parse_options(&options, argc, argv, &err) < 0) {
 		fprintf(stderr, "%s\n", error_message(&err));
 		serve_failure(&err);
 		return 2;
 	}
+	if (!read_only) {
+		serve_failure(&writable);
+		return 1;
+	}
 	umask(022);
-	close_range(SHIM_FD_NETNS + 1, ~0u, 0);
-	for (int fd = SHIM_FD_CONNECTION; fd <= SHIM_FD_NETNS; fd++)
+	close_range(SHIM_FD_RUNTIME + 1, ~0u, 0);
+	for (int fd = SHIM_FD_CONNECTION; fd <= SHIM_FD_RUNTIME; fd++)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 	if (detach(&err) < 0) {
 		serve_failure(&err);
@@ -273,6 +307,6 @@ int main(int argc, char **argv)
 		serve_failure(&err);
 		return 1;
 	}
-	drop_capabilities();
+	lower_capabilities();
 	return serve(&shim);
 }

@@ -2,25 +2,16 @@
 /* Copyright The Capsule authors */
 #include "shim/shim.h"
 
-#include "base/buf.h"
 #include "base/fs.h"
+#include "shim/overlay.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <sys/mount.h>
-
-/* mount(2) copies one page of options. */
-#define MOUNT_OPTIONS_MAX 4095
 
 static int own_namespace(const struct shim_options *options, struct error *err)
 {
-	if (unshare(CLONE_NEWNS) < 0)
-		return error_errno(err, errno, "cannot make a mount namespace");
-	/* Slave, not private: an unmount on the host reaches this namespace too, so a workload pins none of the host's
-	 * file systems; nothing goes the other way. */
-	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-		return error_errno(err, errno, "cannot separate the mount namespace from the host's");
+	if (overlay_own_namespace(err) < 0)
+		return -1;
 	/* crun takes a host for hybrid by the type of this file system. A fresh one, and not just an unmount, because crun
 	 * writes there nevertheless: into what lies below the mount, which would be the host's. */
 	if (options->hide_unified && mount("capsule", "/sys/fs/cgroup/unified", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
@@ -29,34 +20,13 @@ static int own_namespace(const struct shim_options *options, struct error *err)
 	return 0;
 }
 
-/* Layers are named by descriptor: their real paths would not fit into one page of options. */
-static int mount_overlay(const struct shim_options *options, struct error *err)
+static int mount_root(const struct shim_options *options, struct error *err)
 {
-	_cleanup_buf_ struct buf data = BUF_INIT(MOUNT_OPTIONS_MAX);
 	_cleanup_free_ char *target = fs_path("%s/rootfs", options->run_dir);
-	int fds[SHIM_LAYERS_MAX], r = 0;
-	size_t opened;
 
-	for (opened = 0; opened < options->n_layers; opened++) {
-		fds[opened] = open(options->layers[opened], O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (fds[opened] < 0) {
-			r = error_errno(err, errno, "cannot open the layer %s", options->layers[opened]);
-			break;
-		}
-	}
-	if (r == 0) {
-		buf_adds(&data, "lowerdir=");
-		for (size_t i = opened; i-- > 0;)
-			buf_addf(&data, "/proc/self/fd/%d%s", fds[i], i ? ":" : "");
-		buf_addf(&data, ",upperdir=%s/upper,workdir=%s/work", options->state_dir, options->state_dir);
-		if (data.failed || !target)
-			r = error_set(err, ERR_RESOURCE_EXHAUSTED, "the image has too many layers (%zu) to be mounted", opened);
-		else if (mount("overlay", target, "overlay", 0, buf_str(&data)) < 0)
-			r = error_errno(err, errno, "cannot mount the root file system on %s", target);
-	}
-	while (opened > 0)
-		close(fds[--opened]);
-	return r;
+	if (!target)
+		return error_errno(err, ENOMEM, "cannot mount the root file system");
+	return overlay_mount(options->layers, options->n_layers, options->state_dir, target, err);
 }
 
 static int mount_volume(const struct shim_options *options, const struct shim_volume *volume, struct error *err)
@@ -72,7 +42,7 @@ static int mount_volume(const struct shim_options *options, const struct shim_vo
 
 int mounts_setup(const struct shim_options *options, struct error *err)
 {
-	if (own_namespace(options, err) < 0 || mount_overlay(options, err) < 0)
+	if (own_namespace(options, err) < 0 || mount_root(options, err) < 0)
 		return -1;
 	for (size_t i = 0; i < options->n_volumes; i++)
 		if (mount_volume(options, &options->volumes[i], err) < 0) {

@@ -13,7 +13,13 @@
 
 #define FILE_MAX 1024
 
-int shim_send(int fd, enum shim_type type, const void *body, size_t length)
+/* Control data for the descriptors of one message, aligned as the kernel wants it. */
+union control {
+	struct cmsghdr header;
+	char bytes[CMSG_SPACE(SHIM_FDS_MAX * sizeof(int))];
+};
+
+int shim_send_fds(int fd, enum shim_type type, const void *body, size_t length, const int *fds, size_t n_fds)
 {
 	struct shim_header header = { SHIM_PROTOCOL_VERSION, (uint16_t)type, (uint32_t)length };
 	struct iovec parts[2] = {
@@ -21,21 +27,56 @@ int shim_send(int fd, enum shim_type type, const void *body, size_t length)
 		{ (void *)(uintptr_t)body, length },
 	};
 	struct msghdr packet = { .msg_iov = parts, .msg_iovlen = 2 };
+	union control control = { .header = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
 
+	if (n_fds > SHIM_FDS_MAX)
+		return -EINVAL;
+	if (n_fds) {
+		control.header.cmsg_len = CMSG_LEN(n_fds * sizeof *fds);
+		memcpy(CMSG_DATA(&control.header), fds, n_fds * sizeof *fds);
+		packet.msg_control = &control;
+		packet.msg_controllen = CMSG_SPACE(n_fds * sizeof *fds);
+	}
 	while (sendmsg(fd, &packet, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		if (errno != EINTR)
 			return -errno;
 	return 0;
 }
 
-int shim_receive(int fd, struct shim_message *ret)
+int shim_send(int fd, enum shim_type type, const void *body, size_t length)
+{
+	return shim_send_fds(fd, type, body, length, NULL, 0);
+}
+
+void shim_close_fds(const int *fds, size_t n_fds)
+{
+	for (size_t i = 0; i < n_fds; i++)
+		close(fds[i]);
+}
+
+/* The descriptors in a packet's control data; at most SHIM_FDS_MAX fit. */
+static size_t take_fds(struct msghdr *packet, int *fds)
+{
+	struct cmsghdr *c = CMSG_FIRSTHDR(packet);
+	size_t n;
+
+	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+		return 0;
+	n = (c->cmsg_len - CMSG_LEN(0)) / sizeof *fds;
+	memcpy(fds, CMSG_DATA(c), n * sizeof *fds);
+	return n;
+}
+
+static int receive(int fd, struct shim_message *ret, union control *control, int *fds, size_t *ret_n_fds)
 {
 	struct shim_header header;
 	struct iovec parts[2] = {
 		{ &header, sizeof header },
 		{ &ret->body, SHIM_BODY_MAX },
 	};
-	struct msghdr packet = { .msg_iov = parts, .msg_iovlen = 2 };
+	struct msghdr packet = {
+		.msg_iov = parts, .msg_iovlen = 2, .msg_control = control, .msg_controllen = control ? sizeof *control : 0,
+	};
 	ssize_t n;
 
 	memset(&ret->body, 0, sizeof ret->body);
@@ -46,12 +87,33 @@ int shim_receive(int fd, struct shim_message *ret)
 		return errno == ECONNRESET ? 0 : -errno;
 	if (n == 0)
 		return 0;
+	if (control)
+		*ret_n_fds = take_fds(&packet, fds);
 	if ((size_t)n < sizeof header || packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
 	    header.length != (size_t)n - sizeof header)
 		return -EPROTO;
 	ret->type = (enum shim_type)header.type;
 	ret->length = header.length;
 	return 1;
+}
+
+int shim_receive(int fd, struct shim_message *ret)
+{
+	return receive(fd, ret, NULL, NULL, NULL);
+}
+
+int shim_receive_fds(int fd, struct shim_message *ret, int fds[SHIM_FDS_MAX], size_t *ret_n_fds)
+{
+	union control control;
+	int r;
+
+	*ret_n_fds = 0;
+	r = receive(fd, ret, &control, fds, ret_n_fds);
+	if (r <= 0) {
+		shim_close_fds(fds, *ret_n_fds);
+		*ret_n_fds = 0;
+	}
+	return r;
 }
 
 int shim_result_write(int dirfd, const struct shim_result *r, struct error *err)

@@ -7,7 +7,8 @@
  * Start. The daemon binds and listens on <run>/workloads/<name>/shim.sock before it starts the shim, and hands that
  * socket over. So from the moment the shim exists a daemon can connect to it, also one that comes later and finds a shim
  * that is still setting up. File descriptors of the new shim: SHIM_FD_CONNECTION, a first connection; SHIM_FD_LISTEN;
- * SHIM_FD_NETNS, the network namespace to enter, with --netns. Shim and daemon prepare side by side, the one the mounts,
+ * SHIM_FD_NETNS, the network namespace to enter, with --netns; SHIM_FD_RUNTIME, a sealed copy of the OCI runtime, with
+ * --sealed-runtime. Shim and daemon prepare side by side, the one the mounts,
  * the other the bundle; on SHIM_START the shim runs the payload. If the connection ends before, it undoes and goes.
  *
  * Messages. SOCK_SEQPACKET: one packet is one message, a `struct shim_header` and a body of `length` bytes in the host's
@@ -16,8 +17,14 @@
  *
  * Evolution. A type never changes its meaning and a body only grows at its end: a receiver takes the part that it knows
  * and sees zeros where the sender had less to say. A type that the shim does not know is answered with
- * SHIM_UNSUPPORTED, so a newer daemon can drive an older shim. Types 16 to 31 are meant for running further processes
- * (with terminals and their sizes), 32 to 47 for statistics.
+ * SHIM_UNSUPPORTED, so a newer daemon can drive an older shim. Types 16 to 31 are for running further processes, 32 to
+ * 47 are meant for statistics.
+ *
+ * Further processes. Each has a connection of its own: SHIM_EXEC asks for it, SHIM_EXEC_STARTED or SHIM_EXEC_FAILED
+ * answers, SHIM_EXEC_EXIT tells its end. It lives no longer than the connection: when that closes the shim kills the
+ * process with its session. What it reads and writes never passes through the shim: with SHIM_EXEC come descriptors, the
+ * memory file with its struct shim_exec_spec and its three standard streams; or, for a terminal, the memory file alone,
+ * and the terminal's master side comes back with SHIM_EXEC_STARTED.
  *
  * Functions: any thread; nothing here allocates.
  */
@@ -33,10 +40,13 @@
 
 #define SHIM_PROTOCOL_VERSION 1
 #define SHIM_BODY_MAX 2048
+#define SHIM_FDS_MAX 4
+#define SHIM_REASON_MAX 1024
 
 #define SHIM_FD_CONNECTION 3
 #define SHIM_FD_LISTEN 4
 #define SHIM_FD_NETNS 5
+#define SHIM_FD_RUNTIME 6
 
 /* Files in a workload's run directory. */
 #define SHIM_SOCKET "shim.sock"
@@ -54,6 +64,10 @@ enum shim_type {
 	SHIM_STOP = 4,        /* to the shim: struct shim_stop */
 	SHIM_UNSUPPORTED = 5, /* to the daemon: struct shim_unsupported */
 	SHIM_START = 6,       /* to the shim, on the first connection, once: the bundle is written; no body */
+	SHIM_EXEC = 16,         /* to the shim: struct shim_exec, and descriptors */
+	SHIM_EXEC_STARTED = 17, /* to the daemon: struct shim_exec_started; with a terminal its descriptor */
+	SHIM_EXEC_FAILED = 18,  /* to the daemon: struct shim_exec_failed */
+	SHIM_EXEC_EXIT = 19,    /* to the daemon: struct shim_exec_exit */
 };
 
 struct shim_header {
@@ -89,6 +103,36 @@ struct shim_result {
 	uint8_t reserved[2];
 };
 
+struct shim_exec {
+	uint32_t terminal; /* it gets one, of this size */
+	uint16_t columns, rows;
+};
+
+/* What is in the memory file: this, then the groups (uint32_t), the filter (struct sock_filter) and strings, each with its
+ * NUL: the working directory, the arguments, the environment as NAME=VALUE. A newer daemon may add members at the end. */
+struct shim_exec_spec {
+	uint32_t size; /* of this structure: the groups begin there */
+	uint32_t uid, gid;
+	uint32_t n_groups, n_filter, n_args, n_env;
+	uint32_t no_new_privs;
+	uint64_t bounding, permitted; /* capabilities; 1 << CAP_... */
+};
+
+struct shim_exec_started {
+	int32_t pid;
+	uint32_t reserved;
+};
+
+struct shim_exec_failed {
+	int32_t exit_code;          /* as shells have it: 127 not found, 126 not to be executed; 0: it is not about the command */
+	char text[SHIM_REASON_MAX]; /* NUL-terminated; as long as the message */
+};
+
+struct shim_exec_exit {
+	int32_t exit_code; /* 128 + signal for a kill */
+	uint32_t reserved;
+};
+
 struct shim_message {
 	enum shim_type type;
 	size_t length;
@@ -97,16 +141,26 @@ struct shim_message {
 		struct shim_stop stop;
 		struct shim_unsupported unsupported;
 		struct shim_result result;
+		struct shim_exec exec;
+		struct shim_exec_started exec_started;
+		struct shim_exec_failed exec_failed;
+		struct shim_exec_exit exec_exit;
 		char text[SHIM_BODY_MAX + 1]; /* NUL-terminated by shim_receive() */
 	} body;
 };
 
 /* Sends one message without blocking. 0, or -errno. */
 int shim_send(int fd, enum shim_type type, const void *body, size_t length);
+int shim_send_fds(int fd, enum shim_type type, const void *body, size_t length, const int *fds, size_t n_fds);
 
 /* Receives one message; blocks as the socket does. 1: a message; 0: the peer is gone; -errno, -EPROTO for a malformed
- * packet. */
+ * packet and for descriptors that nobody asked for. */
 int shim_receive(int fd, struct shim_message *ret);
+
+/* Descriptors that come with the message, close-on-exec, are the caller's. */
+int shim_receive_fds(int fd, struct shim_message *ret, int fds[SHIM_FDS_MAX], size_t *ret_n_fds);
+
+void shim_close_fds(const int *fds, size_t n_fds);
 
 /* The exit file: "key value" lines, readable for people. dirfd is the run directory. Reading: 1, or 0 when there is no
  * (whole) record. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "shim/shim.h"
+#include "shim/exec.h"
 
 #include "base/timeutil.h"
 #include "shim/cgroup.h"
@@ -16,17 +16,24 @@
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 
-#define CONNECTIONS_MAX 16
+#define EXECS_MAX 256
+#define CONNECTIONS_MAX (EXECS_MAX + 16) /* a daemon gets through also when every further process is taken */
 /* After everything was killed: how long to wait for processes that do not die (stuck in the kernel). */
 #define DEATH_TIMEOUT_MS 10000
 #define QUIET_MS 1000
 
-enum source { SOURCE_SIGNAL, SOURCE_TIMER, SOURCE_LISTEN, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_CONNECTION };
+enum source { SOURCE_SIGNAL, SOURCE_TIMER, SOURCE_LISTEN, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_CONNECTION, SOURCE_REPORT };
+
+struct connection {
+	int fd; /* -1: closed; the slot is free when its process is gone too */
+	struct exec exec;
+};
 
 struct server {
 	struct shim *shim;
 	int epoll_fd, signal_fd, timer_fd;
-	int connections[CONNECTIONS_MAX]; /* -1: free */
+	struct connection connections[CONNECTIONS_MAX];
+	unsigned n_execs;
 	bool running;       /* the first process has not been reaped */
 	bool stopping;      /* a stop was asked for */
 	bool childless;     /* no process of the workload is left: as subreaper the shim is parent of each orphan */
@@ -52,9 +59,13 @@ static void arm_timer(struct server *s)
 
 static void drop_connection(struct server *s, unsigned i)
 {
-	epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->connections[i], NULL);
-	close(s->connections[i]);
-	s->connections[i] = -1;
+	struct connection *c = &s->connections[i];
+
+	/* A process does not outlive whom it was started for. */
+	if (c->exec.pid)
+		exec_kill(&c->exec, s->shim);
+	epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
+	close(steal_fd(&c->fd));
 }
 
 static void add_connection(struct server *s, int fd)
@@ -66,11 +77,13 @@ static void add_connection(struct server *s, int fd)
 	};
 
 	for (unsigned i = 0; i < CONNECTIONS_MAX; i++) {
-		if (s->connections[i] >= 0)
+		struct connection *c = &s->connections[i];
+
+		if (c->fd >= 0 || c->exec.pid)
 			continue;
 		if (shim_send(fd, SHIM_HELLO, &hello, sizeof hello) < 0 || watch(s, fd, SOURCE_CONNECTION, i) < 0)
 			break;
-		s->connections[i] = fd;
+		c->fd = fd;
 		return;
 	}
 	close(fd);
@@ -108,17 +121,43 @@ static void check_over(struct server *s)
 	s->over = true;
 }
 
+static int exit_code_of(int status)
+{
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
 static void on_first_process_ended(struct server *s, int status)
 {
 	struct shim_result *r = &s->shim->result;
 
 	s->running = false;
 	r->finished_at_ns = time_realtime_ns();
-	r->exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+	r->exit_code = exit_code_of(status);
 	r->stopped = s->stopping;
 	r->oom_killed = !s->stopping && r->exit_code != 0 && cgroup_oom_killed(s->shim->options->cgroup);
 	s->give_up_at_ns = time_monotonic_ns() + DEATH_TIMEOUT_MS * NSEC_PER_MSEC;
 	arm_timer(s);
+	/* Most are dead with their pid namespace. One that is on its way into the workload is in no cgroup yet. */
+	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+		if (s->connections[i].exec.pid)
+			kill(s->connections[i].exec.pid, SIGKILL);
+}
+
+static void on_child_ended(struct server *s, pid_t pid, int status)
+{
+	if (pid == s->shim->pid && s->running) {
+		on_first_process_ended(s, status);
+		return;
+	}
+	for (unsigned i = 0; i < CONNECTIONS_MAX; i++) {
+		struct connection *c = &s->connections[i];
+
+		if (c->exec.pid != pid)
+			continue;
+		exec_ended(&c->exec, c->fd, exit_code_of(status));
+		s->n_execs--;
+		return;
+	}
 }
 
 static void reap(struct server *s)
@@ -127,8 +166,7 @@ static void reap(struct server *s)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		if (pid == s->shim->pid && s->running)
-			on_first_process_ended(s, status);
+		on_child_ended(s, pid, status);
 	s->childless = pid < 0 && errno == ECHILD;
 	check_over(s);
 }
@@ -179,11 +217,33 @@ static void on_signal(struct server *s)
 
 /* ---- messages ---- */
 
+static void on_exec(struct server *s, unsigned i, const struct shim_exec *request, const int *fds, size_t n_fds)
+{
+	struct connection *c = &s->connections[i];
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (!s->running)
+		error_set(&err, ERR_FAILED_PRECONDITION, "the workload is ending");
+	else if (s->n_execs == EXECS_MAX)
+		error_set(&err, ERR_RESOURCE_EXHAUSTED, "%d processes were started in it already", EXECS_MAX);
+	else if (c->exec.pid)
+		error_set(&err, ERR_FAILED_PRECONDITION, "there is a process on this connection already");
+	else if (exec_begin(&c->exec, s->shim, request, fds, n_fds, &err) == 0) {
+		s->n_execs++;
+		/* Unwatched, the report is taken when the process ends. */
+		(void)watch(s, c->exec.report_fd, SOURCE_REPORT, i);
+		return;
+	}
+	exec_refuse(c->fd, error_message(&err));
+}
+
 static void on_message(struct server *s, unsigned i)
 {
-	struct shim_message m;
 	struct shim_unsupported unsupported;
-	int r = shim_receive(s->connections[i], &m);
+	struct shim_message m;
+	int fds[SHIM_FDS_MAX];
+	size_t n_fds;
+	int r = shim_receive_fds(s->connections[i].fd, &m, fds, &n_fds);
 
 	if (r == -EAGAIN)
 		return;
@@ -197,11 +257,15 @@ static void on_message(struct server *s, unsigned i)
 			stop(s, m.body.stop.signal ? m.body.stop.signal : s->shim->options->stop_signal,
 			     m.body.stop.grace_ms);
 		break;
+	case SHIM_EXEC:
+		on_exec(s, i, &m.body.exec, fds, n_fds);
+		break;
 	default:
 		unsupported.type = m.type;
-		if (shim_send(s->connections[i], SHIM_UNSUPPORTED, &unsupported, sizeof unsupported) < 0)
+		if (shim_send(s->connections[i].fd, SHIM_UNSUPPORTED, &unsupported, sizeof unsupported) < 0)
 			drop_connection(s, i);
 	}
+	shim_close_fds(fds, n_fds);
 }
 
 /* ---- output ---- */
@@ -245,8 +309,11 @@ static void dispatch(struct server *s, const struct epoll_event *event)
 		copy_output(s, LOG_STDERR);
 		break;
 	case SOURCE_CONNECTION:
-		if (s->connections[index] >= 0)
+		if (s->connections[index].fd >= 0)
 			on_message(s, index);
+		break;
+	case SOURCE_REPORT:
+		exec_take_report(&s->connections[index].exec, s->connections[index].fd);
 		break;
 	}
 }
@@ -290,8 +357,8 @@ static void finish(struct server *s)
 	(void)shim_result_write(shim->run_fd, &shim->result, NULL);
 	on_connect(s);
 	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
-		if (s->connections[i] >= 0)
-			(void)shim_send(s->connections[i], SHIM_EXIT, &shim->result, sizeof shim->result);
+		if (s->connections[i].fd >= 0)
+			(void)shim_send(s->connections[i].fd, SHIM_EXIT, &shim->result, sizeof shim->result);
 }
 
 static int drop_text(struct dl_phdr_info *info, size_t size, void *arg)
@@ -319,12 +386,14 @@ static void shrink(void)
 
 int serve(struct shim *shim)
 {
-	struct server s = { .shim = shim, .running = true };
+	static struct server s;
 	struct epoll_event events[8];
 	bool shrunk = false;
 
+	s.shim = shim;
+	s.running = true;
 	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
-		s.connections[i] = -1;
+		s.connections[i] = (struct connection){ .fd = -1, .exec = EXEC_NONE };
 	if (server_init(&s) < 0) {
 		/* Without a loop there is nobody to hold the workload. */
 		(void)cgroup_kill(shim->options->cgroup, DEATH_TIMEOUT_MS, NULL);

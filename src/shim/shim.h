@@ -9,6 +9,7 @@
  *     launch.c      one run of the OCI runtime
  *     log_writer.c  stdout and stderr to the log
  *     serve.c       the event loop: signals, pipes, connections, the stop, the end
+ *     exec.c        further processes, exec_child.c their first steps
  *
  * Memory is allocated during set-up only and mostly given back; the loop works in static buffers.
  */
@@ -32,6 +33,7 @@ struct shim_options {
 	const char *state_dir; /* the workload's: upper/, work/, payload.log */
 	const char *cgroup;
 	const char *runtime;      /* program */
+	bool sealed_runtime;      /* SHIM_FD_RUNTIME is what is executed as the program */
 	const char *runtime_root; /* its --root */
 	const char *layers[SHIM_LAYERS_MAX]; /* lowest first */
 	size_t n_layers;
@@ -51,6 +53,7 @@ struct shim {
 	int run_fd;
 	int out_fd, err_fd; /* pipes from the payload */
 	pid_t pid;          /* its first process */
+	int pidfd;          /* names it to the shim's children, who count pids differently */
 	struct shim_result result;
 	struct log_writer log;
 };

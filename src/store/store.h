@@ -82,6 +82,9 @@ int store_set_completed(struct store *store, const char *name, uint64_t generati
  * and has this generation; as for store_apply() for what cannot be claimed. */
 int store_begin_run(struct store *store, const char *name, uint64_t generation, struct error *err);
 
+/* The same for one that may be stopped: somebody looks at its volumes while it does not run. */
+int store_claim_at_rest(struct store *store, const char *name, struct error *err);
+
 /* Gives up the claims of a workload whose process is gone: all of them, or with keep_spec those that its present spec
  * does not name. The caller decided that knowing this revision: if a newer one wants the workload to run, the claims that
  * came with it are kept in any case. */

@@ -382,6 +382,13 @@ int store_begin_run(struct store *store, const char *name, uint64_t generation, 
 	return db_end(store, begin_run(store, name, generation, err), err);
 }
 
+int store_claim_at_rest(struct store *store, const char *name, struct error *err)
+{
+	if (db_begin(store, err) < 0)
+		return -1;
+	return db_end(store, resource_claim(store, name, err), err);
+}
+
 /* ---- reading and forgetting ---- */
 
 int store_get(struct store *store, const char *name, struct store_workload *ret, struct error *err)

@@ -192,7 +192,8 @@ static int promise(struct file_backend *fb, const char *what, int fd, uint64_t s
 }
 
 /* Before anything is changed; promise() decides. */
-static int expect_room(struct file_backend *fb, const char *what, const struct stat *st, uint64_t size, struct error *err)
+static int expect_room(struct file_backend *fb, const char *what, const struct stat *st, uint64_t size,
+		       struct error *err)
 {
 	int r = 0;
 

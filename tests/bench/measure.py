@@ -57,9 +57,9 @@ class Series:
         return f"{duration(self.median)} (least {duration(self.least)})"
 
 
-def alternate(rounds, *contestants):
+def alternate(rounds, *contestants, warm_up=True):
     """Each contestant, a (series, function returning seconds), in turn: load on the machine meets all of them alike."""
-    for series, once in contestants:
+    for _, once in contestants if warm_up else ():
         once()
     for n in range(rounds):
         for series, once in contestants:

@@ -3,6 +3,8 @@
 """The tools that users would run instead, each with a daemon, a data directory and a bridge of its own. All have the same
 methods: start() and stop() for the daemon, load(archive) and forget(image), run(name) and remove(name), which return
 seconds. PROGRAM names what must be installed."""
+import contextlib
+import glob
 import json
 import os
 import pathlib
@@ -20,6 +22,14 @@ def answered(*argv):
     return subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
+def remove_cgroups(name):
+    """What peers leave at the top of each hierarchy. Only what is empty: it may be another daemon's as well."""
+    for top in glob.glob(f"/sys/fs/cgroup/*/{name}"):
+        for directory, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
 def end(process):
     process.send_signal(signal.SIGTERM)
     try:
@@ -30,7 +40,7 @@ def end(process):
 
 
 class Daemon:
-    """A peer with a daemon. The directory is on disk, like our state root; run_dir is on a tmpfs, like ours."""
+    """A peer with a daemon. REMOVES_MANY: one command takes several containers. The directory is on disk, like our state root; run_dir is on a tmpfs, like ours."""
 
     def __init__(self, directory, run_dir, image, command):
         self.dir = directory / self.NAME
@@ -53,6 +63,7 @@ class Daemon:
     def stop(self):
         if self.process:
             end(self.process)
+        remove_cgroups(self.CGROUP)
         shutil.rmtree(self.dir, ignore_errors=True)
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
@@ -63,7 +74,8 @@ class Daemon:
 
 
 class Docker(Daemon):
-    NAME, PROGRAM = "docker", "/usr/sbin/dockerd"
+    NAME, PROGRAM, CGROUP = "docker", "/usr/sbin/dockerd", "docker"
+    REMOVES_MANY = True
 
     def start(self):
         self.bridge = f"cb{os.getpid()}"
@@ -96,7 +108,8 @@ class Docker(Daemon):
 
 
 class Containerd(Daemon):
-    NAME, PROGRAM = "ctr", "/usr/bin/containerd"
+    NAME, PROGRAM, CGROUP = "ctr", "/usr/bin/containerd", "default"
+    REMOVES_MANY = False
 
     def start(self):
         socket = self.run_dir / "containerd.sock"
@@ -126,6 +139,7 @@ class Containerd(Daemon):
 class Podman:
     """No daemon. crun, as we use it."""
     NAME, PROGRAM = "podman", "/usr/bin/podman"
+    REMOVES_MANY = True
     LOCKS = pathlib.Path("/dev/shm/libpod_lock")  # shared by all podmans of the machine
 
     def __init__(self, directory, run_dir, image, command):
@@ -142,6 +156,7 @@ class Podman:
 
     def stop(self):
         run(*self.client, "system", "reset", "-f", check=False)
+        remove_cgroups("libpod_parent")
         if not self.had_locks:
             self.LOCKS.unlink(missing_ok=True)
         shutil.rmtree(self.dir, ignore_errors=True)

@@ -23,6 +23,9 @@ CAPSULED = BUILD / "src/capsuled/capsuled"
 CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
+COPY_WORKER = BUILD / "src/copier/capsule-copy"
+# What capsulectl needs to find the program of this build.
+CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
 # A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
 PATIENCE = int(os.environ.get("CAPSULE_PATIENCE", "60"))
 
@@ -100,13 +103,13 @@ class Capsule:
     serial = 0
     place = "/var/tmp"
 
-    def __init__(self, *options, netns=None):
-        """netns: the daemon's host is this network namespace."""
+    def __init__(self, *options, netns=None, root=None):
+        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere."""
         Capsule.serial += 1
         n = Capsule.serial
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir=self.place))
         self.dir.chmod(0o755)  # dnsmasq gives up root and must find its files
-        self.root = self.dir / "root"
+        self.root = root or self.dir / "root"
         self.run_dir = self.dir / "run"
         self.socket = self.run_dir / "capsule.sock"
         self.bridge = f"ct{os.getpid() % 10000}-{n}"
@@ -123,7 +126,8 @@ class Capsule:
     def argv(self):
         return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
-                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--config", "/dev/null", "--stop-grace", "1s", *self.options]
+                "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--copy-worker", COPY_WORKER,
+                "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
         assert self.process is None
@@ -175,7 +179,8 @@ class Capsule:
         if isinstance(input, str):
             input = input.encode()
         done = subprocess.run(self.ctl_argv(*args), input=input, capture_output=True, timeout=timeout,
-                              env={**os.environ, **(env or {})}, stdin=None if input is not None else subprocess.DEVNULL)
+                              env={**os.environ, **CTL_ENV, **(env or {})},
+                              stdin=None if input is not None else subprocess.DEVNULL)
         done.out = done.stdout.decode(errors="replace")
         done.err = done.stderr.decode(errors="replace")
         if check and done.returncode != 0:
@@ -187,7 +192,7 @@ class Capsule:
         return self.ctl("apply", "-f", "-", *args, input=text, check=check, timeout=timeout)
 
     def run_container(self, name, image, wait=True, check=True, **spec):
-        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState") if k in spec}
+        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources") if k in spec}
         manifest = {"name": name, "kind": "Container", **top, "container": {"image": image, **spec}}
         return self.apply(manifest, *(["--wait"] if wait else []), check=check)
 
@@ -223,6 +228,16 @@ class Capsule:
         done = run("nsenter", "--target", self.status(name)["pid"], "--mount", "--uts", "--ipc", "--net", "--pid", *argv,
                    check=check, input=input, timeout=timeout)
         return done.stdout.decode(errors="replace")
+
+    def wait_listening(self, name, port):
+        """Waits until something in the workload listens on the TCP port: running says only that its process was started."""
+        def listens():
+            try:
+                with open(f"/proc/{self.status(name).get('pid')}/net/tcp") as f:
+                    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in f)
+            except OSError:
+                return False
+        wait_for(listens, f"{name} to listen on {port}")
 
     def push(self, archive):
         return self.ctl("image", "push", archive)
@@ -283,7 +298,7 @@ class Capsule:
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             try:
                 with open(path, "rb") as f:
-                    if str(self.dir).encode() in f.read():
+                    if self.dir.name.encode() in f.read():
                         found.add(int(path.split("/")[2]))
             except OSError:
                 pass

@@ -33,8 +33,8 @@ def capsules(archives):
     """A function that starts a daemon with the given options; all are closed, and leaks are looked for, at the end."""
     started = []
 
-    def make(*options, push=("busybox:test",), netns=None):
-        c = capsule_module.Capsule(*options, netns=netns)
+    def make(*options, push=("busybox:test",), **where):
+        c = capsule_module.Capsule(*options, **where)
         started.append(c)
         c.start()
         for name in push:
@@ -150,3 +150,16 @@ def registry(tmp_path, closing):
 @pytest.fixture
 def fake(closing):
     return closing(FakeRegistry())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An ext4 of 192 MiB, for a state root."""
+    disk, directory = tmp_path / "disk.img", tmp_path / "disk"
+    with open(disk, "wb") as f:
+        f.truncate(192 << 20)
+    directory.mkdir()
+    capsule_module.run("mkfs.ext4", "-q", "-m", "0", disk)
+    capsule_module.run("mount", "-o", "loop", disk, directory)
+    yield directory
+    capsule_module.run("umount", directory)

@@ -85,6 +85,27 @@ class Client:
         request = self.pb.workload.WorkloadLogsRequest(name=name, **options)
         return b"".join(chunk.data for chunk in self.workload.Logs(request, timeout=TIMEOUT))
 
+    def exec_requests(self, name, command, stdin=(), **config):
+        """stdin: an iterable of bytes; at its end the client's side is closed."""
+        w = self.pb.workload
+        yield w.WorkloadExecClientMessage(config=w.WorkloadExecConfig(name=name, command=command, **config))
+        for data in stdin:
+            yield w.WorkloadExecClientMessage(stdin=data)
+
+    def exec(self, name, *command, timeout=TIMEOUT, **options):
+        """The call: an iterator of the server's messages."""
+        return self.workload.Exec(self.exec_requests(name, command, **options), timeout=timeout)
+
+    def run(self, name, *command, **options):
+        """Standard output, standard error, exit code."""
+        out, err, code = b"", b"", None
+        for message in self.exec(name, *command, **options):
+            assert code is None, "the exit is the last message"
+            out, err = out + message.stdout, err + message.stderr
+            if message.WhichOneof("payload") == "exit":
+                code = message.exit.exit_code
+        return out.decode(), err.decode(), code
+
     def push_requests(self, archive, chunk=256 << 10, total=None):
         i = self.pb.image
         yield i.ImagePushRequest(metadata=i.ImagePushMetadata(total_bytes=len(archive) if total is None else total))

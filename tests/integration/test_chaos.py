@@ -259,13 +259,7 @@ class World:
             if w.port:
                 wait_for(lambda: http_get("127.0.0.1", w.port) == w.state[0] + "\n", "the page of this mark")
         volumes = {v.name: v.state for v in self.volumes if v.state} | {"journal": 64}
-        expected = tidy.expected_footprint({w.name: w.footprint() for w in running}, volumes)
-        try:
-            wait_for(lambda: tidy.footprint(self.capsule) == expected, "the host to look as it should", timeout=30)
-        except AssertionError:
-            found = tidy.footprint(self.capsule)
-            wrong = {k: (found[k], expected[k]) for k in expected if found[k] != expected[k]}
-            raise AssertionError(f"(found, expected): {wrong}") from None
+        tidy.expect(self.capsule, {w.name: w.footprint() for w in running}, volumes)
         for name, size in volumes.items():
             assert (self.capsule.root / f"volumes/{name}.img").stat().st_size == size << 20, name
         tidy.check_image_store(self.capsule)

@@ -9,19 +9,18 @@ import fcntl
 import json
 import os
 import pathlib
-import pty
 import re
 import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
-import termios
 import time
 
 import pytest
 import yaml
+
+from terminal import Terminal
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", TOP / "build")).resolve()
@@ -110,44 +109,6 @@ def ctl(server_stubs, tmp_path):
         server.stdin.close()
         server.wait(timeout=PATIENCE)
         server.stdout.close()
-
-
-class Terminal:
-    """A program on a terminal of its own."""
-
-    def __init__(self, argv, env, columns=80, stdout=None):
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.before = termios.tcgetattr(slave)
-        self.slave = slave
-
-        def control():
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        self.process = subprocess.Popen(argv, stdin=slave, stdout=stdout or slave, stderr=slave, env=env, preexec_fn=control)
-        self.text = ""
-
-    def read_until(self, what):
-        deadline = time.monotonic() + PATIENCE
-        while what not in self.text:
-            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"{what!r} did not appear in {self.text!r}"
-            self.text += os.read(self.master, 65536).decode()
-        return self.text
-
-    def type(self, text):
-        os.write(self.master, text.encode())
-
-    def end(self):
-        """The exit code, when everything printed has been read."""
-        code = self.process.wait(timeout=PATIENCE)
-        while select.select([self.master], [], [], 0)[0]:
-            self.text += os.read(self.master, 65536).decode()
-        assert termios.tcgetattr(self.slave) == self.before, "the terminal's settings were changed"
-        os.close(self.slave)
-        os.close(self.master)
-        return code
 
 
 # ---- apply ----
@@ -774,7 +735,7 @@ def test_completion(ctl):
     ctl("image", "pull", "nginx:1")
     assert candidates(ctl, "w") == ["workload"]
     assert "apply" in candidates(ctl, "") and "__complete" not in candidates(ctl, "")
-    assert candidates(ctl, "workload", "st") == ["stop", "start"]
+    assert candidates(ctl, "workload", "sto") == ["stop"]
     assert candidates(ctl, "workload", "logs", "") == ["alpha", "beta"]
     assert candidates(ctl, "workload", "logs", "-n", "5", "al") == ["alpha"]
     assert candidates(ctl, "workload", "logs", "alpha", "") == []

@@ -80,6 +80,19 @@ def test_a_killed_shim_while_the_daemon_is_away(capsule):
     assert not alive(pid)
 
 
+def test_a_job_whose_shim_was_killed_while_the_daemon_was_away_is_not_run_again(capsule):
+    capsule.run_container("job", "busybox:test", restartPolicy="Never", command=["sh", "-c", "echo run; exec sleep 1000"])
+    shim = capsule.shim("job")
+    capsule.kill()
+    os.kill(shim, signal.SIGKILL)
+    for _ in range(2):
+        capsule.start()
+        capsule.wait_phase("job", "failed")
+        assert capsule.status("job")["exitCode"] == 255
+        assert capsule.logs("job") == "run\n"
+        capsule.stop()
+
+
 def test_a_delete_that_was_cut_off_is_finished(capsule):
     capsule.run_container("w", "busybox:test", stopGracePeriodSeconds=30,
                           command=["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1000 & wait; done"])

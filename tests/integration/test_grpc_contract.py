@@ -12,8 +12,7 @@ import wire_contract
 from grpc_client import TIMEOUT, Client, Code, fails
 
 SERVED = ["capsule.v1.CapsuleService", "capsule.v1.ImageService", "capsule.v1.VolumeService", "capsule.v1.WorkloadService"]
-UNSERVED = [("WorkloadService", m) for m in ("Exec", "CopyTo", "CopyFrom")] + \
-           [("CapsuleService", m) for m in ("UpdateOS", "UpdateConfirm", "RebootNode")] + \
+UNSERVED = [("CapsuleService", m) for m in ("UpdateOS", "UpdateConfirm", "RebootNode")] + \
            [("IdentityService", m) for m in wire_contract.services()["IdentityService"]]
 
 

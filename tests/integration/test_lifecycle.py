@@ -146,6 +146,14 @@ def test_an_image_that_is_not_there(capsule):
     assert status["phase"] == "WORKLOAD_PHASE_FAILED" and "trying again in" in status["message"]
 
 
+def test_a_push_wakes_who_waits_for_the_image(make_capsule, archives):
+    capsule = make_capsule("--registry-mirror", "docker.io=http://127.0.0.1:1", push=())
+    capsule.run_container("w", "busybox:test", wait=False, command=FOREVER)
+    wait_for(lambda: capsule.status("w")["message"].startswith("pulling"), "the attempt to pull")
+    capsule.push(archives["busybox:test"])
+    capsule.wait_phase("w", "running", timeout=10)
+
+
 def test_delete(capsule):
     capsule.run_container("w", "busybox:test", command=FOREVER)
     capsule.ctl("workload", "delete", "w")

@@ -33,7 +33,15 @@ def host(lan, make_capsule):
 
 
 def run_web(capsule, name="web", port=PORT, **spec):
-    return capsule.run_container(name, "nginx:test", ports=[{"containerPort": 80, "hostPort": port}], **spec)
+    done = capsule.run_container(name, "nginx:test", ports=[{"containerPort": 80, "hostPort": port}], **spec)
+    if done.returncode == 0:
+        capsule.wait_listening(name, 80)
+    return done
+
+
+def run_echo(capsule, *more_ports):
+    capsule.run_container("echo", "udp-echo:test", args=["7"],
+                          ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}, *more_ports])
 
 
 def in_workload(capsule, name):
@@ -66,7 +74,7 @@ def ports_of(capsule):
 
 
 def everywhere(capsule, lan, other, itself):
-    """Where a published port is called from, and the address by which: (name, what stands before the command, address)."""
+    """Where a published port is called from, and by which address: (name, what stands before the command, address)."""
     gateway = f"{capsule.net}.1"
     return [
         ("another host", in_netns(lan.remote), Lan.HOST),
@@ -93,7 +101,7 @@ def test_a_published_port_answers_from_everywhere(host, lan):
 
 
 def test_a_published_udp_port_answers_from_everywhere(host, lan):
-    host.run_container("echo", "udp-echo:test", args=["7"], ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}])
+    run_echo(host)
     host.run_container("other", "busybox:test", command=SLEEP)
     for name, where, address in everywhere(host, lan, "other", "echo"):
         assert re.fullmatch(r"[0-9.]+ hello", ask_udp(where, address, 7007) or "nothing"), name
@@ -112,7 +120,7 @@ def test_the_address_of_a_remote_client_is_preserved(host, lan):
 
 def test_tcp_and_udp_of_one_number_are_two_ports(host, lan):
     run_web(host, port=7007)
-    host.run_container("echo", "udp-echo:test", args=["7"], ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}])
+    run_echo(host)
     assert fetch(in_netns(lan.remote), Lan.HOST, 7007) == PAGE
     assert ask_udp(in_netns(lan.remote), Lan.HOST, 7007) == f"{Lan.REMOTE} hello"
 
@@ -135,8 +143,7 @@ def test_the_hosts_network(host, lan):
 
 def test_rules_come_and_go_with_the_workload(host, lan):
     run_web(host)
-    host.run_container("echo", "udp-echo:test", args=["7"], ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"},
-                                                                  {"containerPort": 8, "hostPort": 7008}])
+    run_echo(host, {"containerPort": 8, "hostPort": 7008})
     web = {("tcp", PORT): (host.address("web"), 80)}
     echo = {("udp", 7007): (host.address("echo"), 7), ("tcp", 7008): (host.address("echo"), 8)}
     assert ports_of(host) == {**web, **echo}
@@ -154,6 +161,14 @@ def test_rules_come_and_go_with_the_workload(host, lan):
     assert host.bridge not in run("ip", "-n", lan.host, "link").stdout.decode()
 
 
+def test_an_empty_bridge_goes_after_a_while(host, lan):
+    run_web(host)
+    host.ctl("workload", "stop", "web")
+    wait_for(lambda: host.bridge not in run("ip", "-n", lan.host, "link").stdout.decode(), "the bridge to go")
+    wait_for(lambda: not (host.run_dir / "dns/dnsmasq.pid").exists(), "the resolver to go")
+    host.ctl("workload", "start", "--wait", "web")
+
+
 def test_the_rules_are_whole_again_after_somebody_flushed_them(host, lan):
     run_web(host)
     run(*in_netns(lan.host), "nft", "flush", "ruleset")
@@ -166,14 +181,14 @@ def test_the_rules_are_whole_again_after_somebody_flushed_them(host, lan):
 
 def test_a_port_of_another_workload_is_refused(host):
     run_web(host)
-    done = host.run_container("second", "nginx:test", check=False, ports=[{"containerPort": 81, "hostPort": PORT}])
+    done = run_web(host, "second", check=False)
     assert done.returncode == 1
     assert f"{PORT}" in done.err and "web" in done.err
     assert host.names() == ["web"]
     host.ctl("workload", "stop", "web")
-    assert host.run_container("second", "nginx:test", check=False, ports=[{"containerPort": 81, "hostPort": PORT}]).returncode == 1
+    assert run_web(host, "second", check=False).returncode == 1, "it wants its port back some day"
     host.ctl("workload", "delete", "web")
-    host.run_container("second", "nginx:test", ports=[{"containerPort": 80, "hostPort": PORT}])
+    run_web(host, "second")
 
 
 @pytest.mark.parametrize("protocol,kind", [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])
@@ -197,7 +212,8 @@ def test_a_port_of_a_process_is_refused_by_its_name(host, lan, protocol, kind):
 
 def lookup(capsule, name, of):
     """The address that a workload finds for a name, or None."""
-    found = re.search(rf"Name:\s+{re.escape(of)}\nAddress(?: 1)?: ([0-9.]+)", capsule.inside(name, "nslookup", of, check=False))
+    answer = capsule.inside(name, "nslookup", of, check=False)
+    found = re.search(rf"Name:\s+{re.escape(of)}\nAddress(?: 1)?: ([0-9.]+)", answer)
     return found and found[1]
 
 
@@ -331,7 +347,8 @@ def list_chain(lan, *chain):
     return run(*in_netns(lan.host), "nft", "list", "chain", *chain).stdout.decode()
 
 
-@pytest.mark.parametrize("rules,chain", [(DOCKER_LIKE, "DOCKER-USER"), (IPTABLES_LIKE, "FORWARD")], ids=["docker", "iptables"])
+@pytest.mark.parametrize("rules,chain", [(DOCKER_LIKE, "DOCKER-USER"), (IPTABLES_LIKE, "FORWARD")],
+                         ids=["docker", "iptables"])
 @pytest.mark.parametrize("first", ["the other firewall", "the workload"])
 def test_beside_docker(host, lan, rules, chain, first):
     if first == "the other firewall":

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """Pulls by capsule-image from real and from hostile registries."""
-import base64
 import json
 import os
 import pathlib
@@ -14,8 +13,8 @@ import time
 import pytest
 
 import images
-from registry_servers import (ARCHITECTURE, BreakingProxy, Certificate, FakeRegistry, Image, Registry, TokenServer, credentials,
-                              digest, make_index, skopeo_fill)
+from registry_servers import (ARCHITECTURE, BreakingProxy, Certificate, FakeRegistry, Image, Registry, TokenServer,
+                              credentials, digest, make_index, skopeo_fill)
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", TOP / "build")).resolve()

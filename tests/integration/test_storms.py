@@ -14,7 +14,7 @@ import pytest
 
 import images
 import tidy
-from capsule import Failed, wait_for
+from capsule import wait_for
 from grpc_client import Client, Code, fails
 from registry_servers import FakeRegistry, Image
 
@@ -37,11 +37,7 @@ def many():
 
 def expect_footprint(capsule, running, volumes=()):
     """running: name -> names of its volumes; all of them on the bridge."""
-    expected = tidy.expected_footprint({n: {"bridge": True, "ports": [], "volumes": v} for n, v in running.items()}, volumes)
-    try:
-        wait_for(lambda: tidy.footprint(capsule) == expected, "the host to look as it should")
-    except Failed:
-        assert tidy.footprint(capsule) == expected
+    tidy.expect(capsule, {n: {"bridge": True, "ports": [], "volumes": v} for n, v in running.items()}, volumes)
 
 
 def environment(pid):

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 
-from capsule import run
+from capsule import Failed, run, wait_for
 
 
 def argv_of(pid):
@@ -87,23 +87,35 @@ def footprint(capsule):
     }
 
 
-def expected_footprint(running, volumes):
-    """running: name -> {"bridge": bool, "ports": [...], "volumes": [...]} of what runs; volumes: names."""
+def surprises(capsule, running, volumes):
+    """What there is on the host and what there should be, where these differ.
+    running: name -> {"bridge": bool, "ports": [...], "volumes": [...]} of what runs; volumes: names."""
     names = sorted(running)
     bridged = sorted(n for n in names if running[n]["bridge"])
-    return {
+    found = footprint(capsule)
+    expected = {
         "run directories": names,
         "runtime states": names,
         "cgroups": names,
         "shims": names,
         "daemons": 1,
-        "resolvers": 1 if bridged else 0,
+        # An empty bridge and its resolver are kept for a while.
+        "resolvers": 1 if bridged else min(found["resolvers"], 1),
         "other programs": [],
         "links": bridged,
         "published ports": sorted(port for w in running.values() for port in w["ports"]),
         "mounted volumes": sorted(volume for w in running.values() for volume in w["volumes"]),
         "volume files": sorted(f"{v}.img" for v in volumes),
     }
+    return {kind: (found[kind], expected[kind]) for kind in expected if found[kind] != expected[kind]}
+
+
+def expect(capsule, running, volumes=()):
+    """Waits until there are no surprises: what was killed goes asynchronously."""
+    try:
+        wait_for(lambda: not surprises(capsule, running, volumes), "the host to look as it should", timeout=30)
+    except Failed:
+        raise Failed(f"kind: (found, expected): {surprises(capsule, running, volumes)}") from None
 
 
 def check_image_store(capsule):

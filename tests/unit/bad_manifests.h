@@ -87,13 +87,13 @@ static const struct {
 	  "3:1: container: is required for a Container\n" },
 	{ "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec: {}\n",
 	  "1:1: apiVersion: unknown field \"apiVersion\"; known here: name, kind, container, "
-	  "microVm, desiredState, restartPolicy, stopGracePeriodSeconds\n"
+	  "microVm, desiredState, restartPolicy, stopGracePeriodSeconds, resources\n"
 	  "1:1: name: is required: 1 to 63 characters of a-z, 0-9 and '-'\n"
 	  "2:7: kind: must be Container, MicroVM or Volume, not \"Pod\"\n"
 	  "3:1: metadata: unknown field \"metadata\"; known here: name, kind, container, microVm, "
-	  "desiredState, restartPolicy, stopGracePeriodSeconds\n"
+	  "desiredState, restartPolicy, stopGracePeriodSeconds, resources\n"
 	  "5:1: spec: unknown field \"spec\"; known here: name, kind, container, microVm, "
-	  "desiredState, restartPolicy, stopGracePeriodSeconds\n" },
+	  "desiredState, restartPolicy, stopGracePeriodSeconds, resources\n" },
 	{ "kind: Volume\nsize: 1G\n",
 	  "1:1: name: is required: 1 to 63 characters of a-z, 0-9 and '-'\n" },
 	{ "name: Web\nkind: Container\ncontainer:\n  image: nginx\n",
@@ -164,6 +164,28 @@ static const struct {
 	  "5:10: microVm.vcpus: must be at least 1\n" },
 	{ VM "  vcpus: 0\n",
 	  "5:10: microVm.vcpus: must be at least 1\n" },
+	{ WEB "resources: {cpus: 0, memoryMib: 0, pidsMax: 0}\n",
+	  "5:19: resources.cpus: must be at least 0.01; leave it out for no limit\n"
+	  "5:33: resources.memoryMib: must be at least 1\n"
+	  "5:45: resources.pidsMax: must be at least 1\n" },
+	{ WEB "resources: {cpus: 1.5 cores, memoryMib: 64M, pidsMax: many}\n",
+	  "5:19: resources.cpus: must be a number of processors such as 1.5 or 500m, not \"1.5 cores\"\n"
+	  "5:41: resources.memoryMib: must be a whole number, not \"64M\"\n"
+	  "5:55: resources.pidsMax: must be a whole number, not \"many\"\n" },
+	{ WEB "resources: {cpus: -1, memoryMib: 4, pidsMax: 4194305}\n",
+	  "5:19: resources.cpus: must be 0.01 to 1024, not -1\n"
+	  "5:34: resources.memoryMib: must be 8 to 16777216, not 4\n"
+	  "5:46: resources.pidsMax: must be 1 to 4194304, not 4194305\n" },
+	{ WEB "resources: {cpus: nan}\n",
+	  "5:19: resources.cpus: must be 0.01 to 1024, not nan\n" },
+	{ WEB "resources: {cpu: 1, pids: 7}\n",
+	  "5:13: resources.cpu: unknown field \"cpu\"; did you mean \"cpus\"?\n"
+	  "5:21: resources.pids: unknown field \"pids\"; did you mean \"pidsMax\"?\n" },
+	{ WEB "  memoryMib: 64\n",
+	  "5:3: container.memoryMib: unknown field \"memoryMib\"; it belongs in \"resources\", which stands beside name and "
+	  "kind\n" },
+	{ VM "resources: {memoryMib: 256}\n",
+	  "5:24: resources.memoryMib: must be more than microVm.memoryMib (256): what runs the machine needs memory too\n" },
 	{ WEB "  ports: [{containerPort: 80, hostPort: 4294967296}]\n",
 	  "5:41: container.ports[0].hostPort: must be at most 4294967295\n" },
 	{ WEB "  ports: [{containerPort: 80, hostPort: 99999999999999999999999}]\n",

@@ -520,6 +520,8 @@ START_TEST(equality)
 		*grace = workload(WEB "stopGracePeriodSeconds: 0\n");
 	Capsule__V1__Workload *host = workload(WEB "  networkMode: HOST\n"),
 		*spelt = workload(WEB "  networkMode: BRIDGE\n");
+	Capsule__V1__Workload *limited = workload(WEB "resources: {cpus: 0.1}\n"),
+		*milli = workload(WEB "resources: {cpus: 100m}\n"), *unlimited = workload(WEB "resources: {}\n");
 
 	ck_assert(manifest_workload_equal(a, stopped));
 	ck_assert(manifest_workload_equal(a, spelt));
@@ -529,6 +531,12 @@ START_TEST(equality)
 	ck_assert(manifest_workload_same_process(a, grace));
 	ck_assert(!manifest_workload_equal(a, host));
 	ck_assert(!manifest_workload_same_process(a, host));
+	ck_assert(!manifest_workload_same_process(a, limited));
+	ck_assert(manifest_workload_equal(limited, milli));
+	ck_assert(manifest_workload_equal(a, unlimited));
+	drop(limited);
+	drop(milli);
+	drop(unlimited);
 	drop(a);
 	drop(stopped);
 	drop(never);
@@ -571,6 +579,9 @@ static const struct {
 	  WEB "  ports: [{containerPort: 80, hostPort: 81}, {containerPort: 1, hostPort: 2, protocol: udp}]\n",
 	  "container.ports[0].hostPort: 80 -> 81\n"
 	  "container.ports[1]:  -> {\"containerPort\":1,\"hostPort\":2,\"protocol\":\"udp\"}\n" },
+	{ WEB "resources: {cpus: 1}\n", WEB "resources: {cpus: 1500m, memoryMib: 64}\n",
+	  "resources.cpus: 1 -> 1.5\nresources.memoryMib:  -> 64\n" },
+	{ WEB "resources: {pidsMax: 5}\n", WEB, "resources.pidsMax: 5 -> \n" },
 	{ NULL, WEB, "name:  -> \"web\"\nkind:  -> \"WORKLOAD_KIND_CONTAINER\"\ncontainer.image:  -> \"nginx\"\n"
 		     "container.networkMode:  -> \"NETWORK_MODE_BRIDGE\"\nrestartPolicy: "
 		     " -> \"RESTART_POLICY_ALWAYS\"\n" },
@@ -596,6 +607,8 @@ static const char *const round_trips[] = {
 	WEB,
 	VM,
 	WEB "restartPolicy: Never\nstopGracePeriodSeconds: 7\ndesiredState: Running\n",
+	WEB "resources: {cpus: 0.1, memoryMib: 64, pidsMax: 100}\n",
+	VM "resources: {cpus: 1024}\n",
 	WEB "  command: ['', ' ', 'a ', ' a', '-', '- a', '?', '? a', ':', 'a:', "
 		"'a: b', 'a :b', 'a:b', '#', 'a #b', 'a#b', ',', '[', ']', "
 	    "'{', '}', '&', '*', '!', '|', '>', '%', '@', '`', '\"', '''', '\\', '<<', '=', '---', '...']\n",

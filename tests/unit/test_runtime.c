@@ -5,6 +5,7 @@
 #include "base/task.h"
 #include "base/timeutil.h"
 #include "runtime/container/bundle.h"
+#include "runtime/container/oci_runtime.h"
 #include "runtime/container/seccomp.h"
 #include "runtime/container/user.h"
 #include "runtime/driver.h"
@@ -125,6 +126,41 @@ START_TEST(users_and_whiteouts)
 	/* A FIFO must not hold the caller. */
 	ck_assert_int_eq(mkfifo(in_dir("top/etc/passwd"), 0644), 0);
 	ck_assert_str_eq(user_text(roots, 2, "web"), "user web is not in the image's /etc/passwd");
+}
+END_TEST
+
+/* ---- the OCI runtime ---- */
+
+static void write_runtime(const char *version)
+{
+	char text[128];
+
+	snprintf(text, sizeof text, "#!/bin/sh\necho 'crun version %s'\n", version);
+	write_text("bin/crun", text);
+	ck_assert_int_eq(chmod(in_dir("bin/crun"), 0755), 0);
+}
+
+static void expect_sealed_copy(const char *version)
+{
+	_cleanup_oci_runtime_ struct oci_runtime found = { .sealed_fd = -1 };
+	char text[128] = "";
+
+	ck_assert_int_eq(oci_runtime_find(in_dir("bin/crun"), &found, NULL), 0);
+	ck_assert(found.is_crun);
+	/* What crun and runc compare with: these seals and no others. */
+	ck_assert_int_eq(fcntl(found.sealed_fd, F_GET_SEALS), F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
+	ck_assert_int_lt(pwrite(found.sealed_fd, "x", 1, 0), 0);
+	ck_assert_int_gt(pread(found.sealed_fd, text, sizeof text - 1, 0), 0);
+	ck_assert_msg(strstr(text, version) != NULL, "%s", text);
+}
+
+START_TEST(runtime_is_sealed_and_renewed)
+{
+	write_runtime("1.8");
+	expect_sealed_copy("1.8");
+	expect_sealed_copy("1.8");
+	write_runtime("1.9");
+	expect_sealed_copy("1.9");
 }
 END_TEST
 
@@ -700,6 +736,7 @@ int main(void)
 	tcase_set_timeout(c, 60);
 	tcase_add_test(c, users_are_looked_up_in_the_layers);
 	tcase_add_test(c, users_and_whiteouts);
+	tcase_add_test(c, runtime_is_sealed_and_renewed);
 	tcase_add_test(c, command_and_args_as_in_kubernetes);
 	tcase_add_test(c, environment_is_layered);
 	tcase_add_test(c, mounts_come_in_order);

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 
 #define HOSTS_MAX (256u << 10)
+#define CPU_PERIOD_US 100000 /* the kernel's own default */
 
 static int no_memory(struct error *err)
 {
@@ -212,13 +213,43 @@ static json_t *namespaces_of(const Capsule__V1__ContainerSpec *spec)
 	return list;
 }
 
+/* A limit on memory holds for swap too, where the kernel counts that: else a workload over its limit would not end but
+ * slow the host down. */
+static void limit_memory(json_t *resources, uint32_t mib)
+{
+	json_int_t bytes = (json_int_t)mib << 20;
+	json_t *memory = json_pack("{s:I}", "limit", bytes);
+
+	if (cgroup_counts_swap())
+		json_object_set_new(memory, "swap", json_integer(bytes));
+	json_object_set_new(resources, "memory", memory);
+}
+
+static json_t *resources_of(const struct bundle *b)
+{
+	json_t *resources = json_pack("{s:o}", "devices", security_device_rules(spec_of(b)->privileged));
+	const Capsule__V1__Resources *limits = b->plan->spec->resources;
+
+	if (!resources || !limits)
+		return resources;
+	if (limits->memory_mib)
+		limit_memory(resources, limits->memory_mib);
+	if (limits->cpus > 0)
+		json_object_set_new(resources, "cpu", json_pack("{s:I, s:I}", "quota",
+								(json_int_t)(limits->cpus * CPU_PERIOD_US + 0.5),
+								"period", (json_int_t)CPU_PERIOD_US));
+	if (limits->pids_max)
+		json_object_set_new(resources, "pids", json_pack("{s:I}", "limit", (json_int_t)limits->pids_max));
+	return resources;
+}
+
 static json_t *linux_of(const struct bundle *b, struct error *err)
 {
 	const Capsule__V1__ContainerSpec *spec = spec_of(b);
 	json_t *linux_part;
 
-	linux_part = json_pack("{s:s, s:o, s:{s:o}}", "cgroupsPath", b->cgroup_path, "namespaces", namespaces_of(spec),
-			       "resources", "devices", security_device_rules(spec->privileged));
+	linux_part = json_pack("{s:s, s:o, s:o}", "cgroupsPath", b->cgroup_path, "namespaces", namespaces_of(spec),
+			       "resources", resources_of(b));
 	if (!linux_part) {
 		no_memory(err);
 		return NULL;

@@ -8,7 +8,9 @@
 #include "base/process.h"
 #include "base/timeutil.h"
 #include "runtime/container/bundle.h"
+#include "runtime/container/exec_spec.h"
 #include "runtime/container/origin.h"
+#include "runtime/container/root.h"
 #include "shim/cgroup.h"
 #include "shim/protocol.h"
 
@@ -25,6 +27,8 @@
 #define START_TIMEOUT_MS 90000
 #define KILL_TIMEOUT_MS 20000
 #define GRACE_MS_DEFAULT 10000
+#define BACKLOG 128           /* connections that the shim has not seen yet */
+#define CONNECT_TIMEOUT_S 10  /* where there are more */
 #define ARGS_MAX (40 + 2 * SHIM_LAYERS_MAX + 2 * SHIM_VOLUMES_MAX)
 
 struct container_driver {
@@ -86,7 +90,7 @@ static int listen_for_daemons(int dirfd, struct error *err)
 
 	socket_address(dirfd, &address);
 	unlinkat(dirfd, SHIM_SOCKET, 0);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 8) < 0)
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0)
 		return error_errno(err, errno, "cannot make the shim's socket");
 	return steal_fd(&fd);
 }
@@ -94,10 +98,12 @@ static int listen_for_daemons(int dirfd, struct error *err)
 static int connect_to_shim(int dirfd)
 {
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	const struct timeval timeout = { .tv_sec = CONNECT_TIMEOUT_S };
 	struct sockaddr_un address;
 
 	socket_address(dirfd, &address);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) < 0 ||
+	    connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
 		return -1;
 	return steal_fd(&fd);
 }
@@ -269,6 +275,8 @@ static void build_command(struct command *c, const struct container_driver *d, c
 	add_made(c, "--grace", fs_path("%" PRId64, grace_ms));
 	if (plan->netns_fd >= 0)
 		add_flag(c, "--netns");
+	if (runtime->sealed_fd >= 0)
+		add_flag(c, "--sealed-runtime");
 	if (runtime->is_crun && cgroup_mode() == CGROUP_HYBRID)
 		add_flag(c, "--hide-unified");
 	for (size_t i = 0; i < plan->n_volumes; i++)
@@ -281,11 +289,11 @@ static void build_command(struct command *c, const struct container_driver *d, c
 }
 
 /* Starts the shim. *ret_fd: the first connection to it. */
-static int spawn_shim(const struct command *c, int dirfd, const struct driver_plan *plan, int *ret_fd, pid_t *ret_pid,
-		      struct error *err)
+static int spawn_shim(const struct command *c, int dirfd, const struct driver_plan *plan, const struct oci_runtime *runtime,
+		      int *ret_fd, pid_t *ret_pid, struct error *err)
 {
 	_cleanup_close_ int listener = listen_for_daemons(dirfd, err), mine = -1, theirs = -1;
-	struct process_fd fds[3];
+	struct process_fd fds[4];
 	struct process_spawn spawn = { .argv = c->argv, .fds = fds, .n_fds = 2, .new_session = true };
 	int pair[2];
 
@@ -299,6 +307,8 @@ static int spawn_shim(const struct command *c, int dirfd, const struct driver_pl
 	fds[1] = (struct process_fd){ listener, SHIM_FD_LISTEN };
 	if (plan->netns_fd >= 0)
 		fds[spawn.n_fds++] = (struct process_fd){ plan->netns_fd, SHIM_FD_NETNS };
+	if (runtime->sealed_fd >= 0)
+		fds[spawn.n_fds++] = (struct process_fd){ runtime->sealed_fd, SHIM_FD_RUNTIME };
 	if (process_spawn(&spawn, ret_pid, NULL, err) < 0)
 		return -1;
 	*ret_fd = steal_fd(&mine);
@@ -314,7 +324,7 @@ static int run_shim(const struct command *c, const struct bundle *bundle, int di
 	pid_t pid;
 	int r;
 
-	if (spawn_shim(c, dirfd, bundle->plan, &fd, &pid, err) < 0)
+	if (spawn_shim(c, dirfd, bundle->plan, bundle->runtime, &fd, &pid, err) < 0)
 		return -1;
 	r = bundle_write(bundle, err);
 	/* The process that was started is gone by now; the shim is its child and nobody's. */
@@ -382,7 +392,7 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 {
 	_cleanup_(command_release) struct command command = { .n = 0 };
 	_cleanup_close_ int dirfd = -1;
-	struct oci_runtime runtime;
+	_cleanup_oci_runtime_ struct oci_runtime runtime = { .sealed_fd = -1 };
 	struct bundle bundle = {
 		.plan = plan, .runtime = &runtime, .run_dir = p->run_dir, .upper_dir = p->upper, .cgroup_path = p->cgroup,
 	};
@@ -517,7 +527,11 @@ static int find_instance(const struct places *p, const char *name, struct driver
 	 * would be seen by nobody, so it does not go on. */
 	if ((dirfd >= 0 && kill_shim(dirfd, err) < 0) || cgroup_kill(p->cgroup, KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
-	instance_ended(ret, &result);
+	/* A start that was cut off before the OCI runtime knew of the container is no run. */
+	if (access(p->runtime_state, F_OK) < 0)
+		*ret = (struct driver_instance){ .shim_fd = -1 };
+	else
+		instance_ended(ret, &result);
 	return 0;
 }
 
@@ -530,6 +544,63 @@ static int container_recover(struct driver *driver, const char *name, struct dri
 	if (ret->pid || ret->ended)
 		origin_read(p.state_dir, ret);
 	return 0;
+}
+
+/* ---- root ---- */
+
+static int container_root(struct driver *driver, const char *name, pid_t pid, uint64_t generation,
+			  struct driver_root *ret, struct error *err)
+{
+	_cleanup_places_ struct places p = { 0 };
+	int r;
+
+	if (places_init(&p, container_of(driver), name, err) < 0)
+		return -1;
+	r = pid ? root_of_process(pid, p.cgroup, ret, err) : root_of_last_run(p.state_dir, generation, ret, err);
+	return r < 0 ? error_wrap(err, "workload %s", name) : 0;
+}
+
+/* ---- exec ---- */
+
+static int make_streams(struct driver_process *p, struct error *err)
+{
+	for (int i = 0; i < 3; i++) {
+		int ends[2];
+
+		if (pipe2(ends, O_CLOEXEC) < 0)
+			return error_errno(err, errno, "cannot make pipes");
+		p->ours[i] = ends[i == 0];
+		p->theirs[1 + i] = ends[i != 0];
+	}
+	return 0;
+}
+
+static int prepare_exec(const struct places *places, const struct driver_exec *exec, struct driver_process *ret,
+			struct error *err)
+{
+	_cleanup_close_ int dirfd = open(places->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	ret->terminal = exec->config->tty;
+	if (dirfd < 0)
+		return error_set(err, ERR_FAILED_PRECONDITION, "it is not running");
+	ret->theirs[0] = exec_spec_make(dirfd, exec, err);
+	if (ret->theirs[0] < 0 || (!ret->terminal && make_streams(ret, err) < 0))
+		return -1;
+	ret->control_fd = connect_to_shim(dirfd);
+	return ret->control_fd < 0 ? error_set(err, ERR_FAILED_PRECONDITION, "its shim does not answer; it may be ending") : 0;
+}
+
+static int container_exec(struct driver *driver, const struct driver_exec *exec, struct driver_process *ret,
+			  struct error *err)
+{
+	_cleanup_places_ struct places places = { 0 };
+
+	*ret = DRIVER_PROCESS_NONE;
+	if (places_init(&places, container_of(driver), exec->config->name, err) == 0 &&
+	    prepare_exec(&places, exec, ret, err) == 0)
+		return 0;
+	driver_process_release(ret);
+	return -1;
 }
 
 /* ---- the table ---- */
@@ -552,6 +623,8 @@ static const struct driver_ops container_ops = {
 	.cleanup = container_cleanup,
 	.remove = container_remove,
 	.recover = container_recover,
+	.root = container_root,
+	.exec = container_exec,
 	.free = container_driver_free,
 };
 

@@ -6,14 +6,24 @@
 #include "base/process.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 
 #define PROBE_TIMEOUT_MS 10000
+#ifndef MFD_EXEC /* Linux 6.3 */
+#define MFD_EXEC 0x0010U
+#endif
+/* Exactly these make crun and runc take themselves for a sealed copy. */
+#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 /* One entry for each choice that was ever asked for; a process asks for one. */
 struct known {
 	char *choice;
 	struct oci_runtime runtime;
+	struct stat sealed_from; /* the file that sealed_fd is a copy of */
 	struct known *next;
 };
 
@@ -57,7 +67,43 @@ static int probe(const char *name, struct oci_runtime *ret, struct error *err)
 				 name, program, result.exit_code);
 	ret->is_crun = !strncmp(result.output, "crun ", 5);
 	ret->program = steal_ptr(&program);
+	ret->sealed_fd = -1;
 	return 0;
+}
+
+static int sealed_copy(int fd)
+{
+	_cleanup_close_ int copy = memfd_create("oci-runtime", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
+	ssize_t n;
+
+	if (copy < 0 && errno == EINVAL)
+		copy = memfd_create("oci-runtime", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (copy < 0)
+		return -1;
+	while ((n = sendfile(copy, fd, NULL, 1 << 30)) > 0)
+		;
+	if (n < 0 || fcntl(copy, F_ADD_SEALS, SEALS) < 0)
+		return -1;
+	return steal_fd(&copy);
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+/* An upgraded program is what the next start runs. */
+static void refresh_sealed(struct known *k)
+{
+	_cleanup_close_ int fd = open(k->runtime.program, O_RDONLY | O_CLOEXEC);
+	struct stat now = { 0 };
+
+	if (fd >= 0 && fstat(fd, &now) == 0 && k->runtime.sealed_fd >= 0 && same_file(&now, &k->sealed_from))
+		return;
+	cleanup_closep(&k->runtime.sealed_fd);
+	k->runtime.sealed_fd = fd >= 0 ? sealed_copy(fd) : -1;
+	k->sealed_from = now;
 }
 
 static int probe_choice(const char *choice, struct oci_runtime *ret, struct error *err)
@@ -100,8 +146,17 @@ int oci_runtime_find(const char *choice, struct oci_runtime *ret, struct error *
 			known = k;
 		}
 	}
-	if (r == 0)
+	if (r == 0) {
+		refresh_sealed(k);
 		*ret = k->runtime;
+		ret->sealed_fd = fcntl(k->runtime.sealed_fd, F_DUPFD_CLOEXEC, 0);
+	}
 	pthread_mutex_unlock(&lock);
 	return r;
+}
+
+void oci_runtime_release(struct oci_runtime *r)
+{
+	cleanup_closep(&r->sealed_fd);
+	r->sealed_fd = -1;
 }

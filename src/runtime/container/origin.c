@@ -57,22 +57,44 @@ int origin_write(const char *state_dir, const struct driver_plan *plan, struct e
 	return fs_write_replace(AT_FDCWD, path, text, strlen(text), 0600, err);
 }
 
+/* -1 without memory or for a record that is not one of ours. */
+static int layers_of(const json_t *record, char ***ret, size_t *ret_n)
+{
+	const json_t *layers = json_object_get(record, "layers"), *value;
+	size_t n = json_array_size(layers), i;
+	char **items = n && n <= SHIM_LAYERS_MAX ? calloc(n, sizeof *items) : NULL;
+
+	if (!items)
+		return -1;
+	*ret = items;
+	*ret_n = 0;
+	json_array_foreach(layers, i, value) {
+		char *layer = strdup(json_is_string(value) ? json_string_value(value) : "");
+
+		if (layer)
+			items[(*ret_n)++] = layer;
+	}
+	return 0;
+}
+
+int origin_layers(const char *state_dir, uint64_t generation, char ***ret, size_t *ret_n)
+{
+	json_t *record = load(state_dir), *recorded = json_object_get(record, "generation");
+	bool same = json_is_integer(recorded) && (uint64_t)json_integer_value(recorded) == generation;
+	int r = same ? layers_of(record, ret, ret_n) : -1;
+
+	json_decref(record);
+	return r;
+}
+
 void origin_read(const char *state_dir, struct driver_instance *instance)
 {
-	json_t *record = load(state_dir), *layers = json_object_get(record, "layers"), *value;
+	json_t *record = load(state_dir);
 	const char *digest = json_string_value(json_object_get(record, "image"));
-	size_t n = json_array_size(layers), i;
 
-	if (digest && n <= SHIM_LAYERS_MAX) {
+	if (!instance->generation)
+		instance->generation = (uint64_t)json_integer_value(json_object_get(record, "generation"));
+	if (digest && layers_of(record, &instance->layers, &instance->n_layers) == 0)
 		instance->image_digest = strdup(digest);
-		instance->layers = calloc(n ? n : 1, sizeof *instance->layers);
-		if (instance->layers)
-			json_array_foreach(layers, i, value) {
-				char *layer = strdup(json_is_string(value) ? json_string_value(value) : "");
-
-				if (layer)
-					instance->layers[instance->n_layers++] = layer;
-			}
-	}
 	json_decref(record);
 }

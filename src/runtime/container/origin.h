@@ -18,7 +18,12 @@ bool origin_matches(const char *state_dir, const struct driver_plan *plan);
 
 int origin_write(const char *state_dir, const struct driver_plan *plan, struct error *err);
 
-/* Fills image_digest and layers of the instance; leaves them empty when there is no record. */
+/* The layers, lowest first, that the writable layer stands on; the array and its strings are the caller's. -1 if the
+ * record is not of this generation or there is none. */
+int origin_layers(const char *state_dir, uint64_t generation, char ***ret, size_t *ret_n);
+
+/* Fills image_digest and layers of the instance, and its generation where that is 0 because the shim cannot be asked; leaves
+ * them empty when there is no record. */
 void origin_read(const char *state_dir, struct driver_instance *instance);
 
 #endif

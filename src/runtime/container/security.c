@@ -63,6 +63,19 @@ json_t *security_capabilities(bool privileged)
 	return json_pack("{s:O, s:O, s:o}", "bounding", names, "effective", names, "permitted", names);
 }
 
+uint64_t security_capability_bits(const json_t *names)
+{
+	uint64_t set = 0;
+	json_t *name;
+	size_t k;
+
+	json_array_foreach(names, k, name)
+		for (size_t i = 0; i < COUNT(capability_names); i++)
+			if (json_is_string(name) && !strcmp(capability_names[i], json_string_value(name)))
+				set |= BIT(i);
+	return set;
+}
+
 static void allow_device(json_t *rules, const char *type, int major_no, int minor_no, const char *access)
 {
 	json_t *rule = json_pack("{s:b, s:s, s:s}", "allow", 1, "type", type, "access", access);

@@ -12,9 +12,13 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 /* process.capabilities: the default set or all, as far as the daemon has them itself: nobody can give away more. */
 json_t *security_capabilities(bool privileged);
+
+/* The capabilities that a list in there names, as bits: 1 << CAP_... */
+uint64_t security_capability_bits(const json_t *names);
 
 /* linux.resources.devices */
 json_t *security_device_rules(bool privileged);

@@ -1,29 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "imager/confine.h"
+#include "base/confine.h"
 
 #include <errno.h>
-#include <linux/capability.h>
 #include <signal.h>
-#include <stdint.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CAP(n) (UINT64_C(1) << (n))
-
-/* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities, trusted.* attributes. */
-static const uint64_t KEPT = CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) |
-			     CAP(CAP_MKNOD) | CAP(CAP_SETFCAP) | CAP(CAP_SYS_ADMIN);
-
-static int drop_capabilities(struct error *err)
+static int drop_capabilities(uint64_t keep, struct error *err)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
 
 	/* The bounding set first: dropping from it takes CAP_SETPCAP. EINVAL ends the kernel's list. */
 	for (unsigned long cap = 0; cap < 64; cap++)
-		if (!(KEPT & CAP(cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0) {
+		if (!(keep & CONFINE_KEEP(cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0) {
 			if (errno == EINVAL)
 				break;
 			return error_errno(err, errno, "cannot give up capabilities");
@@ -31,7 +23,7 @@ static int drop_capabilities(struct error *err)
 	if (syscall(SYS_capget, &header, data) < 0)
 		return error_errno(err, errno, "cannot read the capabilities");
 	for (unsigned i = 0; i < 2; i++) {
-		uint32_t kept = (uint32_t)(KEPT >> (32 * i));
+		uint32_t kept = (uint32_t)(keep >> (32 * i));
 
 		data[i].permitted &= kept;
 		data[i].effective = data[i].permitted;
@@ -62,7 +54,7 @@ static void note_changed_root(void)
 }
 #endif
 
-int confine(const char *root, struct error *err)
+int confine(const char *root, uint64_t kept, struct error *err)
 {
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return error_errno(err, errno, "cannot confine the process");
@@ -70,5 +62,5 @@ int confine(const char *root, struct error *err)
 		return error_errno(err, errno, "cannot confine the process to %s", root);
 	if (root)
 		note_changed_root();
-	return drop_capabilities(err);
+	return drop_capabilities(kept, err);
 }
