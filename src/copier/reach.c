@@ -16,7 +16,8 @@
 
 /* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities. */
 static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_DAC_OVERRIDE) |
-				     CONFINE_KEEP(CAP_FOWNER) | CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_MKNOD) | CONFINE_KEEP(CAP_SETFCAP);
+				     CONFINE_KEEP(CAP_FOWNER) | CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_MKNOD) |
+				     CONFINE_KEEP(CAP_SETFCAP);
 
 static int mount_volume(int root, const struct reach_volume *v, struct error *err)
 {

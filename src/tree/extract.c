@@ -98,8 +98,9 @@ static char *place_of(struct extract *x, const char *name, struct error *err)
 	if (clean && x->options->rename)
 		below = below_top(x, clean);
 	if (clean && !below && x->top) {
-		error_set(err, ERR_INVALID_ARGUMENT, "the %s has several entries at its top, so it needs a directory to go "
-			  "to", x->options->what);
+		error_set(err, ERR_INVALID_ARGUMENT,
+			  "the %s has several entries at its top, so it needs a directory to go to",
+			  x->options->what);
 		return NULL;
 	}
 	path = below ? name_join(x->options->prefix, below) : NULL;

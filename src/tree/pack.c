@@ -41,6 +41,7 @@ struct pack {
 	struct buf path;             /* of the file at hand, as the stream names it */
 	struct link *links;
 	char *chunk;
+	bool muted;                  /* it failed: what libarchive still has to say is not written */
 	struct error error;          /* of a write */
 };
 
@@ -62,13 +63,14 @@ static int archive_failed(struct pack *p, struct error *err)
 static la_ssize_t on_write(struct archive *archive, void *arg, const void *data, size_t len)
 {
 	struct pack *p = arg;
-	int r = fs_write_all(p->fd, data, len);
+	int r = p->muted ? 0 : fs_write_all(p->fd, data, len);
 
-	if (r == 0)
-		return (la_ssize_t)len;
-	error_errno(&p->error, -r, "cannot write the archive");
-	archive_set_error(archive, -r, "cannot write");
-	return -1;
+	/* Not told to libarchive, which releases its memory only where it could write to the end. */
+	if (r < 0) {
+		error_errno(&p->error, -r, "cannot write the archive");
+		p->muted = true;
+	}
+	return (la_ssize_t)len;
 }
 
 /* ---- hard links ---- */
@@ -122,7 +124,7 @@ static int entry_write(struct pack *p, struct error *err)
 {
 	int r = archive_write_header(p->archive, p->entry);
 
-	return r == ARCHIVE_OK || r == ARCHIVE_WARN ? 0 : archive_failed(p, err);
+	return !p->muted && (r == ARCHIVE_OK || r == ARCHIVE_WARN) ? 0 : archive_failed(p, err);
 }
 
 static int write_data(struct pack *p, const char *data, size_t len, struct error *err)
@@ -130,7 +132,7 @@ static int write_data(struct pack *p, const char *data, size_t len, struct error
 	while (len) {
 		la_ssize_t n = archive_write_data(p->archive, data, len);
 
-		if (n <= 0)
+		if (n <= 0 || p->muted)
 			return archive_failed(p, err);
 		data += n;
 		len -= (size_t)n;
@@ -423,12 +425,11 @@ int pack_tree(const struct pack_options *options, int fd, struct error *err)
 		r = pack_source(&p, err);
 		if (r < 0 && p.error.code == ERR_OK && p.path.len && err && err->code != ERR_NOT_FOUND)
 			error_wrap(err, "%.1024s", buf_str(&p.path));
-		if (r == 0 && archive_write_close(p.archive) != ARCHIVE_OK)
-			r = archive_failed(&p, err);
+		/* What is not whole must not get an end that looks as if it were. */
+		p.muted = p.muted || r < 0;
+		if (archive_write_close(p.archive) != ARCHIVE_OK || p.error.code != ERR_OK)
+			r = r < 0 ? r : archive_failed(&p, err);
 	}
-	/* Else libarchive would finish, and what is not whole would look as if it were. */
-	if (r < 0 && p.archive)
-		archive_write_fail(p.archive);
 	archive_write_free(p.archive);
 	archive_entry_free(p.entry);
 	links_release(&p);

@@ -22,6 +22,7 @@ def on_bridge(host_port=None):
 
 
 class Daemon(capsule.Capsule):
+    NAME = "capsule"
     # Not /var/tmp: where much was deleted of late (by tests), ext4 takes a millisecond to find a free inode.
     place = "/var/lib"
 
@@ -59,6 +60,12 @@ class Daemon(capsule.Capsule):
         seconds = self.apply([self.manifest(name, image, network)])
         self.delete(name)
         return seconds
+
+    def exec(self, name, *command):
+        return timed(*self.client, "workload", "exec", name, "--", *command)
+
+    def copy(self, source, destination):
+        return timed(*self.client, "cp", source, destination)
 
     def push(self, archive):
         return timed(*self.client, "image", "push", archive)

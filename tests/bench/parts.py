@@ -4,6 +4,7 @@
 import contextlib
 import copy
 import functools
+import shutil
 
 import archive
 import peers
@@ -16,6 +17,7 @@ IMAGE = "bench:1"
 MANY = 100
 WORKLOADS = 200
 PUSH_ROUNDS = 2
+COPY_ROUNDS, COPIED_FILES, COPIED_BYTES = 3, 10_000, 1000
 
 
 class Bench:
@@ -178,6 +180,81 @@ def loading(engine, path, load):
     return cycle
 
 
+# ---- inside ----
+
+def inside(bench):
+    """In a running container: a further process, and many small files copied into it and out of it."""
+    name = "inside"
+    with contextlib.ExitStack() as stack:
+        bench.ours.apply([bench.ours.manifest(name, IMAGE, HOST)])
+        stack.callback(bench.ours.delete, name)
+        running = {kind: peer for kind in peers.ALL if (peer := bench.peer(kind))}
+        for peer in running.values():
+            bench.mounts.call(peer.run, name)
+            stack.callback(bench.mounts.wrap(peer.remove), name)
+        executions(bench, name, running.values())
+        copies(bench, name, running.get(peers.Docker))
+
+
+def executions(bench, name, running_peers):
+    mine = Series("workload exec true")
+    theirs = {peer: Series(f"{peer.NAME} exec true") for peer in running_peers}
+    alternate(bench.rounds, (mine, lambda: bench.ours.exec(name, "true")),
+              *((series, bench.mounts.wrap(functools.partial(peer.exec, name, "true"))) for peer, series in theirs.items()))
+    for series in (mine, *theirs.values()):
+        bench.report.figure(series.name, series)
+    for peer, series in theirs.items():
+        bench.report.ratio(mine, series, faster=4 if isinstance(peer, peers.Docker) else None)
+
+
+def copies(bench, name, docker):
+    source = small_files(bench.dir / "copied")
+    for direction, copying in (("into", copying_in), ("out of", copying_out)):
+        mine = Series(f"cp of {COPIED_FILES} files {direction} a container")
+        theirs = Series(f"docker cp {direction} a container")
+        contestants = [(mine, copying(bench.ours, name, source))]
+        if docker:
+            contestants.append((theirs, bench.mounts.wrap(copying(docker, name, source))))
+        alternate(COPY_ROUNDS, *contestants, warm_up=False)
+        for series, _ in contestants:
+            bench.report.figure(series.name, series)
+        if docker:
+            bench.report.ratio(mine, theirs, at_most=1.0)
+    shutil.rmtree(source)
+
+
+def small_files(directory):
+    """The directory, with the files that are copied, a hundred in each of its own."""
+    for n in range(COPIED_FILES):
+        path = directory / str(n // 100) / str(n)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(n.to_bytes(4, "little") * (COPIED_BYTES // 4))
+    return directory
+
+
+def copying_in(engine, name, source):
+    def cycle():
+        seconds = engine.copy(source, f"{name}:/arrived")
+        engine.exec(name, "rm", "-r", "/arrived")
+        return seconds
+    return cycle
+
+
+def copying_out(engine, name, source):
+    """Of files that were copied into the container before; what arrives is counted."""
+    arrived = source.with_name("arrived")
+    engine.copy(source, f"{name}:/there")
+
+    def cycle():
+        seconds = engine.copy(f"{name}:/there", arrived)
+        files = sum(path.stat().st_size == COPIED_BYTES for path in arrived.glob("*/*"))
+        if files != COPIED_FILES:
+            raise RuntimeError(f"{files} of {COPIED_FILES} files arrived whole from {engine.NAME}")
+        shutil.rmtree(arrived)
+        return seconds
+    return cycle
+
+
 # ---- memory and list ----
 
 @contextlib.contextmanager
@@ -213,4 +290,4 @@ def resting(bench):
 
 
 # The first one finds a single daemon of ours: what two share would count half in their PSS.
-PARTS = {"resting": resting, "start": start, "many": many, "push": push}
+PARTS = {"resting": resting, "start": start, "many": many, "inside": inside, "push": push}

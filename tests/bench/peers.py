@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """The tools that users would run instead, each with a daemon, a data directory and a bridge of its own. All have the same
-methods: start() and stop() for the daemon, load(archive) and forget(image), run(name) and remove(name), which return
-seconds. PROGRAM names what must be installed."""
+methods: start() and stop() for the daemon, load(archive) and forget(image), run(name), exec(name, command) in what runs, and
+remove(name), which return seconds. PROGRAM names what must be installed."""
 import contextlib
 import glob
 import json
@@ -103,6 +103,12 @@ class Docker(Daemon):
     def run(self, name, *network):
         return timed(*self.client, "run", "-d", "--name", name, *(network or ["--network", "host"]), self.image, *self.command)
 
+    def exec(self, name, *command):
+        return timed(*self.client, "exec", name, *command)
+
+    def copy(self, source, destination):
+        return timed(*self.client, "cp", source, destination)
+
     def remove(self, *names):
         return timed(*self.client, "rm", "-f", *names)
 
@@ -110,6 +116,7 @@ class Docker(Daemon):
 class Containerd(Daemon):
     NAME, PROGRAM, CGROUP = "ctr", "/usr/bin/containerd", "default"
     REMOVES_MANY = False
+    executions = 0  # each needs a name of its own
 
     def start(self):
         socket = self.run_dir / "containerd.sock"
@@ -127,6 +134,10 @@ class Containerd(Daemon):
 
     def run(self, name):
         return timed(*self.client, "run", "-d", "--net-host", f"docker.io/library/{self.image}", name, *self.command)
+
+    def exec(self, name, *command):
+        self.executions += 1
+        return timed(*self.client, "task", "exec", "--exec-id", f"exec{self.executions}", name, *command)
 
     def remove(self, *names):
         begin = time.perf_counter()
@@ -168,6 +179,9 @@ class Podman:
     def run(self, name):
         return timed(*self.client, "run", "-d", "--log-driver", "k8s-file", "--name", name, "--network", "host",
                      *self.limits, self.image, *self.command)
+
+    def exec(self, name, *command):
+        return timed(*self.client, "exec", name, *command)
 
     def remove(self, *names):
         return timed(*self.client, "rm", "-f", "-t", "0", *names)
