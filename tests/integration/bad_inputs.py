@@ -69,11 +69,11 @@ MANIFESTS = [
              "1:1: must be a mapping with name, kind and what belongs to the kind, not a list"),
     manifest("apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n",
              '1:1: apiVersion: unknown field "apiVersion"; known here: name, kind, container, microVm, '
-             'desiredState, restartPolicy, stopGracePeriodSeconds, resources',
+             'desiredState, restartPolicy, stopGracePeriodSeconds, resources, healthCheck',
              "1:1: name: is required: 1 to 63 characters of a-z, 0-9 and '-'",
              '2:7: kind: must be Container, MicroVM or Volume, not "Pod"',
              '3:1: metadata: unknown field "metadata"; known here: name, kind, container, microVm, desiredState, '
-             'restartPolicy, stopGracePeriodSeconds, resources'),
+             'restartPolicy, stopGracePeriodSeconds, resources, healthCheck'),
     manifest("name: Web\nkind: Container\ncontainer:\n  imgae: nginx\n",
              "1:7: name: may hold a-z, 0-9 and '-' only, not \"W\"",
              '4:3: container.imgae: unknown field "imgae"; did you mean "image"?'),
