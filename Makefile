@@ -30,7 +30,7 @@ demo: deps-run
 check: deps
 	@tests/check
 
-# On an emulated Debian machine with its own kernel, cgroup v2 and systemd: a quarter of an hour on two cores.
+# On an emulated Debian machine with its own kernel, cgroup v2 and systemd: some twenty minutes on two cores.
 check-vm:
 	@packaging/dependencies run test vm
 	@$(MAKE) --no-print-directory all
