@@ -214,8 +214,8 @@ static int read_head(struct push *p, struct entry_reader *r, size_t *ret_len, co
 
 	*ret_rest_len = 0;
 	while (head < HEAD_SIZE) {
-		const void *data;
-		size_t len, n;
+		const void *data = NULL;
+		size_t len = 0, n;
 		int more = entry_read(r, &data, &len, err);
 
 		if (more < 0)
