@@ -137,6 +137,11 @@ int manifest_parse_size(const char *text, uint64_t *ret_bytes, struct error *err
 #define MANIFEST_SIZE_TEXT 32
 char *manifest_format_size(uint64_t bytes, char out[MANIFEST_SIZE_TEXT]);
 
+/* ---- copies ---- */
+
+/* A deep copy, freed with protobuf_c_message_free_unpacked(). Aborts without memory. */
+ProtobufCMessage *message_copy(const ProtobufCMessage *message);
+
 /* ---- output: one walker over protobuf-c descriptors ---- */
 
 /* proto3 JSON mapping: lowerCamelCase names, 64-bit integers as strings, bytes as base64, enums by name, maps as

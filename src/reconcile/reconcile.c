@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "image/reference.h"
+#include "manifest/manifest.h"
 
 #include <string.h>
 #include <utlist.h>
@@ -189,17 +190,6 @@ void reconciler_image_arrived(struct reconciler *r, const char *reference)
 
 /* ---- reading ---- */
 
-static Capsule__V1__Workload *copy_of(const Capsule__V1__Workload *workload)
-{
-	size_t len = capsule__v1__workload__get_packed_size(workload);
-	_cleanup_free_ uint8_t *bytes = malloc(len ? len : 1);
-
-	if (!bytes)
-		return NULL;
-	capsule__v1__workload__pack(workload, bytes);
-	return capsule__v1__workload__unpack(NULL, len, bytes);
-}
-
 Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name)
 {
 	struct workload *w = find(r, name);
@@ -208,7 +198,7 @@ Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name)
 	if (!w)
 		return NULL;
 	status_fill(w, &view);
-	return copy_of(&view.workload);
+	return (Capsule__V1__Workload *)message_copy(&view.workload.base);
 }
 
 struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err)

@@ -8,6 +8,7 @@
 #include "reconcile/internal.h"
 
 #include "base/log.h"
+#include "manifest/manifest.h"
 #include "reconcile/volumes.h"
 
 #include <arpa/inet.h>
@@ -32,16 +33,8 @@ struct step {
 
 void record_copy(const struct store_workload *from, struct store_workload *to)
 {
-	size_t len = capsule__v1__workload__get_packed_size(from->spec);
-	_cleanup_free_ uint8_t *bytes = malloc(len ? len : 1);
-
-	if (!bytes)
-		abort();
-	capsule__v1__workload__pack(from->spec, bytes);
 	*to = *from;
-	to->spec = capsule__v1__workload__unpack(NULL, len, bytes);
-	if (!to->spec)
-		abort();
+	to->spec = (Capsule__V1__Workload *)message_copy(&from->spec->base);
 }
 
 static struct step *step_new(struct workload *w, enum state state)

@@ -8,6 +8,7 @@
 #ifndef CAPSULE_SERVICE_UNARY_H
 #define CAPSULE_SERVICE_UNARY_H
 
+#include "manifest/manifest.h"
 #include "service/service.h"
 
 struct unary;
@@ -44,9 +45,6 @@ void unary_answer(struct unary *u);
 
 /* The `close` callback that every such method has. */
 void unary_on_close(struct rpc_call *call, enum error_code code, const char *message);
-
-/* A deep copy; aborts without memory. */
-ProtobufCMessage *message_copy(const ProtobufCMessage *message);
 
 /* Whether the name that a request carries can be one. If not, the call has been failed with INVALID_ARGUMENT. `what` is
  * "workload name" or the like. */
