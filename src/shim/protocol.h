@@ -38,6 +38,7 @@
 #define CAPSULE_SHIM_PROTOCOL_H
 
 #include "base/error.h"
+#include "base/overlay.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -61,7 +62,7 @@
 #define SHIM_EXIT_FILE "exit"
 
 /* One shim can mount this many layers and volumes. */
-#define SHIM_LAYERS_MAX 128
+#define SHIM_LAYERS_MAX OVERLAY_LAYERS_MAX
 #define SHIM_VOLUMES_MAX 32
 
 enum shim_type {
