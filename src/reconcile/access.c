@@ -112,7 +112,7 @@ struct reconciler_access *reconciler_access_begin(struct reconciler *r, const ch
 	a->w = w;
 	a->host = &r->host;
 	a->callbacks = *callbacks;
-	a->root.pidfd = -1;
+	a->root = DRIVER_ROOT_NONE;
 	a->waiting = true;
 	DL_APPEND(w->accesses, a);
 	access_admit(w);
