@@ -139,12 +139,19 @@ struct driver_options {
 	const char *root, *run;        /* the two roots */
 	const char *shim;              /* program capsule-shim */
 	const char *oci_runtime;       /* "auto", "crun", "runc" or a path */
+	const char *vm_holder;         /* program capsule-vm */
+	const char *image_worker;      /* program capsule-image */
+	const char *guest_dir;         /* the guest's kernel and initramfs */
+	const char *guest_kernel;      /* another kernel; NULL: the one in guest_dir */
+	const char *vm_monitor;        /* "auto", "qemu", "firecracker" */
+	const char *vm_accel;          /* "auto", "kvm", "emulated" */
 	const char *cgroup_parent;     /* "/capsule" */
 	uint64_t log_max_bytes;        /* of one log file */
 	unsigned log_max_files;        /* with the one being written */
 };
 
 int container_driver_new(const struct driver_options *options, struct driver **ret, struct error *err);
+int microvm_driver_new(const struct driver_options *options, struct driver **ret, struct error *err);
 
 /* Calls fn for every workload name that has a directory or a cgroup in either root: at start, those that the store does
  * not know are removed. */

@@ -54,6 +54,7 @@
 #define SHIM_FD_CONNECTION 3
 #define SHIM_FD_LISTEN 4
 #define SHIM_FD_NETNS 5
+#define SHIM_FD_TAP 5 /* of capsule-vm */
 #define SHIM_FD_RUNTIME 6
 
 /* Files in a workload's run directory. */

@@ -187,7 +187,7 @@ COMMANDS = [
     command("workload restart stopped",
             "capsulectl: workload stopped is stopped; start it with: capsulectl workload start stopped"),
     command("workload logs --serial stopped",
-            "capsulectl: workload stopped has no serial console; only a running microVM has one"),
+            "capsulectl: workload stopped has no serial console; only a microVM has one"),
 ]
 REQUESTS = [
     request("WorkloadService/Apply", {}, "INVALID_ARGUMENT", "the request holds no workload"),
@@ -270,7 +270,7 @@ REQUESTS = [
     request("WorkloadService/Logs", {"name": "stopped", "source": 3},
             "INVALID_ARGUMENT", "3 is not a known source of logs"),
     request("WorkloadService/Logs", {"name": "stopped", "source": "LOG_SOURCE_SERIAL"},
-            "FAILED_PRECONDITION", "workload stopped has no serial console; only a running microVM has one"),
+            "FAILED_PRECONDITION", "workload stopped has no serial console; only a microVM has one"),
     request("WorkloadService/Logs", {"name": "stopped", "since_unix_nanos": -1},
             "INVALID_ARGUMENT", "since_unix_nanos is -1; it must not be negative"),
     request("WorkloadService/Watch", {"names": ["stopped", "No"]},
