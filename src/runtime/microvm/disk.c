@@ -25,8 +25,7 @@ static int make(const char *tmp, uint64_t size, struct error *err)
 
 int disk_ensure(const char *path, uint64_t size, struct error *err)
 {
-	const char *name = strrchr(path, '/') + 1;
-	_cleanup_free_ char *tmp = fs_path("%.*s" FS_TMP_PREFIX "%s", (int)(name - path), path, name);
+	_cleanup_free_ char *tmp = fs_path("%s.new", path);
 
 	if (!tmp)
 		return error_errno(err, ENOMEM, "cannot make " WHAT);
