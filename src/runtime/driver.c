@@ -109,3 +109,16 @@ void driver_process_release(struct driver_process *process)
 		cleanup_closep(&process->ours[i]);
 	*process = DRIVER_PROCESS_NONE;
 }
+
+int driver_process_make_streams(struct driver_process *p, struct error *err)
+{
+	for (int i = 0; i < 3; i++) {
+		int ends[2];
+
+		if (pipe2(ends, O_CLOEXEC) < 0)
+			return error_errno(err, errno, "cannot make pipes");
+		p->ours[i] = ends[i == 0];
+		p->theirs[1 + i] = ends[i != 0];
+	}
+	return 0;
+}

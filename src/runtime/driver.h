@@ -100,6 +100,9 @@ struct driver_process {
 
 void driver_process_release(struct driver_process *process);
 
+/* Pipes for its standard streams. */
+int driver_process_make_streams(struct driver_process *process, struct error *err);
+
 struct driver_ops {
 	const char *name;
 

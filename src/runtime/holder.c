@@ -299,19 +299,6 @@ int holder_find(const struct places *p, const char *name, const char *begun, str
 
 /* ---- further processes ---- */
 
-int holder_make_streams(struct driver_process *p, struct error *err)
-{
-	for (int i = 0; i < 3; i++) {
-		int ends[2];
-
-		if (pipe2(ends, O_CLOEXEC) < 0)
-			return error_errno(err, errno, "cannot make pipes");
-		p->ours[i] = ends[i == 0];
-		p->theirs[1 + i] = ends[i != 0];
-	}
-	return 0;
-}
-
 int holder_connect_process(int dirfd, struct driver_process *process, struct error *err)
 {
 	process->control_fd = holder_connect(dirfd);

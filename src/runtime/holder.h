@@ -60,8 +60,7 @@ int holder_find(const struct places *p, const char *name, const char *begun, str
 /* A further connection to the holder of a run directory, or -1. */
 int holder_connect(int dirfd);
 
-/* The three standard streams of a further process: pipes, and a connection to its holder. For ops.exec. */
-int holder_make_streams(struct driver_process *process, struct error *err);
+/* The connection of a further process: for driver_ops.exec. */
 int holder_connect_process(int dirfd, struct driver_process *process, struct error *err);
 
 /* After this nothing of the holder is left: also not its mount namespace, which holds volumes. */

@@ -181,11 +181,9 @@ static int prepare_exec(const struct places *places, const struct driver_exec *e
 {
 	_cleanup_close_ int dirfd = open(places->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	ret->terminal = exec->config->tty;
 	if (dirfd < 0)
 		return error_set(err, ERR_FAILED_PRECONDITION, "it is not running");
-	ret->theirs[0] = exec_spec_make(dirfd, exec, err);
-	if (ret->theirs[0] < 0 || (!ret->terminal && holder_make_streams(ret, err) < 0))
+	if (exec_spec_prepare(dirfd, exec, ret, err) < 0)
 		return -1;
 	return holder_connect_process(dirfd, ret, err);
 }

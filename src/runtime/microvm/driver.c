@@ -264,7 +264,7 @@ static int prepare_exec(struct driver *driver, const struct driver_exec *exec, s
 	if (open_run(driver, exec->config->name, &dirfd, err) < 0)
 		return -1;
 	ret->theirs[0] = pack_config(exec->config, err);
-	if (ret->theirs[0] < 0 || holder_make_streams(ret, err) < 0)
+	if (ret->theirs[0] < 0 || driver_process_make_streams(ret, err) < 0)
 		return -1;
 	return holder_connect_process(dirfd, ret, err);
 }
