@@ -26,7 +26,7 @@ SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
 COPY_WORKER = BUILD / "src/copier/capsule-copy"
 VM_HOLDER = BUILD / "src/vm/capsule-vm"
-GUEST_DIR = BUILD / "guest"
+GUEST_DIR = BUILD / "src/guest"
 # Another kernel for microVMs than the one that was built.
 GUEST_KERNEL = os.environ.get("CAPSULE_GUEST_KERNEL")
 # What capsulectl needs to find the program of this build.
