@@ -47,6 +47,12 @@ int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t 
 /* Takes over a listening socket, as a service manager hands it. The fd is the server's on success. */
 int rpc_server_listen_fd(struct rpc_server *server, int fd, struct error *err);
 
+/* Serves one connection over any non-blocking descriptor that is a byte stream: a socket, a virtio-serial port. It is the server's
+ * in any case. `lost` (may be NULL) is called once, from the loop, when the connection has ended and its calls are closed,
+ * unless the server is being closed. */
+typedef void (*rpc_server_lost_fn)(void *arg);
+int rpc_server_adopt(struct rpc_server *server, int fd, rpc_server_lost_fn lost, void *arg, struct error *err);
+
 /* Stops listening and tells every client to go (GOAWAY). Calls under way go on to their end. `drained` (may be NULL) is
  * called once, from the loop, when the last connection is gone. A call or a client that goes on holds it up as long as
  * it likes: set a time limit, then rpc_server_close(). */

@@ -117,13 +117,11 @@ static void add_machine(struct jail *jail, const struct vm_options *o, bool acpi
 		"stdio,id=console,signal=off", "-serial", "chardev:console", "-object", "rng-builtin,id=rng", "-device",
 		"virtio-rng-device,rng=rng", "-device", "virtio-balloon-device,free-page-reporting=on", NULL,
 	};
-	/* A PC's old timer and interrupt controller only cost time; but without them several processors do not start. */
-	bool old = acpi || o->vcpus > 1 || !o->emulated;
 
 	add_all(jail, always);
 	jail_add_arg(jail, "-machine");
-	jail_add_arg(jail, "microvm,acpi=%s,rtc=on,pic=%s,pit=%s,usb=off", acpi ? "on" : "off", old ? "on" : "off",
-		     old ? "on" : "off");
+	/* Without a PC's old timer and interrupt controller a boot is 30 ms shorter, but its end, a reset, hangs. */
+	jail_add_arg(jail, "microvm,acpi=%s,rtc=on,pic=on,pit=on,usb=off", acpi ? "on" : "off");
 	jail_add_arg(jail, "-accel");
 	jail_add_arg(jail, "%s", o->emulated ? "tcg" : "kvm");
 	jail_add_arg(jail, "-cpu");

@@ -562,29 +562,14 @@ static int container_root(struct driver *driver, const char *name, pid_t pid, ui
 
 /* ---- exec ---- */
 
-static int make_streams(struct driver_process *p, struct error *err)
-{
-	for (int i = 0; i < 3; i++) {
-		int ends[2];
-
-		if (pipe2(ends, O_CLOEXEC) < 0)
-			return error_errno(err, errno, "cannot make pipes");
-		p->ours[i] = ends[i == 0];
-		p->theirs[1 + i] = ends[i != 0];
-	}
-	return 0;
-}
-
 static int prepare_exec(const struct places *places, const struct driver_exec *exec, struct driver_process *ret,
 			struct error *err)
 {
 	_cleanup_close_ int dirfd = open(places->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	ret->terminal = exec->config->tty;
 	if (dirfd < 0)
 		return error_set(err, ERR_FAILED_PRECONDITION, "it is not running");
-	ret->theirs[0] = exec_spec_make(dirfd, exec, err);
-	if (ret->theirs[0] < 0 || (!ret->terminal && make_streams(ret, err) < 0))
+	if (exec_spec_prepare(dirfd, exec, ret, err) < 0)
 		return -1;
 	ret->control_fd = connect_to_shim(dirfd);
 	return ret->control_fd < 0 ? error_set(err, ERR_FAILED_PRECONDITION, "its shim does not answer; it may be ending") : 0;
