@@ -112,6 +112,7 @@ struct shim_result {
 	uint8_t oom_killed;
 	uint8_t stopped; /* after a SHIM_STOP or SIGTERM to the shim */
 	uint8_t reserved[2];
+	char reason[SHIM_REASON_MAX]; /* NUL-terminated, one line: why a microVM ended that its payload did not end; or "" */
 };
 
 struct shim_exec {
