@@ -94,9 +94,10 @@ void driver_instance_release(struct driver_instance *instance)
 void driver_root_release(struct driver_root *root)
 {
 	cleanup_closep(&root->pidfd);
+	cleanup_closep(&root->guest_fd);
 	free(root->state_dir);
 	layers_free(root->layers, root->n_layers);
-	*root = (struct driver_root){ .pidfd = -1 };
+	*root = DRIVER_ROOT_NONE;
 }
 
 void driver_process_release(struct driver_process *process)
