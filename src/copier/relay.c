@@ -6,6 +6,7 @@
 #include "copier/protocol.h"
 #include "shim/protocol.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,12 +17,26 @@ static int fail(enum error_code code, const char *why)
 	return COPIER_EXIT_FAILED;
 }
 
+/* A copy out reads nothing. The holder watches its streams, which /dev/null does not allow: so it gets an empty pipe. */
+static int open_input(bool in)
+{
+	int ends[2];
+
+	if (in)
+		return dup(STDIN_FILENO);
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -1;
+	close(ends[1]);
+	return ends[0];
+}
+
 static int ask(bool in, const char *path)
 {
-	const int streams[] = { STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO };
+	_cleanup_close_ int input = open_input(in);
+	const int streams[] = { input, STDOUT_FILENO, STDERR_FILENO };
 	struct shim_copy request = { .in = in };
 
-	if (strlen(path) >= sizeof request.path)
+	if (input < 0 || strlen(path) >= sizeof request.path)
 		return -1;
 	memcpy(request.path, path, strlen(path) + 1);
 	return shim_send_fds(COPIER_FD_GUEST, SHIM_COPY, &request, offsetof(struct shim_copy, path) + strlen(path) + 1, streams,
