@@ -77,6 +77,10 @@ typedef void (*rpc_client_connected_fn)(struct rpc_client *client, int errnum, v
 struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_client_connected_fn connected, void *arg,
 				  struct error *err);
 
+/* A client over a connected, non-blocking stream socket, which is the client's in any case. The name is for messages:
+ * "lost the connection to NAME". NULL with err set on failure. */
+struct rpc_client *rpc_client_adopt(uv_loop_t *loop, int fd, const char *name, struct error *err);
+
 /* Ends every call with CANCELLED, closes and frees; `closed` (may be NULL) is called from the loop when it let go of
  * everything; the calls' `close` comes before it. May be called from any callback. NULL is fine (closed is then not
  * called). */

@@ -138,3 +138,50 @@ void oci_runtime_release(struct oci_runtime *r)
 	cleanup_closep(&r->sealed_fd);
 	r->sealed_fd = -1;
 }
+
+/* ---- its words ---- */
+
+/* runc writes its log as `time="..." level=error msg="..."` with C's escapes. Leaves the message alone in the text. */
+static void unquote_message(char *text)
+{
+	char *from = strstr(text, " msg=\""), *to = text;
+
+	if (!from)
+		return;
+	for (from += 6; *from && *from != '"'; from++) {
+		if (*from == '\\' && from[1])
+			from++;
+		*to++ = *from;
+	}
+	*to = '\0';
+}
+
+void oci_runtime_clarify(struct error *err)
+{
+	static const struct {
+		const char *sign, *meaning;
+	} terms[] = {
+		{ "missing dynamic library", "its interpreter or dynamic loader is not in the image" },
+		{ "not found in $PATH", "not found in the image" },
+		{ "no such file or directory", "not found in the image" },
+		{ "exec format error", "not a program for this machine" },
+		{ "permission denied", "permission denied: it is not executable for the container's user" },
+	};
+	_cleanup_free_ char *text = strdup(error_message(err));
+	const char *program, *end;
+
+	if (!text)
+		return;
+	unquote_message(text);
+	/* crun quotes the program with `, runc with ". */
+	program = strstr(text, "exec: \"");
+	program = program ? program + strlen("exec: \"") : strchr(text, '`') ? strchr(text, '`') + 1 : NULL;
+	end = program && strstr(text, "exec") ? strpbrk(program, "`\"") : NULL;
+	for (size_t i = 0; end && end > program && i < sizeof terms / sizeof terms[0]; i++)
+		if (strcasestr(text, terms[i].sign)) {
+			error_set(err, ERR_FAILED_PRECONDITION, "exec: %.*s: %s", (int)(end - program), program,
+				  terms[i].meaning);
+			return;
+		}
+	error_set(err, err->code, "%s", text);
+}
