@@ -3,10 +3,10 @@
 #include "guest/root.h"
 
 #include "base/fs.h"
+#include "base/overlay.h"
 #include "guest/network.h"
 #include "guest/protocol.h"
 #include "shim/cgroup.h"
-#include "shim/overlay.h"
 #include "shim/protocol.h"
 
 #include <errno.h>

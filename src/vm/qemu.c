@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/socket.h>
 
 #define CMDLINE_MAX 4096
@@ -61,17 +62,24 @@ static int add_socket(struct jail *jail, int *ret_fd, struct error *err)
 static int add_disk(struct jail *jail, const struct vm_disk *disk, size_t number, struct error *err)
 {
 	int fd = monitor_open_disk(disk, err);
+	struct stat st;
 
 	if (fd < 0)
 		return -1;
+	/* A volume is a block device, a payload a file. */
+	if (fstat(fd, &st) < 0) {
+		error_errno(err, errno, "cannot look at %s", disk->path);
+		close(fd);
+		return -1;
+	}
 	fd = jail_add_fd(jail, fd);
 	jail_add_arg(jail, "-add-fd");
 	jail_add_arg(jail, "fd=%d,set=%zu", fd, number);
 	jail_add_arg(jail, "-blockdev");
 	jail_add_arg(jail,
 		     "driver=raw,node-name=disk%zu,read-only=%s,discard=unmap,cache.direct=off,cache.no-flush=off,"
-		     "file.driver=file,file.filename=/dev/fdset/%zu,file.aio=threads,file.locking=off",
-		     number, disk->read_only ? "on" : "off", number);
+		     "file.driver=%s,file.filename=/dev/fdset/%zu,file.aio=threads,file.locking=off",
+		     number, disk->read_only ? "on" : "off", S_ISBLK(st.st_mode) ? "host_device" : "file", number);
 	jail_add_arg(jail, "-device");
 	jail_add_arg(jail, "virtio-blk-device,drive=disk%zu,serial=%s", number, disk->serial);
 	return 0;

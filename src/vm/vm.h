@@ -22,7 +22,7 @@
 #include "shim/protocol.h"
 
 #define VM_DISKS_MAX (2 + SHIM_VOLUMES_MAX)
-#define VM_FD_TAP 5
+#define VM_FD_TAP SHIM_FD_TAP
 
 struct monitor_ops;
 

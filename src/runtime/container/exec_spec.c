@@ -200,26 +200,13 @@ static int make_spec(int run_dirfd, const struct driver_exec *exec, struct error
 	return steal_fd(&fd);
 }
 
-static int make_streams(struct driver_process *p, struct error *err)
-{
-	for (int i = 0; i < 3; i++) {
-		int ends[2];
-
-		if (pipe2(ends, O_CLOEXEC) < 0)
-			return error_errno(err, errno, "cannot make pipes");
-		p->ours[i] = ends[i == 0];
-		p->theirs[1 + i] = ends[i != 0];
-	}
-	return 0;
-}
-
 int exec_spec_prepare(int run_dirfd, const struct driver_exec *exec, struct driver_process *ret, struct error *err)
 {
 	struct driver_process p = DRIVER_PROCESS_NONE;
 
 	p.terminal = exec->config->tty;
 	p.theirs[0] = make_spec(run_dirfd, exec, err);
-	if (p.theirs[0] < 0 || (!p.terminal && make_streams(&p, err) < 0)) {
+	if (p.theirs[0] < 0 || (!p.terminal && driver_process_make_streams(&p, err) < 0)) {
 		driver_process_release(&p);
 		return -1;
 	}
