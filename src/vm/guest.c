@@ -4,6 +4,7 @@
 
 #include "base/fs.h"
 #include "base/timeutil.h"
+#include "guest/protocol.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -55,7 +56,7 @@ static void on_hello(const ProtobufCMessage *reply, const struct error *err, voi
 
 	if (g->freed)
 		return;
-	if (hello && (hello->protocol == 0 || hello->protocol > GUEST_PROTOCOL)) {
+	if (hello && (hello->protocol == 0 || hello->protocol > GUEST_PROTOCOL_VERSION)) {
 		error_set(&wrong, ERR_FAILED_PRECONDITION, "the guest speaks protocol %u, which this version does not",
 			  hello->protocol);
 		err = &wrong;
@@ -70,7 +71,7 @@ static int say_hello(struct guest *g, int64_t timeout_ms, struct error *err)
 
 	if (getrandom(entropy, sizeof entropy, 0) != sizeof entropy)
 		return error_errno(err, errno, "cannot get random bytes for the guest");
-	request.protocol = GUEST_PROTOCOL;
+	request.protocol = GUEST_PROTOCOL_VERSION;
 	request.host_version = (char *)CAPSULE_VERSION;
 	request.realtime_ns = time_realtime_ns();
 	request.entropy.data = entropy;

@@ -15,7 +15,6 @@
 
 #include "guest.pb-c.h"
 
-#define GUEST_PROTOCOL 1
 #define GUEST_BUNDLE_FILE_MAX (1u << 20)
 
 struct guest;

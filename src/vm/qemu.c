@@ -6,6 +6,7 @@
  * stream is a virtio-serial port: what is written before the guest has opened it waits in the socket, and QMP tells when
  * it has.
  */
+#include "guest/protocol.h"
 #include "vm/monitor.h"
 #include "vm/qmp.h"
 
@@ -107,7 +108,7 @@ static int add_agent(struct jail *jail, struct qemu *q, struct error *err)
 	jail_add_arg(jail, "-chardev");
 	jail_add_arg(jail, "socket,id=agent,fd=%d", fd);
 	jail_add_arg(jail, "-device");
-	jail_add_arg(jail, "virtserialport,id=agent,chardev=agent,name=capsule.agent");
+	jail_add_arg(jail, "virtserialport,id=agent,chardev=agent,name=" GUEST_PORT_NAME);
 	return 0;
 }
 
