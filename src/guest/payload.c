@@ -404,13 +404,16 @@ static int execute_runtime(const char *name, const struct ends *ends, struct err
 	int errors = fcntl(ends->err, F_DUPFD_CLOEXEC, OCI_RUN_GATE_FD + 1);
 	int gate = fcntl(ends->gate, F_DUPFD_CLOEXEC, OCI_RUN_GATE_FD + 1);
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int program = open(RUNTIME, O_RDONLY | O_CLOEXEC), sealed = oci_run_sealed_copy(program);
 
+	if (sealed < 0)
+		return error_errno(err, errno, "cannot read the OCI runtime " RUNTIME);
 	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, err) < 0)
 		return -1;
 	if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(errors, 2) < 0 || dup2(gate, OCI_RUN_GATE_FD) < 0 ||
 	    chdir(GUEST_BUNDLE) < 0)
 		return error_errno(err, errno, "cannot arrange what the OCI runtime gets");
-	execve(RUNTIME, (char *const *)(uintptr_t)run.argv, (char *const *)(uintptr_t)oci_run_env);
+	(void)execveat(sealed, "", (char *const *)(uintptr_t)run.argv, (char *const *)(uintptr_t)oci_run_env, AT_EMPTY_PATH);
 	return error_errno(err, errno, "cannot execute the OCI runtime " RUNTIME);
 }
 

@@ -34,6 +34,10 @@ void oci_run_release(struct oci_run *run);
 
 extern const char *const oci_run_env[];
 
+/* A copy of the runtime's program in a sealed memory file: executed from it, crun and runc need not make one themselves and start
+ * anew (so that no container can get at the program by /proc/PID/exe). -1 where the kernel has no executable memory files. */
+int oci_run_sealed_copy(int program_fd);
+
 /* The payload's first process, after the runtime's exit with 0. */
 int oci_run_pid(int bundle_fd, pid_t *ret_pid, struct error *err);
 

@@ -28,7 +28,7 @@ COPY_WORKER = BUILD / "src/copier/capsule-copy"
 VM_HOLDER = BUILD / "src/vm/capsule-vm"
 GUEST_DIR = BUILD / "src/guest"
 # The kernel of microVMs: that of `make guest-kernel`, built once for all builds, or another one.
-GUEST_KERNEL = os.environ.get("CAPSULE_GUEST_KERNEL", TOP / "build/guest/vmlinux")
+GUEST_KERNEL = pathlib.Path(os.environ.get("CAPSULE_GUEST_KERNEL", TOP / "build/guest/vmlinux"))
 # Debian's, unpacked as the part `kernel` of tests/check does it.
 CLOUD_KERNEL = TOP / "build/guest/cloud"
 # What capsulectl needs to find the program of this build.
@@ -205,6 +205,13 @@ class Capsule:
         top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck") if k in spec}
         manifest = {"name": name, "kind": "Container", **top, "container": {"image": image, **spec}}
         return self.apply(manifest, *(["--wait"] if wait else []), check=check)
+
+    def run_vm(self, name, image, *script, wait=True, check=True, timeout=3 * PATIENCE, **spec):
+        """A microVM that runs a shell script, with fields of microVm and of the top level."""
+        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck") if k in spec}
+        command = {"command": ["/bin/sh", "-c"], "args": ["\n".join(script)]} if script else {}
+        manifest = {"name": name, "kind": "MicroVM", **top, "microVm": {"image": image, **command, **spec}}
+        return self.apply(manifest, *(["--wait"] if wait else []), check=check, timeout=timeout)
 
     def get(self, name):
         return json.loads(self.ctl("workload", "get", name, "-o", "json").out)

@@ -19,7 +19,7 @@ from capsule import BUILD, GUEST_KERNEL, MARK, PATIENCE, TOP, Failed, wait_for
 from images import BUSYBOX_ETC, busybox_entries, layer_tar
 
 INITRAMFS = BUILD / "src/guest/initramfs.cpio"
-KERNEL = pathlib.Path(GUEST_KERNEL)
+KERNEL = GUEST_KERNEL
 CMDLINE = "console=ttyS0 panic=-1 reboot=t"
 TIMEOUT = 3 * PATIENCE  # of a call that waits for something in an emulated machine
 CGROUP = "/capsule/payload"

@@ -3,20 +3,14 @@
 #include "runtime/container/oci_runtime.h"
 
 #include "base/process.h"
+#include "shim/oci_run.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 
 #define PROBE_TIMEOUT_MS 10000
-#ifndef MFD_EXEC /* Linux 6.3 */
-#define MFD_EXEC 0x0010U
-#endif
-/* Exactly these make crun and runc take themselves for a sealed copy. */
-#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 /* One entry for each choice that was ever asked for; a process asks for one. */
 struct known {
@@ -50,22 +44,6 @@ static int probe(const char *name, struct oci_runtime *ret, struct error *err)
 	return 0;
 }
 
-static int sealed_copy(int fd)
-{
-	_cleanup_close_ int copy = memfd_create("oci-runtime", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
-	ssize_t n;
-
-	if (copy < 0 && errno == EINVAL)
-		copy = memfd_create("oci-runtime", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (copy < 0)
-		return -1;
-	while ((n = sendfile(copy, fd, NULL, 1 << 30)) > 0)
-		;
-	if (n < 0 || fcntl(copy, F_ADD_SEALS, SEALS) < 0)
-		return -1;
-	return steal_fd(&copy);
-}
-
 static bool same_file(const struct stat *a, const struct stat *b)
 {
 	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
@@ -81,7 +59,7 @@ static void refresh_sealed(struct known *k)
 	if (fd >= 0 && fstat(fd, &now) == 0 && k->runtime.sealed_fd >= 0 && same_file(&now, &k->sealed_from))
 		return;
 	cleanup_closep(&k->runtime.sealed_fd);
-	k->runtime.sealed_fd = fd >= 0 ? sealed_copy(fd) : -1;
+	k->runtime.sealed_fd = fd >= 0 ? oci_run_sealed_copy(fd) : -1;
 	k->sealed_from = now;
 }
 
