@@ -209,7 +209,9 @@ static void note_end(struct vm *vm, int status)
 	char why[128], lines[CONSOLE_LINES_MAX];
 
 	r->oom_killed = cgroup_oom_killed(vm->options->cgroup);
-	if (!vm->options->agent && vm->monitor->powered_off && !strstr(console_last_lines(&vm->console, lines), "Kernel panic"))
+	/* A monitor ends well when the guest powers off or, without ACPI, resets. So does a kernel that panics. */
+	if (!vm->options->agent && WIFEXITED(status) && WEXITSTATUS(status) == 0 &&
+	    !strstr(console_last_lines(&vm->console, lines), "Kernel panic"))
 		return;
 	r->exit_code = vm->stopping ? 128 + SIGKILL : EXIT_UNKNOWN;
 	if (WIFSIGNALED(status))
