@@ -81,7 +81,9 @@ static int hand_over(const struct monitor *m, const struct vm_disk *disk, struct
 	/* A device is opened through its group. */
 	if (!S_ISREG(st.st_mode) || (disk->read_only && st.st_mode & S_IROTH))
 		return 0;
-	return fchown(fd, m->options->uid, m->options->uid) < 0 ? error_errno(err, errno, "cannot hand over %s", disk->path) : 0;
+	if (fchown(fd, m->options->uid, m->options->uid) < 0)
+		return error_errno(err, errno, "cannot hand over %s", disk->path);
+	return 0;
 }
 
 static int release_tap(const struct vm_options *o, struct error *err)
@@ -260,7 +262,8 @@ static void configure(struct firecracker *f)
 			json_pack("{s:s, s:s, s:s}", "iface_id", "eth0", "host_dev_name", tap_name, "guest_mac",
 				  monitor_mac(o, mac)));
 	if (o->agent)
-		api_put(f->api, "/vsock", json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", JAIL_SCRATCH "/" VSOCK_SOCKET));
+		api_put(f->api, "/vsock",
+			json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", JAIL_SCRATCH "/" VSOCK_SOCKET));
 	api_put(f->api, "/actions", json_pack("{s:s}", "action_type", "InstanceStart"));
 }
 

@@ -179,7 +179,8 @@ static void note_reason(struct vm *vm, const char *why)
 	if (*vm->result.reason)
 		return;
 	console_last_lines(&vm->console, lines);
-	snprintf(vm->result.reason, sizeof vm->result.reason, "%s%s%s", why, *lines ? "; its console ends with: " : "", lines);
+	snprintf(vm->result.reason, sizeof vm->result.reason, "%s%s%s", why, *lines ? "; its console ends with: " : "",
+		 lines);
 }
 
 static void on_silence_timeout(uv_timer_t *timer)
@@ -312,7 +313,8 @@ static void on_run_ended(const struct error *why, void *arg)
 		fail(vm, &err);
 	} else {
 		/* Most likely the machine is ending, which tells more. */
-		error_set(&vm->silence, ERR_UNAVAILABLE, "%s", why ? error_message(why) : "the guest said no more of its payload");
+		error_set(&vm->silence, ERR_UNAVAILABLE, "%s",
+			  why ? error_message(why) : "the guest said no more of its payload");
 		arm(vm, SILENCE_MS, on_silence_timeout);
 	}
 }
