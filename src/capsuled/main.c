@@ -217,6 +217,7 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.transfer = &d->transfer_options;
 	d->host.copy_worker = d->options.copy_worker;
 	d->host.volumes = d->volumes;
+	d->host.micro_vm = d->micro_vm;
 	d->host.reconciler = d->reconciler;
 	d->host.net = d->net;
 	d->host.history = d->history;

@@ -156,6 +156,16 @@ struct driver_options {
 int container_driver_new(const struct driver_options *options, struct driver **ret, struct error *err);
 int microvm_driver_new(const struct driver_options *options, struct driver **ret, struct error *err);
 
+/* What would run a microVM now that does not say. Owned. */
+struct microvm_support {
+	char *monitor;  /* "qemu", "firecracker"; NULL: nothing can */
+	char *obstacle; /* why */
+	bool emulated;
+};
+
+/* Blocks: for up to a second the first time. Of a driver that microvm_driver_new() made. */
+void microvm_driver_support(struct driver *d, struct microvm_support *ret);
+
 /* Calls fn for every workload name that has a directory or a cgroup in either root: at start, those that the store does
  * not know are removed. */
 int driver_enumerate(const struct driver_options *options, void (*fn)(const char *name, void *arg), void *arg,

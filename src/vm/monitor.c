@@ -44,7 +44,7 @@ const char *monitor_mac(const struct vm_options *o, char out[MONITOR_MAC_MAX])
 
 	if (o->address)
 		(void)inet_pton(AF_INET, o->address, a);
-	snprintf(out, MONITOR_MAC_MAX, "02:43:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3]);
+	snprintf(out, MONITOR_MAC_MAX, "02:ca:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3]);
 	return out;
 }
 

@@ -79,7 +79,7 @@ int monitor_open_disk(const struct vm_disk *disk, struct error *err);
 /* Appends what the kernel is told besides what the monitor adds. */
 void monitor_cmdline(const struct vm_options *options, bool acpi, struct buf *out);
 /* Locally administered, the same for the same address. */
-#define MONITOR_MAC_MAX sizeof "02:43:00:00:00:00"
+#define MONITOR_MAC_MAX sizeof "02:ca:00:00:00:00"
 const char *monitor_mac(const struct vm_options *options, char out[MONITOR_MAC_MAX]);
 
 #endif

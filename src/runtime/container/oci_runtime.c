@@ -2,7 +2,6 @@
 /* Copyright The Capsule authors */
 #include "runtime/container/oci_runtime.h"
 
-#include "base/fs.h"
 #include "base/process.h"
 #include "shim/oci_run.h"
 
@@ -24,31 +23,11 @@ struct known {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct known *known;
 
-static char *find_in_path(const char *name)
-{
-	const char *path = getenv("PATH");
-
-	if (strchr(name, '/'))
-		return access(name, X_OK) == 0 ? realpath(name, NULL) : NULL;
-	if (!path || !*path)
-		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-	while (*path) {
-		size_t len = strcspn(path, ":");
-		char *candidate = len && *path == '/' ? fs_path("%.*s/%s", (int)len, path, name) : NULL;
-
-		if (candidate && access(candidate, X_OK) == 0)
-			return candidate;
-		free(candidate);
-		path += len + (path[len] == ':');
-	}
-	return NULL;
-}
-
 /* Whether the program exists and answers; else why not. */
 static int probe(const char *name, struct oci_runtime *ret, struct error *err)
 {
 	_cleanup_process_result_ struct process_result result = { 0 };
-	_cleanup_free_ char *program = find_in_path(name);
+	_cleanup_free_ char *program = process_find(name);
 	const char *argv[] = { program, "--version", NULL };
 	const struct process_run run = { .spawn = { .argv = argv }, .timeout_ms = PROBE_TIMEOUT_MS };
 

@@ -279,6 +279,23 @@ static int microvm_exec(struct driver *driver, const struct driver_exec *exec, s
 	return -1;
 }
 
+/* ---- what there is ---- */
+
+void microvm_driver_support(struct driver *driver, struct microvm_support *ret)
+{
+	const Capsule__V1__MicroVMSpec any = CAPSULE__V1__MICRO_VMSPEC__INIT;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_boot_ struct boot boot = { 0 };
+
+	*ret = (struct microvm_support){ 0 };
+	if (boot_choose(&microvm_of(driver)->boot, &any, &boot, &err) < 0) {
+		ret->obstacle = strdup(error_message(&err));
+		return;
+	}
+	ret->monitor = strdup(boot.monitor);
+	ret->emulated = boot.emulated;
+}
+
 /* ---- the table ---- */
 
 static void microvm_driver_free(struct driver *driver)
