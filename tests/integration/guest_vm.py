@@ -2,7 +2,7 @@
 # Copyright The Capsule authors
 """A microVM with capsule-guest in it, booted by QEMU directly, and an independent client (grpcio) in the place of its holder.
 
-The kernel is that of `make guest-kernel`, or the one that CAPSULE_GUEST_KERNEL names.
+The kernel is that of `make guest-kernel`, or the one that CAPSULE_GUEST_KERNEL names (capsule.py).
 """
 import json
 import os
@@ -15,11 +15,11 @@ import time
 
 import grpc
 
-from capsule import BUILD, MARK, PATIENCE, TOP, Failed, wait_for
+from capsule import BUILD, GUEST_KERNEL, MARK, PATIENCE, TOP, Failed, wait_for
 from images import BUSYBOX_ETC, busybox_entries, layer_tar
 
 INITRAMFS = BUILD / "src/guest/initramfs.cpio"
-KERNEL = pathlib.Path(os.environ.get("CAPSULE_GUEST_KERNEL", BUILD / "guest/vmlinux"))
+KERNEL = pathlib.Path(GUEST_KERNEL)
 CMDLINE = "console=ttyS0 panic=-1 reboot=t"
 TIMEOUT = 3 * PATIENCE  # of a call that waits for something in an emulated machine
 CGROUP = "/capsule/payload"
