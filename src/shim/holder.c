@@ -76,16 +76,26 @@ void holder_lower_capabilities(uint64_t kept, bool for_good)
 	(void)syscall(SYS_capset, &header, data);
 }
 
+void holder_say_last(int connection, enum shim_type type, const void *body, size_t length)
+{
+	char ignored;
+
+	(void)shim_send(connection, type, body, length);
+	shutdown(connection, SHUT_RD);
+	while (recv(connection, &ignored, sizeof ignored, MSG_DONTWAIT) > 0)
+		;
+}
+
 void holder_refuse(const struct error *reason)
 {
 	const char *text = error_message(reason);
 	size_t len = strnlen(text, SHIM_BODY_MAX);
 	int fd;
 
-	(void)shim_send(SHIM_FD_CONNECTION, SHIM_FAILED, text, len);
+	holder_say_last(SHIM_FD_CONNECTION, SHIM_FAILED, text, len);
 	fcntl(SHIM_FD_LISTEN, F_SETFL, O_NONBLOCK);
 	while ((fd = accept4(SHIM_FD_LISTEN, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
-		(void)shim_send(fd, SHIM_FAILED, text, len);
+		holder_say_last(fd, SHIM_FAILED, text, len);
 		close(fd);
 	}
 }

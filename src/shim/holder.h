@@ -32,6 +32,10 @@ void holder_block_signals(void);
  * or are given up for good. */
 void holder_lower_capabilities(uint64_t kept, bool for_good);
 
+/* The last message of a connection. What the peer has sent and nobody will read would otherwise take the message with it,
+ * when the socket closes (ECONNRESET). */
+void holder_say_last(int connection, enum shim_type type, const void *body, size_t length);
+
 /* Tells everybody who waits that there will be no payload. */
 void holder_refuse(const struct error *reason);
 

@@ -353,7 +353,7 @@ static void finish(struct server *s)
 	on_connect(s);
 	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		if (s->connections[i].fd >= 0)
-			(void)shim_send(s->connections[i].fd, SHIM_EXIT, &shim->result, sizeof shim->result);
+			holder_say_last(s->connections[i].fd, SHIM_EXIT, &shim->result, sizeof shim->result);
 }
 
 int serve(struct shim *shim)

@@ -169,11 +169,11 @@ struct connections *connections_new(uv_loop_t *loop, const struct connections_ev
 	return all;
 }
 
-static void tell_all(struct connections *all, enum shim_type type, const void *body, size_t length)
+static void say_last(struct connections *all, enum shim_type type, const void *body, size_t length)
 {
 	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		if (all->slots[i].watch)
-			(void)shim_send(watch_fd(all->slots[i].watch), type, body, length);
+			holder_say_last(watch_fd(all->slots[i].watch), type, body, length);
 }
 
 void connections_welcome(struct connections *all, const struct shim_hello *hello, struct guest *guest)
@@ -181,7 +181,9 @@ void connections_welcome(struct connections *all, const struct shim_hello *hello
 	all->welcome = true;
 	all->hello = *hello;
 	all->guest = guest;
-	tell_all(all, SHIM_HELLO, hello, sizeof *hello);
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
+		if (all->slots[i].watch)
+			(void)shim_send(watch_fd(all->slots[i].watch), SHIM_HELLO, hello, sizeof *hello);
 }
 
 void connections_seclude(struct connections *all)
@@ -204,7 +206,7 @@ void connections_refuse(struct connections *all, const struct error *reason)
 	const char *text = error_message(reason);
 
 	accept_waiting(all);
-	tell_all(all, SHIM_FAILED, text, strnlen(text, SHIM_REASON_MAX));
+	say_last(all, SHIM_FAILED, text, strnlen(text, SHIM_REASON_MAX));
 }
 
 void connections_finish(struct connections *all, const struct shim_result *result)
@@ -213,5 +215,5 @@ void connections_finish(struct connections *all, const struct shim_result *resul
 	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		if (all->slots[i].relay)
 			relay_break(all->slots[i].relay);
-	tell_all(all, SHIM_EXIT, result, sizeof *result);
+	say_last(all, SHIM_EXIT, result, sizeof *result);
 }

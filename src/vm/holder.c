@@ -33,6 +33,8 @@
 #define END_TIMEOUT_EMULATED_MS 45000
 /* After the grace, for a guest that does not do what it was told. */
 #define STOP_MARGIN_MS 5000
+/* For a machine to end whose guest's stream has ended. */
+#define SILENCE_MS 1000
 #define ATTEMPTS 2
 #define EXIT_UNKNOWN 255
 
@@ -57,6 +59,7 @@ struct vm {
 	int64_t kill_at_ns; /* of a stop */
 	int run_fd;
 	struct error failure; /* why there is no payload */
+	struct error silence; /* why nobody hears of the payload any more */
 	struct shim_result result;
 	int status; /* of this program */
 };
@@ -169,6 +172,24 @@ static void on_end_timeout(uv_timer_t *timer)
 	monitor_kill(vm->monitor);
 }
 
+static void note_reason(struct vm *vm, const char *why)
+{
+	char lines[CONSOLE_LINES_MAX];
+
+	if (*vm->result.reason)
+		return;
+	console_last_lines(&vm->console, lines);
+	snprintf(vm->result.reason, sizeof vm->result.reason, "%s%s%s", why, *lines ? "; its console ends with: " : "", lines);
+}
+
+static void on_silence_timeout(uv_timer_t *timer)
+{
+	struct vm *vm = timer->data;
+
+	note_reason(vm, error_message(&vm->silence));
+	monitor_kill(vm->monitor);
+}
+
 static void describe_end(const struct vm *vm, int status, struct error *err)
 {
 	const char *when = vm->state == VM_BOOTING ? "before the guest answered" : "before the payload ran";
@@ -179,16 +200,6 @@ static void describe_end(const struct vm *vm, int status, struct error *err)
 	else
 		error_set(err, ERR_FAILED_PRECONDITION, "%s ended with exit code %d %s", vm->options->monitor->name,
 			  WEXITSTATUS(status), when);
-}
-
-static void note_reason(struct vm *vm, const char *why)
-{
-	char lines[CONSOLE_LINES_MAX];
-
-	if (*vm->result.reason)
-		return;
-	console_last_lines(&vm->console, lines);
-	snprintf(vm->result.reason, sizeof vm->result.reason, "%s%s%s", why, *lines ? "; its console ends with: " : "", lines);
 }
 
 /* The machine ended under its payload, or without an agent to tell of one. */
@@ -298,9 +309,9 @@ static void on_run_ended(const struct error *why, void *arg)
 			add_console(vm, &err);
 		fail(vm, &err);
 	} else {
-		/* Nobody can hear of the payload any more; unless the machine is ending anyway, it is ended. */
-		note_reason(vm, why ? error_message(why) : "the guest said no more of its payload");
-		arm(vm, STOP_MARGIN_MS, on_end_timeout);
+		/* Most likely the machine is ending, which tells more. */
+		error_set(&vm->silence, ERR_UNAVAILABLE, "%s", why ? error_message(why) : "the guest said no more of its payload");
+		arm(vm, SILENCE_MS, on_silence_timeout);
 	}
 }
 

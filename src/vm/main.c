@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define SERIAL_MAX 20 /* of a virtio block device */
+
 static const char help[] =
 	"Usage: capsule-vm OPTION... NAME\n"
 	"Holds one running microVM. Started by capsuled; not meant to be run by hand.\n\n"
@@ -80,14 +82,21 @@ static int parse_mode(const char *mode, bool *ret_read_only)
 	return *ret_read_only || !strcmp(mode, "rw") ? 0 : -1;
 }
 
+/* It becomes a part of the monitor's options. */
+static bool is_serial(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len > 0 && len <= SERIAL_MAX && strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-") == len;
+}
+
 /* SERIAL:MODE:PATH */
 static int add_disk(struct vm_options *o, char *text)
 {
 	char *serial = strsep(&text, ":"), *mode = strsep(&text, ":");
 	struct vm_disk *d = &o->disks[o->n_disks];
 
-	if (!text || !*text || !*serial || strlen(serial) > 20 || strspn(serial, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(serial) ||
-	    o->n_disks == VM_DISKS_MAX)
+	if (!text || !*text || !is_serial(serial) || o->n_disks == VM_DISKS_MAX)
 		return -1;
 	d->serial = serial;
 	d->path = text;

@@ -2,7 +2,7 @@
 # Copyright The Capsule authors
 """A microVM with capsule-guest in it, booted by QEMU directly, and an independent client (grpcio) in the place of its holder.
 
-The kernel is that of `make guest-kernel`, or the one that CAPSULE_GUEST_KERNEL names.
+The kernel is that of `make guest-kernel`, or the one that CAPSULE_GUEST_KERNEL names (capsule.py).
 """
 import base64
 import json
@@ -18,7 +18,7 @@ import time
 
 import grpc
 
-from capsule import BUILD, MARK, PATIENCE, TOP, Failed, wait_for
+from capsule import BUILD, GUEST_KERNEL, MARK, PATIENCE, TOP, Failed, wait_for
 from images import BUSYBOX_ETC, busybox_entries, layer_tar
 
 sys.path.insert(0, str(TOP / "tests/vm"))
@@ -26,7 +26,7 @@ sys.path.insert(0, str(TOP / "tests/vm"))
 from tsc import tsc_khz  # noqa: E402
 
 INITRAMFS = BUILD / "src/guest/initramfs.cpio"
-KERNEL = pathlib.Path(os.environ.get("CAPSULE_GUEST_KERNEL", BUILD / "guest/vmlinux"))
+KERNEL = GUEST_KERNEL
 CMDLINE = f"console=ttyS0 panic=-1 reboot=t tsc_early_khz={tsc_khz()}"
 TIMEOUT = 3 * PATIENCE  # of a call that waits for something in an emulated machine
 CGROUP = "/capsule/payload"

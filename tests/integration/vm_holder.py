@@ -110,7 +110,9 @@ class Holder:
         self.status = done.returncode
         connection = Connection(ours)
         if begin:
-            connection.send(START)
+            # One that has failed already listens no more; what it said can be read.
+            with contextlib.suppress(BrokenPipeError):
+                connection.send(START)
         return connection
 
     def connect(self):
@@ -121,6 +123,7 @@ class Holder:
 
     @property
     def pid(self):
+        wait_for((self.run / "shim.pid").exists, "the pid file")
         return int((self.run / "shim.pid").read_text().split()[0])
 
     def log(self, name="payload.log"):
@@ -137,7 +140,7 @@ class Holder:
 
     def close(self):
         """Ends what is left, and removes the cgroup."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AssertionError):
             os.kill(self.pid, 9)
         remove_cgroup(self.cgroup)
 
@@ -156,6 +159,12 @@ def remove_cgroup(path):
     wait_for(lambda: not cgroup_pids(path), "the cgroup to be empty")
     for directory in cgroup_directories(path):
         directory.rmdir()
+
+
+def first_pid(cgroup, after=None):
+    """Of the monitor, as soon as there is one other than `after`."""
+    wait_for(lambda: cgroup_pids(cgroup) - {after}, "a monitor")
+    return next(iter(cgroup_pids(cgroup) - {after}))
 
 
 def wait_for(condition, what, timeout=PATIENCE):
