@@ -4,11 +4,14 @@
 
 The kernel is that of `make guest-kernel`, or the one that CAPSULE_GUEST_KERNEL names (capsule.py).
 """
+import base64
 import json
 import os
 import pathlib
 import queue
+import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,9 +21,13 @@ import grpc
 from capsule import BUILD, GUEST_KERNEL, MARK, PATIENCE, TOP, Failed, wait_for
 from images import BUSYBOX_ETC, busybox_entries, layer_tar
 
+sys.path.insert(0, str(TOP / "tests/vm"))
+
+from tsc import tsc_khz  # noqa: E402
+
 INITRAMFS = BUILD / "src/guest/initramfs.cpio"
 KERNEL = GUEST_KERNEL
-CMDLINE = "console=ttyS0 panic=-1 reboot=t"
+CMDLINE = f"console=ttyS0 panic=-1 reboot=t tsc_early_khz={tsc_khz()}"
 TIMEOUT = 3 * PATIENCE  # of a call that waits for something in an emulated machine
 CGROUP = "/capsule/payload"
 MIB = 1 << 20
@@ -46,7 +53,14 @@ def mount(destination, type, *options, source=None):
     return {"destination": destination, "type": type, "source": source or type, "options": list(options)}
 
 
-def config_json(*command, volumes=(), memory=None, user=(0, 0), env=()):
+def refuse(call):
+    """A system call filter, as crun takes it ready-made: this call fails with EPERM."""
+    load, equal, end = 0x20, 0x15, 0x06
+    program = [(load, 0, 0, 0), (equal, 0, 1, call), (end, 0, 0, 0x00050001), (end, 0, 0, 0x7fff0000)]
+    return base64.b64encode(b"".join(struct.pack("HBBI", *instruction) for instruction in program)).decode()
+
+
+def config_json(*command, volumes=(), memory=None, user=(0, 0), env=(), refused_call=None):
     """An OCI configuration such as the daemon writes, for this command. volumes: (name, path, "rw" or "ro")."""
     mounts = [mount("/proc", "proc"), mount("/dev", "tmpfs", "nosuid", "mode=755"),
               mount("/dev/pts", "devpts", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
@@ -60,7 +74,7 @@ def config_json(*command, volumes=(), memory=None, user=(0, 0), env=()):
             "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", *env],
             "noNewPrivileges": True,
             "capabilities": {k: CAPABILITIES for k in ("bounding", "effective", "permitted")}},
-        "mounts": mounts,
+        "mounts": mounts, "annotations": {"run.oci.seccomp_bpf_data": refuse(refused_call)} if refused_call is not None else {},
         "linux": {
             "cgroupsPath": CGROUP, "namespaces": [{"type": t} for t in ("mount", "uts", "pid", "ipc", "cgroup")],
             "resources": {"memory": {"limit": memory, "swap": memory}} if memory else {}}}

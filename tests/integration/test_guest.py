@@ -19,6 +19,7 @@ from guest_vm import MIB, TIMEOUT, GuestVM, make_ext4, make_payload, Stream
 from images import File
 
 FOREVER = ("sh", "-c", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 1000 & wait; done")
+MKDIR = 83  # its number on x86-64
 DEAF = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done")
 
 
@@ -262,6 +263,18 @@ def test_exec_is_in_the_payloads_namespaces(running):
     assert text(running.exec("cat", "/proc/1/comm")) == "sh\n"
     assert text(running.exec("hostname")) == "payload\n"
     assert text(running.exec("cat", "/proc/self/cgroup")) == "0::/\n"
+
+
+def test_exec_may_do_what_the_payload_may(boot):
+    rights = "grep -E '^(Cap(Bnd|Prm|Eff|Amb)|NoNewPrivs|Seccomp):' /proc/self/status; mkdir /tmp/$$ 2>&1"
+    vm = boot()
+    run = vm.run("sh", "-c", f"{rights}; echo end; sleep 1000", refused_call=MKDIR).wait_output(b"end\n")
+    payload = run.out.decode().removesuffix("end\n")
+    result = vm.exec("sh", "-c", rights)
+    assert "NoNewPrivs:\t1" in payload and "Seccomp:\t2" in payload and "Operation not permitted" in payload
+    assert [line for line in result.out.decode().splitlines() if "mkdir" not in line] == \
+        [line for line in payload.splitlines() if "mkdir" not in line]
+    assert b"Operation not permitted" in result.out
 
 
 def test_exec_bulk_both_ways(running):
