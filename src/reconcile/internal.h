@@ -7,6 +7,7 @@
 
 #include "reconcile/reconcile.h"
 #include "reconcile/spec.h"
+#include "runtime/limit.h"
 #include "runtime/shim_client.h"
 #include "shim/protocol.h"
 
@@ -50,6 +51,12 @@ struct workload {
 	char *image_digest;
 	char **layers; /* of the run: kept from collection */
 	size_t n_layers;
+
+	/* See limits.c. */
+	struct limits limits;   /* that the run has, or is being given */
+	bool limits_known;      /* of one that was taken up they are not */
+	bool limiting;          /* the task is under way */
+	char *limits_failure;   /* why they could not be set; NULL: they could */
 
 	/* What comes next. */
 	struct reconciler_access *accesses; /* utlist; see access.h */
@@ -159,6 +166,14 @@ void health_end(struct workload *w);
 
 /* UNSPECIFIED if nothing is checked. *ret_message: why the last probe failed, or ""; valid until the next event. */
 Capsule__V1__Health health_state(const struct workload *w, const char **ret_message);
+
+/* ---- limits.c ---- */
+
+/* Gives the workload the limits of its record if it runs and has others. */
+void limits_follow(struct workload *w);
+
+/* It runs with these. */
+void limits_note(struct workload *w, const struct limits *limits);
 
 /* ---- access.c ---- */
 

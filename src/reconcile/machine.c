@@ -83,6 +83,7 @@ void workload_free(struct workload *w)
 	store_workload_release(&w->record);
 	free(w->image_digest);
 	free(w->failure);
+	free(w->limits_failure);
 	free(w->pull_status);
 	w->owner->closing++;
 	uv_close((uv_handle_t *)&w->timer, on_timer_closed);
@@ -447,8 +448,8 @@ static void advance(struct workload *w)
 		return; /* what ends these comes back here */
 	}
 	w->state = STATE_DOWN;
-	/* The end of the last one comes back here. */
-	if (!access_is_active(w))
+	/* The end of what is under way comes back here. */
+	if (!access_is_active(w) && !w->limiting)
 		advance_down(w);
 }
 
@@ -460,5 +461,6 @@ void workload_advance(struct workload *w)
 		access_revoke(w, true);
 	advance(w);
 	health_follow(w);
+	limits_follow(w);
 	access_admit(w);
 }

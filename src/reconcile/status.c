@@ -97,7 +97,9 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 		snprintf(out, size, "starting");
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
 	case STATE_RUNNING:
-		if (spec_on_bridge(w->record.spec))
+		if (w->limits_failure)
+			snprintf(out, size, "%s", w->limits_failure);
+		else if (spec_on_bridge(w->record.spec))
 			snprintf(out, size, "%s", bridge_obstacle(w->owner));
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
 	case STATE_STOPPING:

@@ -155,10 +155,13 @@ static void start_done(void *arg)
 {
 	struct step *s = arg;
 	struct workload *w = s->w;
+	struct limits limits;
 
 	w->image_missing = s->image_missing;
 	bridge_note(w->owner, &s->look);
 	if (s->ok) {
+		limits = limits_of(s->record.spec->resources);
+		limits_note(w, &limits);
 		free(w->image_digest);
 		w->image_digest = steal_ptr(&s->image.digest);
 		workload_keep_layers(w, s->image.layers, s->image.n_layers);

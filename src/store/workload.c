@@ -77,6 +77,7 @@ static Capsule__V1__Workload process_part(const Capsule__V1__Workload *workload)
 	part.restart_policy = CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_UNSPECIFIED;
 	part.stop_grace_case = CAPSULE__V1__WORKLOAD__STOP_GRACE__NOT_SET;
 	part.health_check = NULL;
+	part.resources = NULL;
 	return part;
 }
 
