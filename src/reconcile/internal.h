@@ -77,6 +77,10 @@ struct workload {
 
 	struct health *health; /* see health.c; NULL: nothing is checked */
 
+	/* See ephemeral.c. */
+	struct ephemeral *ephemeral;            /* NULL: it stays */
+	struct reconciler_hold *holds_of_calls; /* utlist */
+
 	/* While PULLING. */
 	struct pull_ticket *ticket;
 	char *pull_status;
@@ -166,6 +170,15 @@ void health_end(struct workload *w);
 
 /* UNSPECIFIED if nothing is checked. *ret_message: why the last probe failed, or ""; valid until the next event. */
 Capsule__V1__Health health_state(const struct workload *w, const char **ret_message);
+
+/* ---- ephemeral.c ---- */
+
+/* An ephemeral workload that nobody uses any more is deleted after a while. */
+void ephemeral_follow(struct workload *w);
+void ephemeral_end(struct workload *w);
+
+/* The workload goes before those that hold it. */
+void ephemeral_orphan(struct workload *w);
 
 /* ---- limits.c ---- */
 

@@ -77,6 +77,7 @@ void workload_free(struct workload *w)
 	HASH_DEL(w->owner->workloads, w);
 	access_orphan(w);
 	health_end(w);
+	ephemeral_orphan(w);
 	puller_drop(w->ticket);
 	shim_client_free(w->shim);
 	workload_keep_layers(w, NULL, 0);
@@ -462,5 +463,6 @@ void workload_advance(struct workload *w)
 	advance(w);
 	health_follow(w);
 	limits_follow(w);
+	ephemeral_follow(w);
 	access_admit(w);
 }

@@ -78,6 +78,7 @@ static Capsule__V1__Workload process_part(const Capsule__V1__Workload *workload)
 	part.stop_grace_case = CAPSULE__V1__WORKLOAD__STOP_GRACE__NOT_SET;
 	part.health_check = NULL;
 	part.resources = NULL;
+	part.ephemeral = false;
 	return part;
 }
 
