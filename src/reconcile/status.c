@@ -138,5 +138,8 @@ void status_fill(const struct workload *w, struct status_view *view)
 		view->status.image_digest = w->image_digest;
 	view->status.health = health_state(w, &health_message);
 	view->status.health_message = (char *)(uintptr_t)health_message;
+	if (w->state == STATE_WAITING && workload_wants_run(w))
+		view->status.next_attempt_unix_ms =
+			(time_realtime_ns() + w->due_at_ns - time_monotonic_ns()) / NSEC_PER_MSEC;
 	view->status.pid = up ? (uint32_t)w->pid : 0;
 }
