@@ -2,7 +2,7 @@
 /* Copyright The Capsule authors */
 
 /*
- * A change of a running workload's limits reaches its cgroup, and its process stays. Setting them may block, so it is a
+ * A change of a running container's limits reaches its cgroup, and its process stays. Setting them may block, so it is a
  * task, which may be under way in any state; no step begins meanwhile, so that it meets the cgroup of this run only and
  * the workload is not freed.
  */
@@ -47,7 +47,7 @@ void limits_follow(struct workload *w)
 	struct limits wanted = limits_of(w->record.spec->resources);
 	struct limiting *l;
 
-	if (w->state != STATE_RUNNING || w->limiting || (w->limits_known && limits_equal(&w->limits, &wanted)))
+	if (w->state != STATE_RUNNING || w->limiting || !spec_is_container(w->record.spec) || (w->limits_known && limits_equal(&w->limits, &wanted)))
 		return;
 	l = calloc(1, sizeof *l);
 	if (!l)

@@ -26,12 +26,19 @@
  * memory file with its struct shim_exec_spec and its three standard streams; or, for a terminal, the memory file alone,
  * and the terminal's master side comes back with SHIM_EXEC_STARTED.
  *
+ * MicroVMs. capsule-vm holds a microVM and speaks this protocol as the shim does, but for further processes: the memory
+ * file with SHIM_EXEC holds a serialized capsule.v1.WorkloadExecConfig, and the three streams come along also for a
+ * terminal, which is in the guest; a change of its size is a SHIM_EXEC_RESIZE. What the process reads and writes passes
+ * through capsule-vm. SHIM_COPY asks for one end of a copy and comes with three streams too; it is answered like
+ * SHIM_EXEC, and exit code and standard error are those of capsule-copy (copier/protocol.h).
+ *
  * Functions: any thread; nothing here allocates.
  */
 #ifndef CAPSULE_SHIM_PROTOCOL_H
 #define CAPSULE_SHIM_PROTOCOL_H
 
 #include "base/error.h"
+#include "base/overlay.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -39,13 +46,15 @@
 #include <sys/types.h>
 
 #define SHIM_PROTOCOL_VERSION 1
-#define SHIM_BODY_MAX 2048
+#define SHIM_BODY_MAX 4352
+#define SHIM_COPY_PATH_MAX 4096
 #define SHIM_FDS_MAX 4
 #define SHIM_REASON_MAX 1024
 
 #define SHIM_FD_CONNECTION 3
 #define SHIM_FD_LISTEN 4
 #define SHIM_FD_NETNS 5
+#define SHIM_FD_TAP 5 /* of capsule-vm */
 #define SHIM_FD_RUNTIME 6
 
 /* Files in a workload's run directory. */
@@ -54,7 +63,7 @@
 #define SHIM_EXIT_FILE "exit"
 
 /* One shim can mount this many layers and volumes. */
-#define SHIM_LAYERS_MAX 128
+#define SHIM_LAYERS_MAX OVERLAY_LAYERS_MAX
 #define SHIM_VOLUMES_MAX 32
 
 enum shim_type {
@@ -68,6 +77,8 @@ enum shim_type {
 	SHIM_EXEC_STARTED = 17, /* to the daemon: struct shim_exec_started; with a terminal its descriptor */
 	SHIM_EXEC_FAILED = 18,  /* to the daemon: struct shim_exec_failed */
 	SHIM_EXEC_EXIT = 19,    /* to the daemon: struct shim_exec_exit */
+	SHIM_EXEC_RESIZE = 20,  /* to capsule-vm: struct shim_exec_resize */
+	SHIM_COPY = 21,         /* to capsule-vm: struct shim_copy, and descriptors */
 };
 
 struct shim_header {
@@ -101,11 +112,21 @@ struct shim_result {
 	uint8_t oom_killed;
 	uint8_t stopped; /* after a SHIM_STOP or SIGTERM to the shim */
 	uint8_t reserved[2];
+	char reason[SHIM_REASON_MAX]; /* NUL-terminated, one line: why a microVM ended that its payload did not end; or "" */
 };
 
 struct shim_exec {
 	uint32_t terminal; /* it gets one, of this size */
 	uint16_t columns, rows;
+};
+
+struct shim_exec_resize {
+	uint16_t columns, rows;
+};
+
+struct shim_copy {
+	uint32_t in; /* into the workload's files, else out of them */
+	char path[SHIM_COPY_PATH_MAX]; /* NUL-terminated; as long as the message */
 };
 
 /* What is in the memory file: this, then the groups (uint32_t), the filter (struct sock_filter) and strings, each with its
@@ -145,6 +166,8 @@ struct shim_message {
 		struct shim_exec_started exec_started;
 		struct shim_exec_failed exec_failed;
 		struct shim_exec_exit exec_exit;
+		struct shim_exec_resize exec_resize;
+		struct shim_copy copy;
 		char text[SHIM_BODY_MAX + 1]; /* NUL-terminated by shim_receive() */
 	} body;
 };
