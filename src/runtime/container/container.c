@@ -18,6 +18,8 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,6 +36,7 @@
 struct container_driver {
 	struct driver base;
 	char *root, *run, *shim, *oci_runtime, *cgroup_parent;
+	int shim_fd; /* its program on a read-only mount of its own; O_PATH */
 	uint64_t log_max_bytes;
 	unsigned log_max_files;
 };
@@ -289,14 +292,20 @@ static void build_command(struct command *c, const struct container_driver *d, c
 }
 
 /* Starts the shim. *ret_fd: the first connection to it. */
-static int spawn_shim(const struct command *c, int dirfd, const struct driver_plan *plan, const struct oci_runtime *runtime,
+static int spawn_shim(const struct container_driver *d, const struct command *c, int dirfd, const struct bundle *bundle,
 		      int *ret_fd, pid_t *ret_pid, struct error *err)
 {
+	const struct driver_plan *plan = bundle->plan;
+	const struct oci_runtime *runtime = bundle->runtime;
 	_cleanup_close_ int listener = listen_for_daemons(dirfd, err), mine = -1, theirs = -1;
 	struct process_fd fds[4];
-	struct process_spawn spawn = { .argv = c->argv, .fds = fds, .n_fds = 2, .new_session = true };
+	char program[32];
+	struct process_spawn spawn = {
+		.argv = c->argv, .program = program, .fds = fds, .n_fds = 2, .new_session = true,
+	};
 	int pair[2];
 
+	snprintf(program, sizeof program, "/proc/self/fd/%d", d->shim_fd);
 	if (listener < 0)
 		return -1;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -316,15 +325,15 @@ static int spawn_shim(const struct command *c, int dirfd, const struct driver_pl
 }
 
 /* While the shim makes its namespace and mounts, the bundle is written. Then it is told to go on. */
-static int run_shim(const struct command *c, const struct bundle *bundle, int dirfd, struct driver_instance *ret,
-		    struct error *err)
+static int run_shim(const struct container_driver *d, const struct command *c, const struct bundle *bundle, int dirfd,
+		    struct driver_instance *ret, struct error *err)
 {
 	_cleanup_close_ int fd = -1;
 	struct shim_message message;
 	pid_t pid;
 	int r;
 
-	if (spawn_shim(c, dirfd, bundle->plan, bundle->runtime, &fd, &pid, err) < 0)
+	if (spawn_shim(d, c, dirfd, bundle, &fd, &pid, err) < 0)
 		return -1;
 	r = bundle_write(bundle, err);
 	/* The process that was started is gone by now; the shim is its child and nobody's. */
@@ -407,7 +416,26 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 	dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0)
 		return error_errno(err, errno, "cannot open %s", p->run_dir);
-	return run_shim(&command, &bundle, dirfd, ret, err);
+	return run_shim(d, &command, &bundle, dirfd, ret, err);
+}
+
+static void *hasten_main(void *arg)
+{
+	cgroup_hasten_moves();
+	return NULL;
+}
+
+/* Without the thread it only takes longer. */
+static int prepare_and_run_hastened(struct container_driver *d, const struct places *p, const struct driver_plan *plan,
+				    struct driver_instance *ret, struct error *err)
+{
+	pthread_t hastener;
+	bool hastened = pthread_create(&hastener, NULL, hasten_main, NULL) == 0;
+	int r = prepare_and_run(d, p, plan, ret, err);
+
+	if (hastened)
+		pthread_join(hastener, NULL);
+	return r;
 }
 
 static int container_start(struct driver *driver, const struct driver_plan *plan, struct driver_instance *ret,
@@ -427,7 +455,7 @@ static int container_start(struct driver *driver, const struct driver_plan *plan
 	/* Whatever an earlier run left is in the way. */
 	if (access(p.run_dir, F_OK) == 0 && container_cleanup(driver, name, err) < 0)
 		return -1;
-	if (prepare_and_run(d, &p, plan, ret, err) < 0) {
+	if (prepare_and_run_hastened(d, &p, plan, ret, err) < 0) {
 		(void)container_cleanup(driver, name, NULL);
 		clarify(err);
 		return error_wrap(err, "cannot start %s", name);
@@ -612,6 +640,7 @@ static void container_driver_free(struct driver *driver)
 	free(d->root);
 	free(d->run);
 	free(d->shim);
+	cleanup_closep(&d->shim_fd);
 	free(d->oci_runtime);
 	free(d->cgroup_parent);
 	free(d);
@@ -628,6 +657,21 @@ static const struct driver_ops container_ops = {
 	.free = container_driver_free,
 };
 
+/* A container sees the shim's program in the children that enter it, and can make them run it once more ("#!/proc/self/exe").
+ * So it is executed through a mount that exists for nothing else: by that way nobody can open it for writing. */
+static int open_read_only(const char *program, struct error *err)
+{
+	struct mount_attr read_only = { .attr_set = MOUNT_ATTR_RDONLY };
+	_cleanup_close_ int fd = open_tree(AT_FDCWD, program, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	int above;
+
+	if (fd < 0 || mount_setattr(fd, "", AT_EMPTY_PATH, &read_only, sizeof read_only) < 0)
+		return error_errno(err, errno, "cannot make a read-only mount of %s", program);
+	/* Above the numbers that a shim's descriptors get before it is executed. */
+	above = fcntl(fd, F_DUPFD_CLOEXEC, SHIM_FD_RUNTIME + 1);
+	return above < 0 ? error_errno(err, errno, "cannot keep a mount of %s", program) : above;
+}
+
 int container_driver_new(const struct driver_options *o, struct driver **ret, struct error *err)
 {
 	struct container_driver *d;
@@ -642,6 +686,7 @@ int container_driver_new(const struct driver_options *o, struct driver **ret, st
 	if (!d)
 		return error_errno(err, ENOMEM, "cannot make the container driver");
 	d->base.ops = &container_ops;
+	d->shim_fd = -1;
 	d->root = strdup(o->root);
 	d->run = strdup(o->run);
 	d->shim = strdup(o->shim);
@@ -652,6 +697,11 @@ int container_driver_new(const struct driver_options *o, struct driver **ret, st
 	if (!d->root || !d->run || !d->shim || !d->oci_runtime || !d->cgroup_parent) {
 		container_driver_free(&d->base);
 		return error_errno(err, ENOMEM, "cannot make the container driver");
+	}
+	d->shim_fd = open_read_only(d->shim, err);
+	if (d->shim_fd < 0) {
+		container_driver_free(&d->base);
+		return -1;
 	}
 	*ret = &d->base;
 	return 0;
