@@ -13,7 +13,7 @@ def fresh_disk(directory):
     """A directory on an ext4 of its own, with a journal, as hosts have it. On an ext4 without one, as some builders' machines have
     it, making a file takes the longer the more files were deleted within the last five minutes (the kernel's
     recently_deleted()): there each engine would wait for what the one before it has deleted."""
-    image, mounted = directory / "disk.img", directory / "disk"
+    image, mounted = directory / "disk.img", directory / f"{directory.name}-disk"
     with contextlib.ExitStack() as stack:
         with open(image, "wb") as f:
             f.truncate(SIZE)

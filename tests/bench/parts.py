@@ -36,6 +36,7 @@ class Bench:
         self.stack.close()
         self.started.clear()
         self.mounts.close()
+        shutil.rmtree(TMPFS / self.dir.name, ignore_errors=True)
 
     @functools.cached_property
     def ours(self):
