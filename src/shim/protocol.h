@@ -26,6 +26,12 @@
  * memory file with its struct shim_exec_spec and its three standard streams; or, for a terminal, the memory file alone,
  * and the terminal's master side comes back with SHIM_EXEC_STARTED.
  *
+ * MicroVMs. capsule-vm holds a microVM and speaks this protocol as the shim does, but for further processes: the memory
+ * file with SHIM_EXEC holds a serialized capsule.v1.WorkloadExecConfig, and the three streams come along also for a
+ * terminal, which is in the guest; a change of its size is a SHIM_EXEC_RESIZE. What the process reads and writes passes
+ * through capsule-vm. SHIM_COPY asks for one end of a copy and comes with three streams too; it is answered like
+ * SHIM_EXEC, and exit code and standard error are those of capsule-copy (copier/protocol.h).
+ *
  * Functions: any thread; nothing here allocates.
  */
 #ifndef CAPSULE_SHIM_PROTOCOL_H
@@ -39,7 +45,8 @@
 #include <sys/types.h>
 
 #define SHIM_PROTOCOL_VERSION 1
-#define SHIM_BODY_MAX 2048
+#define SHIM_BODY_MAX 4352
+#define SHIM_COPY_PATH_MAX 4096
 #define SHIM_FDS_MAX 4
 #define SHIM_REASON_MAX 1024
 
@@ -68,6 +75,8 @@ enum shim_type {
 	SHIM_EXEC_STARTED = 17, /* to the daemon: struct shim_exec_started; with a terminal its descriptor */
 	SHIM_EXEC_FAILED = 18,  /* to the daemon: struct shim_exec_failed */
 	SHIM_EXEC_EXIT = 19,    /* to the daemon: struct shim_exec_exit */
+	SHIM_EXEC_RESIZE = 20,  /* to capsule-vm: struct shim_exec_resize */
+	SHIM_COPY = 21,         /* to capsule-vm: struct shim_copy, and descriptors */
 };
 
 struct shim_header {
@@ -108,6 +117,15 @@ struct shim_exec {
 	uint16_t columns, rows;
 };
 
+struct shim_exec_resize {
+	uint16_t columns, rows;
+};
+
+struct shim_copy {
+	uint32_t in; /* into the workload's files, else out of them */
+	char path[SHIM_COPY_PATH_MAX]; /* NUL-terminated; as long as the message */
+};
+
 /* What is in the memory file: this, then the groups (uint32_t), the filter (struct sock_filter) and strings, each with its
  * NUL: the working directory, the arguments, the environment as NAME=VALUE. A newer daemon may add members at the end. */
 struct shim_exec_spec {
@@ -145,6 +163,8 @@ struct shim_message {
 		struct shim_exec_started exec_started;
 		struct shim_exec_failed exec_failed;
 		struct shim_exec_exit exec_exit;
+		struct shim_exec_resize exec_resize;
+		struct shim_copy copy;
 		char text[SHIM_BODY_MAX + 1]; /* NUL-terminated by shim_receive() */
 	} body;
 };
