@@ -128,7 +128,7 @@ struct driver {
 /* Options that all drivers share. Strings are copied. */
 struct driver_options {
 	const char *root, *run;        /* the two roots */
-	const char *shim;              /* program capsule-shim */
+	const char *shim;              /* program capsule-shim; it must be there, and the one that is there now is used */
 	const char *oci_runtime;       /* "auto", "crun", "runc" or a path */
 	const char *cgroup_parent;     /* "/capsule" */
 	uint64_t log_max_bytes;        /* of one log file */
