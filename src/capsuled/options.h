@@ -29,6 +29,9 @@ struct options {
 	struct option_list listen; /* empty: unix:<run>/capsule.sock */
 	char *bridge, *subnet, *table, *dnsmasq;
 	char *oci_runtime, *cgroup_parent, *shim, *image_worker, *copy_worker;
+	char *vm_holder, *guest_dir;
+	char *guest_kernel;    /* NULL: the one in guest_dir */
+	char *vm_monitor, *vm_accel;
 	enum log_level log_level;
 	uint64_t log_max_size;
 	unsigned log_max_files;

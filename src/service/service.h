@@ -24,6 +24,7 @@ struct service_host {
 	const struct transfer_options *transfer;
 	const char *copy_worker; /* capsule-copy */
 	struct volume_backend *volumes;
+	struct driver *micro_vm;
 	struct reconciler *reconciler;
 	struct net *net;
 	struct history *history;

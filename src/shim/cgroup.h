@@ -47,6 +47,9 @@ void cgroup_kill_session(const char *path, pid_t session);
  * keeps its processes in cgroups that it made below (v2 allows nothing else then), into that of `first`. */
 int cgroup_join(const char *path, pid_t first, struct error *err);
 
+/* Makes the cgroup, and those above it, in all hierarchies, with the controllers that there are. It may exist. */
+int cgroup_make(const char *path, struct error *err);
+
 /* For the first process that is moved between cgroups after a quiet time the kernel waits for an RCU grace period, some 20 ms
  * (percpu_down_write() of cgroup_threadgroup_rwsem); for those that follow it does not. This has the calling process moved to
  * where it is, only to wait for that while other work goes on: a move that the OCI runtime makes meanwhile finds the wait begun.

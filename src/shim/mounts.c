@@ -3,7 +3,7 @@
 #include "shim/shim.h"
 
 #include "base/fs.h"
-#include "shim/overlay.h"
+#include "base/overlay.h"
 
 #include <errno.h>
 #include <sys/mount.h>
