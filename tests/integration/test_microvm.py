@@ -182,6 +182,13 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(capsule):
     assert capsule.status("vm")["exitCode"] == 137
 
 
+def test_status_says_why_a_machine_ended(capsule):
+    capsule.run_vm("vm", "busybox:test", "echo up", IDLE, restartPolicy="Never")
+    os.kill(int(capsule.status("vm")["pid"]), signal.SIGKILL)
+    capsule.wait_phase("vm", "failed", BOOT)
+    assert capsule.status("vm")["message"].startswith("exited 255: QEMU was killed by signal 9")
+
+
 def test_a_machine_whose_payload_ends_is_off(capsule):
     capsule.run_vm("once", "busybox:test", "echo done; exit 7", restartPolicy="OnFailure", wait=False)
     wait_for(lambda: capsule.status("once").get("restartCount", 0) >= 1, "a restart", BOOT)
