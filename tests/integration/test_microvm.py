@@ -189,6 +189,23 @@ def test_status_says_why_a_machine_ended(capsule):
     assert capsule.status("vm")["message"].startswith("exited 255: QEMU was killed by signal 9")
 
 
+def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhile(capsule):
+    """The machine's boot is held up: its monitor is stopped for a while."""
+    capsule.run_vm("vm", "busybox:test", "echo up", IDLE, wait=False)
+    wait_for((capsule.run_dir / "workloads/vm/shim.pid").exists, "the holder", BOOT)
+    monitor = wait_for(lambda: [p for p in capsule.pids() if "qemu-system" in os.readlink(f"/proc/{p}/exe")], "the monitor", BOOT)[0]
+    os.kill(monitor, signal.SIGSTOP)
+    capsule.kill()
+    capsule.start()
+    assert capsule.phase("vm") == "Pending" and capsule.status("vm")["message"] == "starting"
+    os.kill(monitor, signal.SIGCONT)
+    capsule.wait_phase("vm", "running", BOOT)
+    assert int(capsule.status("vm")["pid"]) == monitor
+    said(capsule, "vm", "up")
+    capsule.run_container("client", "busybox:test", command=["ping", "-c", "1", "-W", "60", "vm"], restartPolicy="Never", wait=False)
+    said(capsule, "client", "1 packets received")
+
+
 def test_a_machine_whose_payload_ends_is_off(capsule):
     capsule.run_vm("once", "busybox:test", "echo done; exit 7", restartPolicy="OnFailure", wait=False)
     wait_for(lambda: capsule.status("once").get("restartCount", 0) >= 1, "a restart", BOOT)
