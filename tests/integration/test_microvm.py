@@ -4,12 +4,10 @@
 import os
 import pathlib
 import signal
-import subprocess
 
 import pytest
 
-import images
-from capsule import GUEST_KERNEL, PATIENCE, alive, free_port, http_get, run, wait_for
+from capsule import GUEST_KERNEL, PATIENCE, alive, free_port, http_get, wait_for
 from exec_tools import argv_of, output, run_in
 from terminal import Terminal
 
@@ -252,26 +250,6 @@ def test_a_program_that_is_not_there_is_a_failed_start(capsule):
 
 
 # ---- a kernel and a root file system of the user's own ----
-
-@pytest.fixture
-def own_rootfs(tmp_path):
-    """An ext4 with busybox whose init says what it finds and serves a page."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    init = ("#!/bin/sh\nmount -t proc proc /proc; mount -t devtmpfs dev /dev; mount -t sysfs sysfs /sys\n"
-            "echo own $(cat /marker) $(grep -c word /proc/cmdline); ip -4 addr show eth0\n"
-            "mkdir -p /vol; mount /dev/vdb /vol && echo from-own >/vol/f && umount /vol && echo volume written\n"
-            "httpd -p 80 -h /www; while :; do sleep 1; done\n")
-    entries = [*images.busybox_entries(), *images.BUSYBOX_ETC, images.File("/sbin/init", init.encode(), mode=0o755),
-               images.File("/marker", b"root"), images.File("/www/index.html", b"own page\n"),
-               *(images.Dir(d) for d in ("/proc", "/sys", "/dev"))]
-    subprocess.run(["tar", "-x", "-C", tree], input=images.layer_tar(entries), check=True)
-    rootfs = tmp_path / "rootfs.img"
-    with open(rootfs, "wb") as f:
-        f.truncate(32 << 20)
-    run("mkfs.ext4", "-q", "-d", tree, rootfs)
-    return rootfs
-
 
 def test_an_own_kernel_with_its_own_root_file_system(capsule, own_rootfs, tmp_path):
     port = free_port()
