@@ -4,7 +4,6 @@
 import hashlib
 import io
 import os
-import signal
 import socket
 import tarfile
 import time
