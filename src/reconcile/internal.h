@@ -7,6 +7,7 @@
 
 #include "reconcile/reconcile.h"
 #include "reconcile/spec.h"
+#include "runtime/limit.h"
 #include "runtime/shim_client.h"
 #include "shim/protocol.h"
 
@@ -24,6 +25,8 @@ enum state {
 	STATE_REMOVING, /* (task) */
 };
 
+#define RUN_REASON_MAX 512
+
 /* How the last run ended. */
 struct run_result {
 	bool valid;
@@ -32,6 +35,7 @@ struct run_result {
 	bool unhealthy; /* it was stopped because its health check failed */
 	int exit_code;
 	int64_t finished_at_ns;
+	char reason[RUN_REASON_MAX]; /* why a microVM ended before its payload; "" */
 };
 
 struct workload {
@@ -52,6 +56,12 @@ struct workload {
 	size_t n_layers;
 	bool emulated; /* the run: a microVM without KVM */
 
+	/* See limits.c. */
+	struct limits limits;   /* that the run has, or is being given */
+	bool limits_known;      /* of one that was taken up they are not */
+	bool limiting;          /* the task is under way */
+	char *limits_failure;   /* why they could not be set; NULL: they could */
+
 	/* What comes next. */
 	struct reconciler_access *accesses; /* utlist; see access.h */
 	bool clean_due;         /* a run has ended: step_clean() comes before anything else */
@@ -70,6 +80,10 @@ struct workload {
 	uv_timer_t timer;
 
 	struct health *health; /* see health.c; NULL: nothing is checked */
+
+	/* See ephemeral.c. */
+	struct ephemeral *ephemeral;            /* NULL: it stays */
+	struct reconciler_hold *holds_of_calls; /* utlist */
 
 	/* While PULLING. */
 	struct pull_ticket *ticket;
@@ -169,6 +183,23 @@ void health_end(struct workload *w);
 /* UNSPECIFIED if nothing is checked. *ret_message: why the last probe failed, or ""; valid until the next event. */
 Capsule__V1__Health health_state(const struct workload *w, const char **ret_message);
 
+/* ---- ephemeral.c ---- */
+
+/* An ephemeral workload that nobody uses any more is deleted after a while. */
+void ephemeral_follow(struct workload *w);
+void ephemeral_end(struct workload *w);
+
+/* The workload goes before those that hold it. */
+void ephemeral_orphan(struct workload *w);
+
+/* ---- limits.c ---- */
+
+/* Gives the workload the limits of its record if it runs and has others. */
+void limits_follow(struct workload *w);
+
+/* It runs with these. */
+void limits_note(struct workload *w, const struct limits *limits);
+
 /* ---- access.c ---- */
 
 /* Tells those that have begun, or all, that they shall end. */
@@ -238,7 +269,7 @@ void status_fill(const struct workload *w, struct status_view *view);
 unsigned workload_seconds_left(const struct workload *w);
 
 /* "exited 1", "killed: out of memory". */
-#define RUN_RESULT_TEXT 80
+#define RUN_RESULT_TEXT (80 + RUN_REASON_MAX)
 const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT]);
 
 #endif

@@ -77,12 +77,14 @@ void workload_free(struct workload *w)
 	HASH_DEL(w->owner->workloads, w);
 	access_orphan(w);
 	health_end(w);
+	ephemeral_orphan(w);
 	puller_drop(w->ticket);
 	shim_client_free(w->shim);
 	workload_keep_layers(w, NULL, 0);
 	store_workload_release(&w->record);
 	free(w->image_digest);
 	free(w->failure);
+	free(w->limits_failure);
 	free(w->pull_status);
 	w->owner->closing++;
 	uv_close((uv_handle_t *)&w->timer, on_timer_closed);
@@ -250,11 +252,13 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 		.exit_code = end->known ? end->exit_code : 255,
 		.finished_at_ns = end->known ? end->finished_at_ns : time_realtime_ns(),
 	};
+	snprintf(result.reason, sizeof result.reason, "%s", end->reason);
 
 	shim_client_free(w->shim);
 	w->shim = NULL;
-	log_info("workload %s: ended with exit code %d%s%s", w->name, result.exit_code,
-		 result.oom_killed ? ", out of memory" : "", result.lost ? ", its shim was killed" : "");
+	log_info("workload %s: ended with exit code %d%s%s%s%s", w->name, result.exit_code,
+		 result.oom_killed ? ", out of memory" : "", result.lost ? ", its shim was killed" : "",
+		 *result.reason ? ": " : "", result.reason);
 	workload_note_end(w, &result, w->state == STATE_STOPPING && !w->unhealthy);
 	w->state = STATE_DOWN;
 	w->clean_due = true;
@@ -447,8 +451,8 @@ static void advance(struct workload *w)
 		return; /* what ends these comes back here */
 	}
 	w->state = STATE_DOWN;
-	/* The end of the last one comes back here. */
-	if (!access_is_active(w))
+	/* The end of what is under way comes back here. */
+	if (!access_is_active(w) && !w->limiting)
 		advance_down(w);
 }
 
@@ -460,5 +464,7 @@ void workload_advance(struct workload *w)
 		access_revoke(w, true);
 	advance(w);
 	health_follow(w);
+	limits_follow(w);
+	ephemeral_follow(w);
 	access_admit(w);
 }

@@ -14,7 +14,7 @@
 
 static void take_result(struct workload *w, const struct driver_instance *instance)
 {
-	const struct run_result result = {
+	struct run_result result = {
 		.valid = true,
 		.lost = instance->exit_code == 255 && !instance->finished_at_ns,
 		.oom_killed = instance->oom_killed,
@@ -22,6 +22,7 @@ static void take_result(struct workload *w, const struct driver_instance *instan
 		.finished_at_ns = instance->finished_at_ns ? instance->finished_at_ns : time_realtime_ns(),
 	};
 
+	snprintf(result.reason, sizeof result.reason, "%s", instance->reason);
 	w->run_generation = instance->generation;
 	w->started_at_ns = instance->started_at_ns;
 	log_info("workload %s: ended with exit code %d while the daemon was away", w->name, result.exit_code);

@@ -263,6 +263,7 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 		.stopped = r->stopped,
 		.finished_at_ns = r->finished_at_ns,
 	};
+	snprintf(i->reason, sizeof i->reason, "%s", r->reason);
 }
 
 int holder_find(const struct places *p, const char *name, const char *begun, bool patient, struct driver_instance *ret,

@@ -180,6 +180,13 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(capsule):
     assert capsule.status("vm")["exitCode"] == 137
 
 
+def test_status_says_why_a_machine_ended(capsule):
+    capsule.run_vm("vm", "busybox:test", "echo up", IDLE, restartPolicy="Never")
+    os.kill(int(capsule.status("vm")["pid"]), signal.SIGKILL)
+    capsule.wait_phase("vm", "failed", BOOT)
+    assert capsule.status("vm")["message"].startswith("exited 255: QEMU was killed by signal 9")
+
+
 def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhile(capsule):
     """The machine's boot is held up: its monitor is stopped for a while."""
     capsule.run_vm("vm", "busybox:test", "echo up", IDLE, wait=False)
