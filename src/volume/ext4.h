@@ -17,6 +17,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* How a volume is mounted for writing. Deleted data gives its blocks back to the storage. Data that could not be written
+ * (the storage is full) ends in a file system that is read-only, not in a file that silently lacks it. */
+#define EXT4_MOUNT_OPTIONS "discard,data_err=abort"
+
 /* What the superblock tells (include/uapi and Documentation/filesystems/ext4/super.rst of Linux). */
 struct ext4_state {
 	uint64_t size_bytes; /* of the file system, which may be smaller than what holds it */
