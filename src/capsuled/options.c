@@ -74,6 +74,16 @@ static int set_mirror(struct options *o, size_t offset, const char *value, struc
 	return set_list(o, offset, value, err);
 }
 
+static int set_volumes(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	const char *pool = strncmp(value, OPTIONS_LVM, strlen(OPTIONS_LVM)) ? NULL : value + strlen(OPTIONS_LVM);
+	const char *slash = pool ? strchr(pool, '/') : NULL;
+
+	if (strcmp(value, "file") != 0 && (!slash || slash == pool || !slash[1] || strchr(slash + 1, '/')))
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is neither file nor of the form lvm:VG/POOL", value);
+	return set_string(o, offset, value, err);
+}
+
 static int set_level(struct options *o, size_t offset, const char *value, struct error *err)
 {
 	if (log_level_parse(value, &o->log_level) < 0)
@@ -140,6 +150,10 @@ static const struct option_row rows[] = {
 	  TEXT(image_worker) },
 	{ "copy-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-copy",
 	  "program that copies files to and from workloads", TEXT(copy_worker) },
+	{ "volume-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-volume",
+	  "program that exports, imports and holds volumes", TEXT(volume_worker) },
+	{ "volumes", "WHERE", "file", "where volumes are made that do not say: file, or lvm:VG/POOL for a thin pool",
+	  set_volumes, FIELD(volumes), false },
 	{ "log-level", "LEVEL", "info", "error, warn, info or debug", set_level, FIELD(log_level), false },
 	{ "log-max-size", "SIZE", "10MiB", "size at which a log, of a workload or of the daemon, is rotated",
 	  set_size, FIELD(log_max_size), false },
@@ -172,7 +186,7 @@ static void list_release(struct option_list *list)
 void options_release(struct options *o)
 {
 	for (size_t i = 0; i < N_ROWS; i++)
-		if (rows[i].set == set_string || rows[i].set == set_directory)
+		if (rows[i].set == set_string || rows[i].set == set_directory || rows[i].set == set_volumes)
 			free(*(char **)(void *)((char *)o + rows[i].offset));
 	list_release(&o->listen);
 	list_release(&o->mirrors);

@@ -25,6 +25,7 @@ CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
 COPY_WORKER = BUILD / "src/copier/capsule-copy"
+VOLUME_WORKER = BUILD / "src/volumer/capsule-volume"
 # What capsulectl needs to find the program of this build.
 CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
 # A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
@@ -128,6 +129,7 @@ class Capsule:
         return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
                 "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--copy-worker", COPY_WORKER,
+                "--volume-worker", VOLUME_WORKER,
                 "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
