@@ -107,9 +107,6 @@ static void finish_done(void *arg)
 static void finish(struct transfer *t)
 {
 	t->finishing = true;
-	/* An export is done for the client when its last byte is there. */
-	if (!t->import)
-		answer(t);
 	task_start(t->host->tasks, finish_work, finish_done, t);
 }
 

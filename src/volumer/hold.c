@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -56,12 +57,24 @@ static int wait_for_end(int seconds)
 	return r == 0;
 }
 
+/* Nothing but its own end, or the machine's, may come between freezing and thawing: not a daemon that is gone before it
+ * reads the answer, not a terminal or a service manager that ends everything at once. */
+static void ignore_signals(void)
+{
+	static const int ignored[] = { SIGPIPE, SIGHUP, SIGINT, SIGTERM };
+	const struct sigaction ignore = { .sa_handler = SIG_IGN };
+
+	for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
+		sigaction(ignored[i], &ignore, NULL);
+}
+
 int hold(const char *device, int seconds, bool *ret_late, struct error *err)
 {
 	static const char frozen[] = VOLUMER_FROZEN "\n";
 	_cleanup_close_ int root = -1;
 	int r;
 
+	ignore_signals();
 	if (expect_mounted(device, err) < 0)
 		return -1;
 	r = mount_once_more(device, false, &root, err);

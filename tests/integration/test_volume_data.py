@@ -114,7 +114,7 @@ def test_a_snapshot_under_a_writer_is_clean_and_has_what_was_synced(capsule):
 
 
 def test_a_daemon_that_is_killed_while_it_holds_a_volume_still(capsule):
-    """The helper thaws; the snapshot that was not finished is gone after the next start, and so is its file."""
+    """Its helper thaws; the snapshot that was not finished is gone after the next start, and so is its file."""
     capsule.apply(volume(size="1GiB"))
     run_with_volume(capsule)
     capsule.inside("w", "sh", "-c", f"dd if=/dev/urandom of={DATA}/big bs=1M count=300 2>/dev/null; sync")
@@ -222,7 +222,7 @@ def test_an_export_under_a_writer(capsule):
     assert send(capsule, "copy", stream) == (0, "")
     assert fsck(capsule.root / "volumes/copy.img")
     assert numbers(content(capsule, "copy", "numbers")) > 10
-    wait_for(lambda: "data+.img" not in storage(capsule), "the copy that was made for it to go")
+    assert "data+.img" not in storage(capsule)
 
 
 @pytest.fixture
@@ -232,8 +232,9 @@ def stream(capsule):
     return export(capsule, "data")
 
 
-def flipped(stream, at):
-    return stream[:at] + bytes([stream[at] ^ 0x40]) + stream[at + 1:]
+def spoilt(stream, at):
+    """Eight bytes, because a bit of a compressed stream may mean nothing."""
+    return stream[:at] + bytes(b ^ 0x5a for b in stream[at:at + 8]) + stream[at + 8:]
 
 
 @pytest.mark.parametrize("spoil, word", [
@@ -243,10 +244,10 @@ def flipped(stream, at):
     (lambda s: s[:15], "without an exported volume"),
     (lambda s: b"", "without an exported volume"),
     (lambda s: s + b"x", "something follows"),
-    (lambda s: flipped(s, 0), "no exported volume"),
-    (lambda s: flipped(s, 11), "damaged"),
-    (lambda s: flipped(s, len(s) // 2), "damaged"),
-    (lambda s: flipped(s, len(s) - 3), "damaged"),
+    (lambda s: spoilt(s, 0), "no exported volume"),
+    (lambda s: s[:11] + b"\x01" + s[12:], "damaged"),
+    (lambda s: spoilt(s, len(s) // 2), "damaged"),
+    (lambda s: spoilt(s, len(s) - 9), "damaged"),
     (lambda s: s[:8] + b"\xff" * 8 + s[16:], "impossible size"),
 ], ids=["last-byte", "half", "header-only", "half-header", "nothing", "more", "magic", "size", "middle", "digest", "huge"])
 def test_a_damaged_stream_leaves_nothing(capsule, stream, spoil, word):
@@ -326,7 +327,7 @@ def test_du(capsule):
 
 
 def test_no_room_for_a_copy(small_disk, make_capsule):
-    capsule = make_capsule("--root", small_disk / "root")
+    capsule = make_capsule(root=small_disk / "root")
     capsule.apply(volume(size="100MiB"))
     run_with_volume(capsule)
     capsule.inside("w", "sh", "-c", f"dd if=/dev/urandom of={DATA}/big bs=1M count=80 2>/dev/null; sync")
@@ -351,7 +352,7 @@ def sharing_disk(tmp_path):
 
 
 def test_copies_share_blocks_where_the_disk_can(sharing_disk, make_capsule):
-    capsule = make_capsule("--root", sharing_disk / "root")
+    capsule = make_capsule(root=sharing_disk / "root")
     capsule.apply(volume(size="400MiB"))
     run_with_volume(capsule)
     capsule.inside("w", "sh", "-c", f"dd if=/dev/urandom of={DATA}/big bs=1M count=300 2>/dev/null; sync")

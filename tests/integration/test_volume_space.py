@@ -35,7 +35,7 @@ def fill(path):
 
 def test_a_disk_that_others_filled_loses_no_data_silently(small_disk, make_capsule):
     """What the workload was told is written is there; what could not be written is an error for it, at the latest at fsync."""
-    capsule = make_capsule("--root", small_disk / "root")
+    capsule = make_capsule(root=small_disk / "root")
     capsule.apply(volume(size="64MiB"))
     run_with_volume(capsule)
     capsule.inside("w", "sh", "-c", f"echo kept > {DATA}/kept; sync")
