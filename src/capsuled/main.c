@@ -116,7 +116,7 @@ static int add_backend(struct daemon *d, const char *kind, struct error *err)
 	if (!strcmp(kind, "file"))
 		r = volume_file_backend_new(directory, d->options.volume_worker, next, err);
 	else
-		r = volume_lvm_backend_new(kind + strlen(OPTIONS_LVM), d->options.volume_worker, next, err);
+		r = volume_lvm_backend_new(kind + strlen(OPTIONS_LVM), next, err);
 	if (r == 0)
 		d->volumes.n++;
 	return r;

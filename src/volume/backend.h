@@ -94,7 +94,7 @@ char *volume_text(const char *name);
 int volume_file_backend_new(const char *directory, const char *worker, struct volume_backend **ret, struct error *err);
 
 /* Volumes in a thin pool, "VG/POOL", which must exist. */
-int volume_lvm_backend_new(const char *pool, const char *worker, struct volume_backend **ret, struct error *err);
+int volume_lvm_backend_new(const char *pool, struct volume_backend **ret, struct error *err);
 
 /* All that the daemon has; the first is where a volume is made that does not say. */
 struct volume_backends {

@@ -28,6 +28,13 @@ struct ext4_state {
 	bool needs_recovery; /* its journal holds what was not written yet: it was not unmounted */
 };
 
+/* Waits for the tool that may still work on the open file or device because the daemon that started it was killed, and
+ * keeps others out until the descriptor and its copies are closed. -1 with errno. */
+int ext4_lock(int fd);
+
+/* Opens for writing and locks. Within one daemon nobody waits here: volume_lock() (locks.h) came first. */
+int ext4_open_locked(const char *what, const char *path, int *ret_fd, struct error *err);
+
 /* DATA_LOSS if there is no ext4. */
 int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, struct error *err);
 

@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -158,32 +157,6 @@ static int expect_room(struct file_backend *fb, const char *what, const struct s
 	return r;
 }
 
-/* ---- tools of a killed daemon ---- */
-
-static int lock_file(int fd)
-{
-	while (flock(fd, LOCK_EX) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return 0;
-}
-
-/* Opens the file and waits for the tool that may still work on it because the daemon that started it was killed. Within
- * one daemon nobody waits here: volume_lock() came first. */
-static int open_locked(const char *what, const char *path, int *ret_fd, struct error *err)
-{
-	_cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
-	int r;
-
-	if (fd < 0)
-		return error_errno(err, errno, "cannot open %s at %s", what, path);
-	r = lock_file(fd);
-	if (r < 0)
-		return error_errno(err, -r, "cannot lock %s", path);
-	*ret_fd = steal_fd(&fd);
-	return 0;
-}
-
 /* Removes a file once no tool works on it; missing: success. */
 static int remove_file(const char *what, const char *path, struct error *err)
 {
@@ -191,7 +164,7 @@ static int remove_file(const char *what, const char *path, struct error *err)
 
 	if (access(path, F_OK) < 0 && errno == ENOENT)
 		return 0;
-	if (open_locked(what, path, &fd, err) < 0)
+	if (ext4_open_locked(what, path, &fd, err) < 0)
 		return -1;
 	return unlink(path) < 0 ? error_errno(err, errno, "cannot remove %s", path) : 0;
 }
@@ -220,7 +193,7 @@ static int open_tmp(const struct image *image, struct error *err)
 	if (remove_file(image->what, image->tmp, err) < 0)
 		return -1;
 	fd = open(image->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 || lock_file(fd) < 0)
+	if (fd < 0 || ext4_lock(fd) < 0)
 		return error_errno(err, errno, "cannot make the file of %s", image->what);
 	return steal_fd(&fd);
 }
@@ -297,7 +270,7 @@ static int file_finish(struct volume_backend *b, const char *name, struct error 
 	_cleanup_image_ struct image image = { 0 };
 	_cleanup_close_ int fd = -1;
 
-	if (image_init(self(b), name, &image, err) < 0 || open_locked(image.what, image.path, &fd, err) < 0 ||
+	if (image_init(self(b), name, &image, err) < 0 || ext4_open_locked(image.what, image.path, &fd, err) < 0 ||
 	    ext4_check(image.what, image.path, fd, true, err) < 0)
 		return -1;
 	return fsync(fd) < 0 ? error_errno(err, errno, "cannot write the file of %s", image.what) : 0;
@@ -328,7 +301,7 @@ static int grow_locked(struct file_backend *fb, const struct image *image, uint6
 	struct ext4_state state;
 	struct stat st;
 
-	if (open_locked(image->what, image->path, &fd, err) < 0)
+	if (ext4_open_locked(image->what, image->path, &fd, err) < 0)
 		return -1;
 	if (fstat(fd, &st) < 0)
 		return error_errno(err, errno, "cannot look at %s", image->path);
@@ -408,7 +381,7 @@ static int make_device(const struct image *image, bool read_only, struct loop *r
 	_cleanup_close_ int fd = -1;
 	struct ext4_state state;
 
-	if (open_locked(image->what, image->path, &fd, err) < 0 ||
+	if (ext4_open_locked(image->what, image->path, &fd, err) < 0 ||
 	    ext4_read_state(image->what, image->path, &state, err) < 0)
 		return -1;
 	/* A mount replays the journal by itself, but not through a device that cannot be written. */
@@ -495,7 +468,7 @@ static int copy_under_tmp(struct file_backend *fb, const struct image *from, con
 {
 	_cleanup_close_ int from_fd = -1, to_fd = open_tmp(to, err);
 
-	if (to_fd < 0 || open_locked(from->what, from->path, &from_fd, err) < 0 ||
+	if (to_fd < 0 || ext4_open_locked(from->what, from->path, &from_fd, err) < 0 ||
 	    copy_room(fb, from, from_fd, to, to_fd, err) < 0 || copy_held(fb, from, from_fd, to_fd, err) < 0)
 		return -1;
 	return publish(to, to_fd, err);

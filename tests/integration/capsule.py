@@ -105,8 +105,9 @@ class Capsule:
     serial = 0
     place = "/var/tmp"
 
-    def __init__(self, *options, netns=None, root=None):
-        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere."""
+    def __init__(self, *options, netns=None, root=None, env=None):
+        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere.
+        env: its environment, where that is not this one."""
         Capsule.serial += 1
         n = Capsule.serial
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir=self.place))
@@ -119,7 +120,7 @@ class Capsule:
         self.table = f"{MARK}{n}"
         self.netns = netns
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
-        self.env = dict(os.environ)
+        self.env = dict(env or os.environ)
         self.process = None
         self.log = self.dir / "stderr.log"
 
