@@ -74,12 +74,19 @@ static int set_mirror(struct options *o, size_t offset, const char *value, struc
 	return set_list(o, offset, value, err);
 }
 
+/* "VG/POOL" */
+static bool is_pool(const char *text)
+{
+	const char *slash = strchr(text, '/');
+
+	return slash && slash > text && slash[1] && !strchr(slash + 1, '/');
+}
+
 static int set_volumes(struct options *o, size_t offset, const char *value, struct error *err)
 {
-	const char *pool = strncmp(value, OPTIONS_LVM, strlen(OPTIONS_LVM)) ? NULL : value + strlen(OPTIONS_LVM);
-	const char *slash = pool ? strchr(pool, '/') : NULL;
+	size_t prefix = strlen(OPTIONS_LVM);
 
-	if (strcmp(value, "file") != 0 && (!slash || slash == pool || !slash[1] || strchr(slash + 1, '/')))
+	if (strcmp(value, "file") != 0 && (strncmp(value, OPTIONS_LVM, prefix) || !is_pool(value + prefix)))
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is neither file nor of the form lvm:VG/POOL", value);
 	return set_string(o, offset, value, err);
 }

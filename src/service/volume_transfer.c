@@ -17,7 +17,7 @@
 #include "base/buf.h"
 #include "base/worker.h"
 #include "volume/stream.h"
-#include "volumer/protocol.h"
+#include "volume/worker.h"
 
 #include <assert.h>
 #include <string.h>

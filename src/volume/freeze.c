@@ -4,7 +4,7 @@
 
 #include "base/fs.h"
 #include "base/process.h"
-#include "volumer/protocol.h"
+#include "volume/worker.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,7 +3,7 @@
 #include "volumer/hold.h"
 
 #include "base/fs.h"
-#include "volumer/protocol.h"
+#include "volume/worker.h"
 
 #include <errno.h>
 #include <fcntl.h>

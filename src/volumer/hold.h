@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* capsule-volume hold: see protocol.h and volume/freeze.h. */
+/* capsule-volume hold: see volume/worker.h and volume/freeze.h. */
 #ifndef CAPSULE_VOLUMER_HOLD_H
 #define CAPSULE_VOLUMER_HOLD_H
 

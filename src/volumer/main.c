@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* capsule-volume: what is done to a volume's storage in a process of its own (protocol.h): a stream of foreign bytes is
+/* capsule-volume: what is done to a volume's storage in a process of its own (volume/worker.h): a stream of foreign bytes is
  * read by a process that sees nothing but that storage, and a frozen file system is thawed whatever becomes of the daemon. */
 #include "base/confine.h"
 #include "base/fs.h"
 #include "volume/stream.h"
+#include "volume/worker.h"
 #include "volumer/hold.h"
-#include "volumer/protocol.h"
 
 #include <string.h>
 

@@ -86,7 +86,7 @@ def test_a_volume_is_a_thin_volume(capsule, pool):
     capsule.ctl("volume", "resize", "data", "2GiB")
     run_with_volume(capsule)
     assert capsule.inside("w", "cat", f"{DATA}/file") == "kept\n"
-    assert int(capsule.inside("w", "df", "-k", DATA).splitlines()[-1].split()[1]) > 1 << 20
+    assert int(capsule.inside("w", "df", "-kP", DATA).splitlines()[-1].split()[1]) > 1 << 20
     refused(capsule.ctl("volume", "resize", "data", "3GiB", check=False), "in use by w")
     capsule.ctl("workload", "delete", "w")
     capsule.ctl("volume", "delete", "data")
@@ -123,7 +123,7 @@ def test_what_others_made_is_not_taken_over(capsule, pool):
     assert pool.volumes() == ["vol-data"]
     pool.lvm("lvchange", "--addtag", "capsule", f"{pool.vg}/vol-data")
     capsule.restart()
-    capsule.ctl("volume", "delete", "data")
+    assert pool.volumes() == [] and capsule.ctl("volume", "list", "-o", "name").out == "", "its deletion is led on"
 
 
 @pytest.mark.parametrize("where, word", [("nothing/pool", "nothing"), ("file/", "neither file nor"), ("pool", "neither file nor")])

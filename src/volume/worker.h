@@ -16,8 +16,8 @@
  * `import` reads one from standard input into storage that reads as zeros. Exit status 0: done. VOLUMER_EXIT_FAILED: the
  * last line on standard error is "CODE message". Anything else is a bug.
  */
-#ifndef CAPSULE_VOLUMER_PROTOCOL_H
-#define CAPSULE_VOLUMER_PROTOCOL_H
+#ifndef CAPSULE_VOLUME_WORKER_H
+#define CAPSULE_VOLUME_WORKER_H
 
 #define VOLUMER_FROZEN "frozen"
 #define VOLUMER_FD 3
