@@ -6,6 +6,7 @@ Beside these, the daemon holds: the image busybox:test; the volumes "data" (32 M
 workloads "running", "stopped" (which publishes PORT) and "vm".
 """
 import collections
+from base64 import b64encode
 
 import bad_archives as bad
 from capsule import free_port
@@ -311,11 +312,11 @@ REQUESTS = [
             "ALREADY_EXISTS", "volume spare cannot be its own clone; choose another name"),
     request("VolumeService/Usage", {"name": "absent"}, "NOT_FOUND", "there is no volume absent"),
     request("VolumeService/Export", {"name": "absent"}, "NOT_FOUND", "there is no volume absent"),
-    request("VolumeService/Import", [{"chunk": b"x"}],
+    request("VolumeService/Import", [{"chunk": "eA=="}],
             "INVALID_ARGUMENT", "the first message must hold the metadata"),
     request("VolumeService/Import", [{"metadata": {"name": "new"}}],
             "INVALID_ARGUMENT", "the stream ended without an exported volume"),
-    request("VolumeService/Import", [{"metadata": {"name": "new"}}, {"chunk": b"CAPSVOL1" + b"\xff" * 8}],
+    request("VolumeService/Import", [{"metadata": {"name": "new"}}, {"chunk": b64encode(b"CAPSVOL1" + b"\xff" * 8).decode()}],
             "INVALID_ARGUMENT", "the exported volume has an impossible size"),
     request("ImageService/Pull", {}, "INVALID_ARGUMENT", "the request names no image"),
     request("ImageService/Pull", {"reference": "localhost/Upper"},
