@@ -15,6 +15,7 @@
 
 #define OUTPUT_MAX_DEFAULT (64u << 10)
 #define FDS_MAX 32
+#define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 extern char **environ;
 
@@ -254,4 +255,26 @@ int process_run_ok(const char *const *argv, int64_t timeout_ms, struct error *er
 	line = last_line(result.output);
 	return error_set(err, ERR_INTERNAL, "%s failed with exit code %d%s%s", argv[0], result.exit_code, *line ? ": " : "",
 			 line);
+}
+
+char *process_find(const char *name)
+{
+	const char *path = getenv("PATH");
+
+	if (strchr(name, '/'))
+		return access(name, X_OK) == 0 ? realpath(name, NULL) : NULL;
+	if (!path || !*path)
+		path = PATH_DEFAULT;
+	while (*path) {
+		size_t len = strcspn(path, ":");
+		char *candidate = NULL;
+
+		if (*path == '/' && asprintf(&candidate, "%.*s/%s", (int)len, path, name) < 0)
+			return NULL;
+		if (candidate && access(candidate, X_OK) == 0)
+			return candidate;
+		free(candidate);
+		path += len + (path[len] == ':');
+	}
+	return NULL;
 }

@@ -58,6 +58,10 @@ int process_run(const struct process_run *run, struct process_result *ret, struc
 /* Runs the command and turns a non-zero exit into an error (INTERNAL) that ends with the last line it printed. */
 int process_run_ok(const char *const *argv, int64_t timeout_ms, struct error *err);
 
+/* The path of a program: of a name, the first in PATH that is absolute and executable; of a path, without links. NULL: there
+ * is none. Caller frees. */
+char *process_find(const char *name);
+
 /* For a child before it executes: default dispositions and an empty signal mask. Async-signal-safe. */
 void process_reset_signals(void);
 

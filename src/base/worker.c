@@ -108,6 +108,11 @@ static void end_output(struct worker *w)
 	w->output_ended = w->errors_ended = true;
 }
 
+pid_t worker_pid(const struct worker *w)
+{
+	return w->process.pid;
+}
+
 void worker_kill(struct worker *w)
 {
 	/* Its number is its own until on_exit_cb() has run. The group, in case it has children. */

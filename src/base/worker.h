@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <uv.h>
 
 #define WORKER_QUEUE_HIGH (1u << 20)
@@ -61,6 +62,9 @@ void worker_end_input(struct worker *w);
 /* Between the two no output is handed on, and the worker waits when its pipe is full. */
 void worker_pause(struct worker *w);
 void worker_resume(struct worker *w);
+
+/* Of its process. */
+pid_t worker_pid(const struct worker *w);
 
 /* `ended` comes when it is dead. */
 void worker_kill(struct worker *w);

@@ -37,7 +37,7 @@ static int64_t grace_ms(const struct ending *ending, const Capsule__V1__Workload
 /* The shim of a running workload, asked to stop it; NULL where nothing runs. */
 static struct shim_client *stop(struct ending *ending, const Capsule__V1__Workload *spec)
 {
-	struct driver *driver = ending->host->container;
+	struct driver *driver = ending->host->driver;
 	struct driver_instance instance = { .shim_fd = -1 };
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct shim_client *shim = NULL;
@@ -78,7 +78,7 @@ static void stop_all(struct ending *ending, struct store_workload *records, size
 static void clean_up(const char *name, void *arg)
 {
 	struct ending *ending = arg;
-	struct driver *driver = ending->host->container;
+	struct driver *driver = ending->host->driver;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	if (driver->ops->cleanup(driver, name, &err) < 0)

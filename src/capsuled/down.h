@@ -19,7 +19,7 @@ struct down_host {
 	uv_loop_t *loop;
 	struct store *store;
 	struct net *net;
-	struct driver *container;
+	struct driver *driver;
 	const struct driver_options *driver_options;
 	int64_t stop_grace_ms; /* where a workload does not say */
 };

@@ -38,7 +38,7 @@ struct daemon {
 	struct image_store *images;
 	struct volume_backends volumes;
 	struct net *net;
-	struct driver *container;
+	struct driver *container, *micro_vm;
 	struct puller *puller;
 	struct reconciler *reconciler;
 	struct history *history;
@@ -156,6 +156,12 @@ static int open_parts(struct daemon *d, struct error *err)
 		.run = o->run,
 		.shim = o->shim,
 		.oci_runtime = o->oci_runtime,
+		.vm_holder = o->vm_holder,
+		.image_worker = o->image_worker,
+		.guest_dir = o->guest_dir,
+		.guest_kernel = o->guest_kernel,
+		.vm_monitor = o->vm_monitor,
+		.vm_accel = o->vm_accel,
 		.cgroup_parent = o->cgroup_parent,
 		.log_max_bytes = o->log_max_size,
 		.log_max_files = o->log_max_files,
@@ -164,7 +170,8 @@ static int open_parts(struct daemon *d, struct error *err)
 	if (store_open(db, &d->store, err) < 0 || store_adopt_subnet(d->store, &d->host.subnet, err) < 0 ||
 	    image_store_open(o->root, &d->images, err) < 0 ||
 	    open_volumes(d, err) < 0 || net_new(&net, &d->net, err) < 0 ||
-	    container_driver_new(&d->driver_options, &d->container, err) < 0)
+	    container_driver_new(&d->driver_options, &d->container, err) < 0 ||
+	    microvm_driver_new(&d->driver_options, &d->micro_vm, err) < 0)
 		return -1;
 	return 0;
 }
@@ -187,6 +194,7 @@ static int start_reconciler(struct daemon *d, struct error *err)
 		.volumes = &d->volumes,
 		.net = d->net,
 		.container = d->container,
+		.micro_vm = d->micro_vm,
 		.driver_options = &d->driver_options,
 		.stop_grace_ms = d->options.stop_grace_ns / NSEC_PER_MSEC,
 		.happened = history_add,
@@ -234,6 +242,7 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.copy_worker = d->options.copy_worker;
 	d->host.volumes = &d->volumes;
 	d->host.volume_worker = d->options.volume_worker;
+	d->host.micro_vm = d->micro_vm;
 	d->host.reconciler = d->reconciler;
 	d->host.net = d->net;
 	d->host.history = d->history;
@@ -344,6 +353,8 @@ static void release(struct daemon *d)
 	uv_loop_close(&d->loop);
 	if (d->container)
 		d->container->ops->free(d->container);
+	if (d->micro_vm)
+		d->micro_vm->ops->free(d->micro_vm);
 	/* An empty bridge does not outlive the daemon; one with workloads does. */
 	if (d->reconciler && net_sweep(d->net, &err) < 0)
 		log_warn("network: %s", error_message(&err));
@@ -397,7 +408,7 @@ static int take_down(struct daemon *d, struct error *err)
 		return -1;
 	host.store = d->store;
 	host.net = d->net;
-	host.container = d->container;
+	host.driver = d->container; /* finds, stops and cleans up after both kinds */
 	host.stop_grace_ms = d->options.stop_grace_ns / NSEC_PER_MSEC;
 	return down(&host, err);
 }

@@ -91,6 +91,29 @@ static int set_volumes(struct options *o, size_t offset, const char *value, stru
 	return set_string(o, offset, value, err);
 }
 
+/* One of the words, which end with a NULL. */
+static int set_word(struct options *o, size_t offset, const char *value, const char *const *words, struct error *err)
+{
+	for (size_t i = 0; words[i]; i++)
+		if (!strcmp(value, words[i]))
+			return set_string(o, offset, value, err);
+	return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not one of %s, %s, %s", value, words[0], words[1], words[2]);
+}
+
+static int set_monitor(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	static const char *const words[] = { "auto", "qemu", "firecracker", NULL };
+
+	return set_word(o, offset, value, words, err);
+}
+
+static int set_accel(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	static const char *const words[] = { "auto", "kvm", "emulated", NULL };
+
+	return set_word(o, offset, value, words, err);
+}
+
 static int set_level(struct options *o, size_t offset, const char *value, struct error *err)
 {
 	if (log_level_parse(value, &o->log_level) < 0)
@@ -161,6 +184,14 @@ static const struct option_row rows[] = {
 	  "program that exports, imports and holds volumes", TEXT(volume_worker) },
 	{ "volumes", "WHERE", "file", "where volumes are made that do not say: file, or lvm:VG/POOL for a thin pool",
 	  set_volumes, FIELD(volumes), false },
+	{ "vm-holder", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-vm", "program that holds a running microVM", TEXT(vm_holder) },
+	{ "vm-monitor", "MONITOR", "auto", "auto, qemu or firecracker: what runs microVMs that do not say", set_monitor,
+	  FIELD(vm_monitor), false },
+	{ "vm-accel", "HOW", "auto", "auto, kvm or emulated: how; auto takes KVM where it works", set_accel, FIELD(vm_accel),
+	  false },
+	{ "guest-dir", "DIR", CAPSULE_LIBEXECDIR "/guest", "kernel and initramfs that microVMs boot from",
+	  DIRECTORY(guest_dir) },
+	{ "guest-kernel", "FILE", NULL, "another kernel than the one in there", DIRECTORY(guest_kernel) },
 	{ "log-level", "LEVEL", "info", "error, warn, info or debug", set_level, FIELD(log_level), false },
 	{ "log-max-size", "SIZE", "10MiB", "size at which a log, of a workload or of the daemon, is rotated",
 	  set_size, FIELD(log_max_size), false },
@@ -183,6 +214,12 @@ static const struct option_row rows[] = {
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 
+static bool is_text(const struct option_row *row)
+{
+	return row->set == set_string || row->set == set_directory || row->set == set_monitor || row->set == set_accel ||
+	       row->set == set_volumes;
+}
+
 static void list_release(struct option_list *list)
 {
 	for (size_t i = 0; i < list->n; i++)
@@ -193,7 +230,7 @@ static void list_release(struct option_list *list)
 void options_release(struct options *o)
 {
 	for (size_t i = 0; i < N_ROWS; i++)
-		if (rows[i].set == set_string || rows[i].set == set_directory || rows[i].set == set_volumes)
+		if (is_text(&rows[i]))
 			free(*(char **)(void *)((char *)o + rows[i].offset));
 	list_release(&o->listen);
 	list_release(&o->mirrors);
@@ -204,7 +241,7 @@ void options_release(struct options *o)
 void options_print_help(void)
 {
 	printf("Usage: capsuled [OPTION]...\n\n"
-	       "Keeps this host's containers and volumes in the state that was applied with capsulectl.\n\nOptions:\n");
+	       "Keeps this host's containers, microVMs and volumes in the state that was applied with capsulectl.\n\nOptions:\n");
 	for (size_t i = 0; i < N_ROWS; i++) {
 		char left[64];
 		const char *help = rows[i].help, *newline = strchr(help, '\n');

@@ -31,6 +31,9 @@ struct options {
 	char *bridge, *subnet, *table, *dnsmasq;
 	char *oci_runtime, *cgroup_parent, *shim, *image_worker, *copy_worker, *volume_worker;
 	char *volumes;         /* "file", or OPTIONS_LVM and VG/POOL */
+	char *vm_holder, *guest_dir;
+	char *guest_kernel;    /* NULL: the one in guest_dir */
+	char *vm_monitor, *vm_accel;
 	enum log_level log_level;
 	uint64_t log_max_size;
 	unsigned log_max_files;

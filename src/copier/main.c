@@ -9,6 +9,7 @@
 #include "base/fs.h"
 #include "copier/protocol.h"
 #include "copier/reach.h"
+#include "copier/relay.h"
 #include "tree/extract.h"
 #include "tree/pack.h"
 #include "tree/path.h"
@@ -23,7 +24,7 @@
 #define INPUT_SIZE ((size_t)256 << 10)
 
 static const char USAGE[] =
-	"usage: capsule-copy in|out --process PATH\n"
+	"usage: capsule-copy in|out --process|--guest PATH\n"
 	"       capsule-copy in|out --state DIR --layer DIR... [--volume MODE:DEVICE:PATH]... PATH\n"
 	"       capsule-copy pack [--archive] PATH > TAR\n"
 	"       capsule-copy unpack [--archive] [--contents] PATH < TAR\n"
@@ -31,6 +32,7 @@ static const char USAGE[] =
 	"One end of a copy. Started by capsuled and capsulectl; not meant to be run by hand.\n"
 	"\n"
 	"  --process      descriptor 3 is a pidfd of a process of a running workload\n"
+	"  --guest        descriptor 3 is a connection to the holder of a running microVM\n"
 	"  --state DIR    the directory of one that does not run, with upper/ and work/\n"
 	"  --layer DIR    a layer of its image, the lowest first\n"
 	"  --volume ...   a volume of it; MODE is ro or rw\n"
@@ -40,7 +42,7 @@ static const char USAGE[] =
 struct arguments {
 	const char *verb, *path;
 	struct reach reach;
-	bool archive, contents;
+	bool guest, archive, contents;
 };
 
 /* ---- arguments ---- */
@@ -61,6 +63,7 @@ static int parse_option(struct arguments *a, int option, char *value)
 {
 	switch (option) {
 	case 'p': a->reach.running = true; return 0;
+	case 'g': a->guest = true; return 0;
 	case 's': a->reach.state_dir = value; return 0;
 	case 'l':
 		if (a->reach.n_layers == SHIM_LAYERS_MAX)
@@ -80,8 +83,10 @@ static int parse_option(struct arguments *a, int option, char *value)
 static int parse_arguments(int argc, char **argv, struct arguments *a)
 {
 	static const struct option options[] = {
-		{ "process", no_argument, NULL, 'p' },	    { "state", required_argument, NULL, 's' },
-		{ "layer", required_argument, NULL, 'l' },  { "volume", required_argument, NULL, 'v' },
+		{ "process", no_argument, NULL, 'p' },	    { "guest", no_argument, NULL, 'g' },
+		{ "state", required_argument, NULL, 's' },
+		{ "layer", required_argument, NULL, 'l' },
+		{ "volume", required_argument, NULL, 'v' },
 		{ "archive", no_argument, NULL, 'a' },	    { "contents", no_argument, NULL, 'c' },
 		{ "help", no_argument, NULL, 'h' },	    { NULL, 0, NULL, 0 },
 	};
@@ -220,7 +225,7 @@ static const struct verb *find_verb(const struct arguments *a)
 		{ "pack", run_pack, false },
 		{ "unpack", run_unpack, false },
 	};
-	bool has_place = a->reach.running || (a->reach.state_dir && a->reach.n_layers);
+	bool has_place = a->guest || a->reach.running || (a->reach.state_dir && a->reach.n_layers);
 
 	for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
 		if (!strcmp(a->verb, verbs[i].name) && verbs[i].for_daemon == has_place)
@@ -251,6 +256,8 @@ int main(int argc, char **argv)
 	/* What is made has the mode that the archive says; implied directories are 0755. */
 	if (verb->for_daemon)
 		umask(0);
+	if (arguments.guest)
+		return relay_to_guest(verb->run == run_in, arguments.path);
 	if (verb->run(&arguments, &err) == 0)
 		return 0;
 	report(verb, &err);

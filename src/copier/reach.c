@@ -4,8 +4,8 @@
 
 #include "base/confine.h"
 #include "base/fs.h"
+#include "base/overlay.h"
 #include "copier/protocol.h"
-#include "shim/overlay.h"
 #include "volume/ext4.h"
 
 #include <errno.h>

@@ -23,7 +23,7 @@ static const char EMPTY_INDEX[] =
 
 void layout_release(struct layout *l)
 {
-	int *fds[] = { &l->root, &l->images, &l->blobs, &l->layers };
+	int *fds[] = { &l->root, &l->images, &l->blobs, &l->layers, &l->payloads };
 
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
 		cleanup_closep(fds[i]);
@@ -64,6 +64,7 @@ int layout_open(const char *root, struct layout *ret, struct error *err)
 
 	if (open_dir(AT_FDCWD, root, &l.root, err) < 0 || open_dir(l.root, "images", &l.images, err) < 0 ||
 	    open_dir(l.images, "blobs/sha256", &l.blobs, err) < 0 || open_dir(l.root, "layers", &l.layers, err) < 0 ||
+	    open_dir(l.root, "payloads", &l.payloads, err) < 0 ||
 	    layout_make_files(&l, err) < 0)
 		return error_wrap(err, "cannot open the image store in %s", root);
 	*ret = l;

@@ -8,6 +8,7 @@
  *   <root>/images/.lock                                         guards what follows
  *   <root>/images/.tmp-<random>/                                the stage of one transfer or collection
  *   <root>/layers/<hex of diff id>/                             unpacked layers
+ *   <root>/payloads/<hex of manifest>.erofs                     flattened images (payload.h)
  *
  * The lock (flock) is held exclusively to change the index, to sweep and to decide what to collect, and shared to pin.
  * It is never held for long: nothing is unpacked, and no tree is removed, under it.
@@ -36,10 +37,10 @@
 #define LAYOUT_REF_NAME "org.opencontainers.image.ref.name"
 
 struct layout {
-	int root, images, blobs, layers; /* directories; -1 while not open */
+	int root, images, blobs, layers, payloads; /* directories; -1 while not open */
 };
 
-#define LAYOUT_INIT { -1, -1, -1, -1 }
+#define LAYOUT_INIT { -1, -1, -1, -1, -1 }
 
 struct layout_stage {
 	int fd; /* the directory, locked */

@@ -8,6 +8,7 @@
 #include "base/timeutil.h"
 #include "image/layout.h"
 #include "image/oci.h"
+#include "image/payload.h"
 #include "image/reference.h"
 
 #include <errno.h>
@@ -466,9 +467,21 @@ static int find_needed(const struct layout *l, const char *const *pinned, size_t
 	return 0;
 }
 
+/* Whether the name is of content, and nobody needs it. A payload is needed by its own name or its image's digest. */
+static bool is_unneeded(const char *name, const char *suffix, const json_t *set)
+{
+	size_t len = strlen(name), suffix_len = strlen(suffix);
+	char hex[65];
+
+	if (len != 64 + suffix_len || strcmp(name + 64, suffix) != 0)
+		return false;
+	snprintf(hex, sizeof hex, "%s", name);
+	return layout_hex_valid(hex) && !json_object_get(set, hex) && !json_object_get(set, name);
+}
+
 /* Moves what nobody needs out of the store's directory `from` into the stage. */
-static int take_out(int from, const char *prefix, const json_t *set, const struct layout_stage *stage,
-		    struct error *err)
+static int take_out(int from, const char *prefix, const char *suffix, const json_t *set,
+		    const struct layout_stage *stage, struct error *err)
 {
 	_cleanup_closedir_ DIR *dir = NULL;
 	struct dirent *entry;
@@ -482,7 +495,7 @@ static int take_out(int from, const char *prefix, const json_t *set, const struc
 	while ((entry = readdir(dir))) {
 		char to[96];
 
-		if (!layout_hex_valid(entry->d_name) || json_object_get(set, entry->d_name))
+		if (!is_unneeded(entry->d_name, suffix, set))
 			continue;
 		snprintf(to, sizeof to, "%s-%s", prefix, entry->d_name);
 		if (renameat(from, entry->d_name, stage->fd, to) < 0)
@@ -501,9 +514,10 @@ static int collect_into(const struct layout *l, const char *const *pinned, size_
 		return -1;
 	if (!set)
 		return error_errno(err, ENOMEM, "cannot collect");
-	if (find_needed(l, pinned, n_pinned, set, err) < 0 || take_out(l->blobs, "blob", set, stage, err) < 0)
+	if (find_needed(l, pinned, n_pinned, set, err) < 0 || take_out(l->blobs, "blob", "", set, stage, err) < 0 ||
+	    take_out(l->layers, "layer", "", set, stage, err) < 0)
 		return -1;
-	return take_out(l->layers, "layer", set, stage, err);
+	return take_out(l->payloads, "payload", PAYLOAD_SUFFIX, set, stage, err);
 }
 
 int image_store_collect(struct image_store *store, const char *const *pinned, size_t n_pinned, uint64_t *ret_freed,

@@ -64,8 +64,8 @@ int image_store_identify(struct image_store *store, const char *reference, char 
  * image is in use is the caller's to know. *ret_reference is what was removed; caller frees. */
 int image_store_delete(struct image_store *store, const char *reference, char **ret_reference, struct error *err);
 
-/* Removes blobs and layers that no image of the index needs, that no transfer is bringing, and that are not in `pinned`
- * (paths of layers in use, as image.layers; may be NULL). ret_freed: bytes, may be NULL. */
+/* Removes blobs, layers and payloads that no image of the index needs, that no transfer is bringing, and that are not in
+ * `pinned` (paths of layers and payloads in use; may be NULL). ret_freed: bytes, may be NULL. */
 int image_store_collect(struct image_store *store, const char *const *pinned, size_t n_pinned, uint64_t *ret_freed,
 			struct error *err);
 

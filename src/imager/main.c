@@ -8,6 +8,7 @@
 #include "base/confine.h"
 #include "imager/archive.h"
 #include "imager/content.h"
+#include "imager/flatten.h"
 #include "imager/registry.h"
 
 #include <getopt.h>
@@ -18,8 +19,10 @@
 static const char USAGE[] =
 	"usage: capsule-image push --root DIR < ARCHIVE\n"
 	"       capsule-image pull --root DIR [--registries FILE] REFERENCE\n"
+	"       capsule-image flatten --root STAGE LAYER... 3> PAYLOAD\n"
 	"\n"
 	"  --root DIR          the state root, whose image store receives the image\n"
+	"  --root STAGE        a directory for the mounts, with the empty directories root and base\n"
 	"  --registries FILE   mirrors, plain HTTP hosts and credentials\n";
 
 /* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities, trusted.* attributes: what
@@ -30,7 +33,14 @@ static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_
 
 struct arguments {
 	const char *verb, *root, *registries, *reference;
+	char **layers;
+	size_t n_layers;
 };
+
+static bool is_flatten(const struct arguments *a)
+{
+	return !strcmp(a->verb, "flatten");
+}
 
 static int parse_arguments(int argc, char **argv, struct arguments *ret)
 {
@@ -41,7 +51,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct arguments a = { 0 };
-	int c, wanted;
+	int c, n;
 
 	while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0)
 		switch (c) {
@@ -58,10 +68,12 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
 			return -1;
 		}
 	a.verb = optind < argc ? argv[optind] : "";
-	wanted = !strcmp(a.verb, "pull") ? 2 : !strcmp(a.verb, "push") ? 1 : -1;
-	if (!a.root || argc - optind != wanted)
+	n = argc - optind - 1;
+	if (!a.root || !(!strcmp(a.verb, "pull") ? n == 1 : !strcmp(a.verb, "push") ? n == 0 : is_flatten(&a) && n > 0))
 		return -1;
 	a.reference = argv[optind + 1];
+	a.layers = argv + optind + 1;
+	a.n_layers = (size_t)n;
 	*ret = a;
 	return 0;
 }
@@ -87,6 +99,11 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	umask(022);
+	if (is_flatten(&a)) {
+		flatten(a.root, a.layers, a.n_layers, &err);
+		fprintf(stderr, "%s\n", error_message(&err));
+		return 1;
+	}
 	/* No setlocale(): tree/extract.h says why. */
 	r = content_open(a.root, NULL, &content, &err);
 	if (r == 0)

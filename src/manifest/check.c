@@ -441,6 +441,16 @@ static void check_boot(const Capsule__V1__MicroVMSpec *v, const struct path *spe
 	}
 }
 
+static void check_disk_size(uint64_t bytes, const struct path *spec, struct manifest_mistakes *m)
+{
+	struct path disk = path_field(spec, "diskSize");
+
+	if (bytes && bytes < MANIFEST_DISK_SIZE_MIN)
+		mistake(m, &disk, "must be at least %uMiB", (unsigned)(MANIFEST_DISK_SIZE_MIN >> 20));
+	else if (bytes > MANIFEST_DISK_SIZE_MAX)
+		mistake(m, &disk, "must be at most %uTiB", (unsigned)(MANIFEST_DISK_SIZE_MAX >> 40));
+}
+
 static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mistakes *m)
 {
 	struct path spec = path_field(NULL, "microVm"), backend = path_field(&spec, "backend");
@@ -454,6 +464,7 @@ static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mi
 	check_mounts(v->mounts, v->n_mounts, &targets, &spec, m);
 	check_ports(v->ports, v->n_ports, &spec, m);
 	check_enum(&capsule__v1__micro_vmbackend__descriptor, v->backend, &backend, m);
+	check_disk_size(v->disk_size, &spec, m);
 	if (v->vcpus > MANIFEST_VCPUS_MAX)
 		mistake(m, &vcpus, "must be 1 to %d, not %u", MANIFEST_VCPUS_MAX, v->vcpus);
 	if (v->memory_mib && (v->memory_mib < MANIFEST_MEMORY_MIB_MIN || v->memory_mib > MANIFEST_MEMORY_MIB_MAX))
@@ -484,8 +495,8 @@ static void check_resources(const Capsule__V1__Workload *w, struct manifest_mist
 		mistake(m, &cpus, "must be %g to %d, not %g", MANIFEST_CPUS_MIN, MANIFEST_CPUS_MAX, r->cpus);
 	check_limit(r->memory_mib, MANIFEST_LIMIT_MIB_MIN, MANIFEST_MEMORY_MIB_MAX, &resources, "memoryMib", m);
 	check_limit(r->pids_max, 1, MANIFEST_PIDS_MAX, &resources, "pidsMax", m);
-	if (w->micro_vm && r->memory_mib && r->memory_mib <= w->micro_vm->memory_mib)
-		mistake(m, &memory, "must be more than microVm.memoryMib (%u): what runs the machine needs memory too",
+	if (w->micro_vm && w->micro_vm->memory_mib && r->memory_mib >= w->micro_vm->memory_mib)
+		mistake(m, &memory, "must be less than microVm.memoryMib (%u): it is a limit inside the machine",
 			w->micro_vm->memory_mib);
 }
 
@@ -577,6 +588,30 @@ static void check_health_check(const Capsule__V1__HealthCheck *check, struct man
 }
 
 /* Exactly the section that the kind asks for. */
+/* What Capsule does inside a machine it does through its own first process there. */
+static void check_own_system(const Capsule__V1__Workload *w, struct manifest_mistakes *m)
+{
+	const Capsule__V1__MicroVMSpec *v = w->micro_vm;
+	const Capsule__V1__HealthCheck *health = w->health_check;
+	struct path spec = path_field(NULL, "microVm"), health_path = path_field(NULL, "healthCheck");
+	const struct {
+		bool set;
+		struct path path;
+	} inside[] = {
+		{ v->n_command > 0, path_field(&spec, "command") },
+		{ v->n_args > 0, path_field(&spec, "args") },
+		{ v->n_env > 0, path_field(&spec, "env") },
+		{ v->disk_size > 0, path_field(&spec, "diskSize") },
+		{ w->resources, path_field(NULL, "resources") },
+		{ health && health->probe_case == CAPSULE__V1__HEALTH_CHECK__PROBE_EXEC, path_field(&health_path, "exec") },
+	};
+
+	for (size_t i = 0; i < sizeof inside / sizeof *inside; i++)
+		if (inside[i].set)
+			mistake(m, &inside[i].path,
+				"cannot stand beside kernelPath and rootfsPath; that root file system decides what runs in it");
+}
+
 static void check_sections(const Capsule__V1__Workload *w, struct manifest_mistakes *m)
 {
 	struct path kind = path_field(NULL, "kind");
@@ -617,6 +652,8 @@ int manifest_check_workload(const Capsule__V1__Workload *w, struct manifest_mist
 		check_container(w->container, m);
 	if (w->micro_vm)
 		check_micro_vm(w->micro_vm, m);
+	if (w->micro_vm && *w->micro_vm->kernel_path && !*w->micro_vm->image)
+		check_own_system(w, m);
 	if (w->resources)
 		check_resources(w, m);
 	if (w->health_check)

@@ -50,6 +50,9 @@
 #define MANIFEST_URL_PATH_MAX 1024
 #define MANIFEST_VOLUME_MIB_MIN 16
 #define MANIFEST_VOLUME_MIB_MAX (64u << 20)
+#define MANIFEST_DISK_SIZE_DEFAULT (UINT64_C(4) << 30)
+#define MANIFEST_DISK_SIZE_MIN (UINT64_C(16) << 20)
+#define MANIFEST_DISK_SIZE_MAX (UINT64_C(64) << 40)
 
 /* ---- mistakes ---- */
 
@@ -103,7 +106,7 @@ int manifest_parse(const char *text, size_t len, struct manifest *ret, struct ma
 int manifest_check_name(const char *what, const char *name, struct error *err);
 
 /* Fills defaults in place, so that two equal workloads have equal bytes: network mode, protocol, restart policy,
- * vcpus, memory, all of a health check; env sorted by name; cpus in whole thousandths; durations in whole milliseconds,
+ * vcpus, memory, disk, all of a health check; env sorted by name; cpus in whole thousandths; durations in whole milliseconds,
  * in one form; resources without a limit go; an empty desired_state stays. Status is dropped. */
 void manifest_normalize_workload(Capsule__V1__Workload *workload);
 

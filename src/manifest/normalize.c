@@ -138,6 +138,8 @@ void manifest_normalize_workload(Capsule__V1__Workload *workload)
 	if (v) {
 		v->vcpus = v->vcpus ? v->vcpus : 1;
 		v->memory_mib = v->memory_mib ? v->memory_mib : 256;
+		if (!v->disk_size && *v->image)
+			v->disk_size = MANIFEST_DISK_SIZE_DEFAULT;
 		sort_env(v->env, v->n_env);
 		normalize_mounts(v->mounts, v->n_mounts);
 		normalize_ports(v->ports, v->n_ports);

@@ -191,7 +191,7 @@ static int read_enum(struct reader *r, const struct node *node, const ProtobufCE
 }
 
 /* A size for people into MiB, rounded up. */
-static int read_size(struct reader *r, const struct node *node, uint64_t *member, const struct path *path)
+static int read_size(struct reader *r, const struct node *node, uint64_t *member, bool in_mib, const struct path *path)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	uint64_t bytes;
@@ -210,7 +210,7 @@ static int read_size(struct reader *r, const struct node *node, uint64_t *member
 		mistake_at(r, node, path, "must not be 0");
 		return -1;
 	}
-	*member = (bytes >> 20) + ((bytes & ((1u << 20) - 1)) != 0);
+	*member = in_mib ? (bytes >> 20) + ((bytes & ((1u << 20) - 1)) != 0) : bytes;
 	return 0;
 }
 
@@ -280,8 +280,8 @@ static int read_value(struct reader *r, struct node *node, const struct schema_f
 {
 	const ProtobufCFieldDescriptor *field = schema->field;
 
-	if (schema->is_size)
-		return read_size(r, node, member, path);
+	if (schema->is_size || schema->is_mib)
+		return read_size(r, node, member, schema->is_mib, path);
 	if (schema->is_cpus)
 		return read_cpus(r, node, member, path);
 	if (schema->is_duration)

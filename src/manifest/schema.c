@@ -28,12 +28,13 @@ static const struct exception {
 	const char *field; /* of the message */
 	const char *name;  /* in a manifest, when it is another */
 	const char *refused;
-	bool is_size, is_cpus, is_duration, not_zero;
+	bool is_size, is_mib, is_cpus, is_duration, not_zero;
 } exceptions[] = {
 	{ WORKLOAD, "status", .refused = READ_ONLY },
 	{ WORKLOAD, "created_at_unix", .refused = READ_ONLY },
 	{ MICRO_VM, "vcpus", .not_zero = true },
 	{ MICRO_VM, "memory_mib", .not_zero = true },
+	{ MICRO_VM, "disk_size", .is_size = true },
 	{ RESOURCES, "cpus", .is_cpus = true },
 	{ RESOURCES, "memory_mib", .not_zero = true },
 	{ RESOURCES, "pids_max", .not_zero = true },
@@ -45,7 +46,7 @@ static const struct exception {
 	{ TCP_PROBE, "port", .not_zero = true },
 	{ CONTAINER_ENV, "key", .name = "name" },
 	{ MICRO_VM_ENV, "key", .name = "name" },
-	{ VOLUME, "size_mib", .name = "size", .is_size = true },
+	{ VOLUME, "size_mib", .name = "size", .is_mib = true },
 };
 
 void schema_field_at(const ProtobufCMessageDescriptor *descriptor, unsigned i, struct schema_field *ret)
@@ -63,6 +64,7 @@ void schema_field_at(const ProtobufCMessageDescriptor *descriptor, unsigned i, s
 			snprintf(ret->name, sizeof ret->name, "%s", e->name);
 		ret->refused = e->refused;
 		ret->is_size = e->is_size;
+		ret->is_mib = e->is_mib;
 		ret->is_cpus = e->is_cpus;
 		ret->is_duration = e->is_duration;
 		ret->not_zero = e->not_zero;
@@ -94,7 +96,7 @@ static const struct {
 	{ "cpu", "vcpus" },            { "cpu", "cpus" },           { "vcpus", "cpus" },
 	{ "pids", "pidsMax" },         { "pidsLimit", "pidsMax" },   { "limits", "resources" },
 	{ "memory", "memoryMib" },     { "kernel", "kernelPath" },
-	{ "rootfs", "rootfsPath" },    { "network", "networkMode" },  { "hostNetwork", "networkMode" },
+	{ "rootfs", "rootfsPath" }, { "disk", "diskSize" },    { "network", "networkMode" },  { "hostNetwork", "networkMode" },
 	{ "path", "mountPath" },       { "volume", "volumeName" },    { "key", "name" },
 	{ "capacity", "size" },        { "storage", "size" },         { "sizeMib", "size" },
 	{ "livenessProbe", "healthCheck" }, { "readinessProbe", "healthCheck" },

@@ -15,7 +15,8 @@ struct schema_field {
 	const ProtobufCFieldDescriptor *field;
 	char name[FIELD_NAME_MAX]; /* in a manifest */
 	const char *refused;       /* why a manifest may not hold it; NULL: it may */
-	bool is_size;              /* a size for people, stored in MiB */
+	bool is_size;              /* a size for people, stored in bytes */
+	bool is_mib;               /* a size for people, stored in MiB, rounded up */
 	bool is_cpus;              /* a number of processors: 1.5, or in thousandths "1500m" */
 	bool is_duration;          /* "10s"; a number without a unit is seconds */
 	bool not_zero;             /* 0 on the wire means the default, so it cannot be asked for */

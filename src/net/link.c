@@ -6,11 +6,14 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/if_link.h>
+#include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #define ALIAS_PREFIX "capsule:"
 #define LINKS_MAX 65536 /* of a host; beyond it the list ends in an error */
@@ -348,7 +351,7 @@ const char *port_owner(const struct link *link, const char *table)
 	size_t prefix = strlen(ALIAS_PREFIX), n = strlen(table);
 
 	if (strncmp(link->alias, ALIAS_PREFIX, prefix) != 0 || strncmp(link->alias + prefix, table, n) != 0 ||
-	    link->alias[prefix + n] != ':' || strcmp(link->kind, "veth") != 0)
+	    link->alias[prefix + n] != ':' || (strcmp(link->kind, "veth") != 0 && strcmp(link->kind, "tun") != 0))
 		return NULL;
 	return link->alias + prefix + n + 1;
 }
@@ -450,6 +453,18 @@ static int remove_earlier(struct nl *nl, const char *name, const char *alias)
 	return strcmp(link.alias, alias) == 0 ? link_delete(nl, name) : -EEXIST;
 }
 
+/* The name and alias of the workload's port, after one that was left from before is removed. */
+static int port_prepare(struct nl *nl, const struct bridge_plan *plan, const char *workload, char name[IFNAMSIZ],
+			char alias[LINK_ALIAS_MAX], struct error *err)
+{
+	int r;
+
+	port_name(plan->table, workload, name);
+	snprintf(alias, LINK_ALIAS_MAX, ALIAS_PREFIX "%s:%s", plan->table, workload);
+	r = remove_earlier(nl, name, alias);
+	return r < 0 ? nl_error(nl, r, err, "cannot remove the earlier link %s of %s", name, workload) : 0;
+}
+
 int port_create(struct nl *nl, const struct bridge_plan *plan, unsigned bridge_index, struct netns *netns,
 		const char *workload, uint32_t address, struct error *err)
 {
@@ -457,11 +472,8 @@ int port_create(struct nl *nl, const struct bridge_plan *plan, unsigned bridge_i
 	char name[IFNAMSIZ], alias[LINK_ALIAS_MAX];
 	int r;
 
-	port_name(plan->table, workload, name);
-	snprintf(alias, sizeof alias, ALIAS_PREFIX "%s:%s", plan->table, workload);
-	r = remove_earlier(nl, name, alias);
-	if (r < 0)
-		return nl_error(nl, r, err, "cannot remove the earlier link %s of %s", name, workload);
+	if (port_prepare(nl, plan, workload, name, alias, err) < 0)
+		return -1;
 	add_pair(&batch, name, netns, address);
 	add_no_ipv6(&batch, name);
 	add_join(&batch, name, bridge_index, alias);
@@ -477,6 +489,38 @@ int port_create(struct nl *nl, const struct bridge_plan *plan, unsigned bridge_i
 		(void)link_delete(nl, name);
 		return -1;
 	}
+	return 0;
+}
+
+static int tap_open(const char *name, struct error *err)
+{
+	struct ifreq request = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL) };
+	_cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open /dev/net/tun; is the kernel's module tun there?");
+	snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+	if (ioctl(fd, TUNSETIFF, &request) < 0)
+		return error_errno(err, errno, "cannot make the TAP %s", name);
+	return steal_fd(&fd);
+}
+
+int port_create_tap(struct nl *nl, const struct bridge_plan *plan, unsigned bridge_index, const char *workload, int *ret_fd,
+		    struct error *err)
+{
+	struct nl_batch batch = NL_BATCH_INIT;
+	char name[IFNAMSIZ], alias[LINK_ALIAS_MAX];
+	_cleanup_close_ int fd = -1;
+	int r;
+
+	if (port_prepare(nl, plan, workload, name, alias, err) < 0 || (fd = tap_open(name, err)) < 0)
+		return -1;
+	add_no_ipv6(&batch, name);
+	add_join(&batch, name, bridge_index, alias);
+	r = nl_batch_run(nl, &batch);
+	if (r < 0)
+		return nl_error(nl, r, err, "cannot put the link of %s into the bridge", workload);
+	*ret_fd = steal_fd(&fd);
 	return 0;
 }
 

@@ -2,10 +2,10 @@
 /* Copyright The Capsule authors */
 
 /*
- * The bridge and the veth pairs on it, private to this folder.
+ * The bridge and its ports, veth pairs and TAPs, private to this folder.
  *
  * Ours are known by their alias (`ip link` shows it), never by their name alone: "capsule:<table>" is the bridge of the
- * daemon that owns this table, "capsule:<table>:<workload>" the host's end of a workload's veth pair.
+ * daemon that owns this table, "capsule:<table>:<workload>" the host's end of a workload's veth pair, or its TAP.
  */
 #ifndef CAPSULE_NET_LINK_H
 #define CAPSULE_NET_LINK_H
@@ -26,7 +26,7 @@ struct link {
 	uint64_t received_bytes, sent_bytes;
 	bool up;
 	char name[IFNAMSIZ];
-	char kind[16];       /* "bridge", "veth"; "" for hardware */
+	char kind[16];       /* "bridge", "veth", "tun" (also a TAP); "" for hardware */
 	char alias[LINK_ALIAS_MAX];
 };
 
@@ -65,6 +65,11 @@ const char *port_owner(const struct link *link, const char *table);
  * left from before is replaced. On failure nothing is left. */
 int port_create(struct nl *nl, const struct bridge_plan *plan, unsigned bridge_index, struct netns *netns,
 		const char *workload, uint32_t address, struct error *err);
+
+/* Makes a TAP in the bridge (tuntap.rst of the kernel), whose frames begin with a virtio_net_hdr. It goes when *ret_fd, the
+ * caller's, and its copies are closed. One left from before is replaced. */
+int port_create_tap(struct nl *nl, const struct bridge_plan *plan, unsigned bridge_index, const char *workload, int *ret_fd,
+		    struct error *err);
 
 /* Puts a host's end back into the bridge, for one that was made anew. */
 int port_join(struct nl *nl, unsigned bridge_index, const struct link *port, struct error *err);

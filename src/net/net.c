@@ -381,10 +381,33 @@ static int remove_workload(struct net *net, struct nl *nl, const char *name, str
 	return r < 0 ? error_move(err, &first) : 0;
 }
 
-int net_attach(struct net *net, const struct net_endpoint *endpoint, int *ret_netns_fd, struct error *err)
+/* Makes the workload's port of the bridge and sets what reaches it from inside: a network namespace, or a TAP. */
+typedef int (*make_port_fn)(const struct net *net, struct nl *nl, unsigned bridge, const struct net_endpoint *endpoint,
+			    int *ret_fd, struct error *err);
+
+static int make_veth(const struct net *net, struct nl *nl, unsigned bridge, const struct net_endpoint *endpoint, int *ret_fd,
+		     struct error *err)
 {
 	_cleanup_netns_ struct netns netns = NETNS_INIT;
+
+	if (netns_new(&netns, err) < 0 ||
+	    port_create(nl, &net->plan, bridge, &netns, endpoint->name, endpoint->address, err) < 0)
+		return -1;
+	*ret_fd = steal_fd(&netns.fd);
+	return 0;
+}
+
+static int make_tap(const struct net *net, struct nl *nl, unsigned bridge, const struct net_endpoint *endpoint, int *ret_fd,
+		    struct error *err)
+{
+	return port_create_tap(nl, &net->plan, bridge, endpoint->name, ret_fd, err);
+}
+
+static int attach(struct net *net, const struct net_endpoint *endpoint, make_port_fn make_port, int *ret_fd,
+		  struct error *err)
+{
 	_cleanup_nl_ struct nl nl = NL_INIT;
+	_cleanup_close_ int fd = -1;
 	unsigned bridge;
 	int r;
 
@@ -397,14 +420,29 @@ int net_attach(struct net *net, const struct net_endpoint *endpoint, int *ret_ne
 	r = nl_open(&nl, NETLINK_ROUTE);
 	if (r < 0)
 		return nl_error(&nl, r, err, "cannot open a netlink socket");
-	if (attach_begin(net, &nl, endpoint, &bridge, err) < 0 || netns_new(&netns, err) < 0 ||
-	    port_create(&nl, &net->plan, bridge, &netns, endpoint->name, endpoint->address, err) < 0 ||
+	if (attach_begin(net, &nl, endpoint, &bridge, err) < 0 || make_port(net, &nl, bridge, endpoint, &fd, err) < 0 ||
 	    attach_finish(net, endpoint->name, err) < 0) {
 		(void)remove_workload(net, &nl, endpoint->name, NULL);
 		return error_wrap(err, "cannot connect %s to the bridge %s", endpoint->name, net->plan.name);
 	}
-	*ret_netns_fd = steal_fd(&netns.fd);
+	*ret_fd = steal_fd(&fd);
 	return 0;
+}
+
+int net_attach(struct net *net, const struct net_endpoint *endpoint, int *ret_netns_fd, struct error *err)
+{
+	return attach(net, endpoint, make_veth, ret_netns_fd, err);
+}
+
+int net_attach_tap(struct net *net, const struct net_endpoint *endpoint, int *ret_tap_fd, struct error *err)
+{
+	return attach(net, endpoint, make_tap, ret_tap_fd, err);
+}
+
+void net_gateway(const struct net *net, uint32_t *ret_address, unsigned *ret_prefix)
+{
+	*ret_address = net->plan.address;
+	*ret_prefix = net->plan.prefix;
 }
 
 int net_detach(struct net *net, const char *name, struct error *err)

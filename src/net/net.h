@@ -5,7 +5,8 @@
  * The bridge network: links, addresses, published ports, names.
  *
  * One `struct net` owns one bridge, one nftables table and one dnsmasq. A workload on the bridge has a network namespace
- * that only its own processes pin, and a veth pair whose host end is named after it.
+ * that only its own processes pin, and a veth pair whose host end is named after it; a virtual machine has a TAP of that
+ * name instead.
  *
  * Threads: every function may be called from any task thread; a lock inside serializes the short parts that need it.
  * They may block for milliseconds: not on the event loop.
@@ -57,6 +58,13 @@ int net_parse_subnet(const char *text, uint32_t *ret_address, unsigned *ret_pref
  * the bridge), its name, and, last and in one transaction, its published ports. *ret_netns_fd is owned by the caller.
  * Whatever an earlier attempt left under the same name is replaced. On failure nothing is left. */
 int net_attach(struct net *net, const struct net_endpoint *endpoint, int *ret_netns_fd, struct error *err);
+
+/* The same for a virtual machine: a TAP in the bridge, *ret_tap_fd, owned by the caller, whose frames begin with a
+ * virtio_net_hdr. The link lasts as long as that descriptor and its copies. Address and route are set inside the machine. */
+int net_attach_tap(struct net *net, const struct net_endpoint *endpoint, int *ret_tap_fd, struct error *err);
+
+/* What is set there beside the endpoint's address: the bridge's own, in host byte order, and the subnet's prefix. */
+void net_gateway(const struct net *net, uint32_t *ret_address, unsigned *ret_prefix);
 
 /* Takes away ports, name and link, and with the last workload (unless `linger`) the bridge, the table and dnsmasq too.
  * Missing parts: success. */

@@ -42,7 +42,7 @@ static void access_free(struct reconciler_access *a)
 
 static int prepare(struct reconciler_access *a)
 {
-	struct driver *driver = a->host->container;
+	struct driver *driver = driver_of(a->host, a->record.spec);
 	Capsule__V1__VolumeMount **mounts;
 
 	if (driver->ops->root(driver, a->record.spec->name, a->pid, a->record.generation, &a->root, &a->err) < 0)
@@ -102,17 +102,13 @@ struct reconciler_access *reconciler_access_begin(struct reconciler *r, const ch
 		error_set(err, ERR_FAILED_PRECONDITION, "workload %s is being deleted", w->name);
 		return NULL;
 	}
-	if (!spec_is_container(w->record.spec)) {
-		error_set(err, ERR_UNIMPLEMENTED, "workload %s is a microVM; its files cannot be copied", w->name);
-		return NULL;
-	}
 	a = calloc(1, sizeof *a);
 	if (!a)
 		abort();
 	a->w = w;
 	a->host = &r->host;
 	a->callbacks = *callbacks;
-	a->root.pidfd = -1;
+	a->root = DRIVER_ROOT_NONE;
 	a->waiting = true;
 	DL_APPEND(w->accesses, a);
 	access_admit(w);

@@ -116,7 +116,7 @@ static void on_due(uv_timer_t *timer)
 		.loop = w->owner->host.loop,
 		.tasks = w->owner->host.tasks,
 		.closing = &w->owner->closing,
-		.driver = w->owner->host.container,
+		.driver = driver_of(&w->owner->host, w->record.spec),
 		.name = w->name,
 		.pid = w->pid,
 		.address = w->record.address ? w->record.address : INADDR_LOOPBACK,

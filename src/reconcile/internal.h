@@ -48,8 +48,9 @@ struct workload {
 	int64_t started_at_ns;
 	struct run_result result;
 	char *image_digest;
-	char **layers; /* of the run: kept from collection */
+	char **layers; /* of the run: kept from collection; of a microVM its payload */
 	size_t n_layers;
+	bool emulated; /* the run: a microVM without KVM */
 
 	/* What comes next. */
 	struct reconciler_access *accesses; /* utlist; see access.h */
@@ -104,6 +105,11 @@ struct reconciler {
 	size_t closing;
 };
 
+static inline struct driver *driver_of(const struct reconciler_host *host, const Capsule__V1__Workload *spec)
+{
+	return spec_is_container(spec) ? host->container : host->micro_vm;
+}
+
 /* ---- machine.c: on the loop ---- */
 
 struct workload *workload_new(struct reconciler *r, const char *name);
@@ -145,7 +151,7 @@ bool workload_wants_run(const struct workload *w);
 /* Takes over the list of layers that are in use, instead of the former one. */
 void workload_keep_layers(struct workload *w, char **layers, size_t n);
 
-/* A connected run, just started or found at start-up. Takes instance->shim_fd. */
+/* A connected run, just started or found at start-up. Takes what the instance owns. */
 void workload_adopt(struct workload *w, struct driver_instance *instance);
 
 /* The health check has failed often enough: the run ends like one that failed, if the restart policy restarts those. */

@@ -271,6 +271,11 @@ void workload_adopt(struct workload *w, struct driver_instance *instance)
 	w->shim = shim_client_new(w->owner->host.loop, steal_fd(&instance->shim_fd), on_exit_event, w);
 	if (!w->shim)
 		abort();
+	workload_keep_layers(w, steal_ptr(&instance->layers), instance->n_layers);
+	instance->n_layers = 0;
+	free(w->image_digest);
+	w->image_digest = steal_ptr(&instance->image_digest);
+	w->emulated = instance->emulated;
 	w->state = STATE_RUNNING;
 	w->holds = true;
 	w->failed = false;
@@ -394,8 +399,6 @@ void workload_reset(struct workload *w)
 
 static void advance_down(struct workload *w)
 {
-	_cleanup_error_ struct error err = ERROR_INIT;
-
 	if (w->clean_due) {
 		w->clean_due = false;
 		step_clean(w);
@@ -406,9 +409,6 @@ static void advance_down(struct workload *w)
 	} else if (!workload_wants_run(w)) {
 		if (w->holds)
 			step_clean(w);
-	} else if (!spec_is_container(w->record.spec)) {
-		error_set(&err, ERR_UNIMPLEMENTED, "this version of capsuled does not run microVMs; use kind Container");
-		note_failure(w, &err);
 	} else {
 		w->restart_requested = false;
 		step_start(w);

@@ -217,7 +217,7 @@ struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t 
 		return NULL;
 	}
 	*ret_pid = w->pid;
-	return r->host.container;
+	return driver_of(&r->host, w->record.spec);
 }
 
 static int by_name(const struct workload *a, const struct workload *b)

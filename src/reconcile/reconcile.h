@@ -38,7 +38,7 @@ struct reconciler_host {
 	struct puller *puller;
 	struct volume_backends *volumes;
 	struct net *net;
-	struct driver *container;
+	struct driver *container, *micro_vm; /* what one kind leaves the other's driver cleans up, too */
 	const struct driver_options *driver_options;
 	int64_t stop_grace_ms; /* where a workload does not say */
 	/* Told of each step that a workload takes, for the record; the strings are valid for the time of the call. NULL:

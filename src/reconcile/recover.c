@@ -32,7 +32,7 @@ static void take_result(struct workload *w, const struct driver_instance *instan
 static void recover_run(struct workload *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
-	struct driver *driver = w->owner->host.container;
+	struct driver *driver = driver_of(&w->owner->host, w->record.spec);
 	struct driver_instance instance = { .shim_fd = -1 };
 
 	if (driver->ops->recover(driver, w->name, &instance, &err) < 0) {
@@ -45,10 +45,6 @@ static void recover_run(struct workload *w)
 		take_result(w, &instance);
 	} else if (instance.shim_fd >= 0) {
 		workload_adopt(w, &instance);
-		workload_keep_layers(w, steal_ptr(&instance.layers), instance.n_layers);
-		free(w->image_digest);
-		w->image_digest = steal_ptr(&instance.image_digest);
-		instance.n_layers = 0;
 		log_info("workload %s: still running, pid %d", w->name, (int)w->pid);
 	}
 	driver_instance_release(&instance);

@@ -76,6 +76,8 @@ static Capsule__V1__WorkloadPhase describe_down(const struct workload *w, char *
 
 static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, size_t size)
 {
+	const char *obstacle = "";
+
 	out[0] = '\0';
 	switch (w->state) {
 	case STATE_DOWN:
@@ -98,7 +100,8 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
 	case STATE_RUNNING:
 		if (spec_on_bridge(w->record.spec))
-			snprintf(out, size, "%s", bridge_obstacle(w->owner));
+			obstacle = bridge_obstacle(w->owner);
+		snprintf(out, size, "%s%s%s", w->emulated ? "emulated" : "", w->emulated && *obstacle ? "; " : "", obstacle);
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
 	case STATE_STOPPING:
 		/* One that is on its way to a new run is not what was asked for yet. */

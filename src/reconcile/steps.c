@@ -59,7 +59,7 @@ static void step_free(struct step *s)
 	error_release(&s->err);
 	image_release(&s->image);
 	bridge_look_release(&s->look);
-	cleanup_closep(&s->instance.shim_fd);
+	driver_instance_release(&s->instance);
 	free(s);
 }
 
@@ -81,50 +81,70 @@ int endpoint_of(const struct store_workload *record, struct net_endpoint *ret, s
 
 /* ---- start ---- */
 
-static int attach_to_bridge(struct step *s, int *ret_netns)
+/* A container gets a network namespace, a microVM a TAP. */
+static int attach_to_bridge(struct step *s, int *ret_link)
 {
 	_cleanup_free_ struct net_port *ports = NULL;
 	struct net_endpoint endpoint;
 
 	if (endpoint_of(&s->record, &endpoint, &ports) < 0)
 		return error_set(&s->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
-	if (net_attach(s->host->net, &endpoint, ret_netns, &s->err) < 0)
+	if ((spec_is_container(s->record.spec) ? net_attach : net_attach_tap)(s->host->net, &endpoint, ret_link, &s->err) < 0)
 		return error_wrap(&s->err, "cannot connect it to the bridge");
 	bridge_look(s->host->net, &s->look);
 	return 0;
 }
 
-/* netns: -1 on the host's network. */
-static int start_in_netns(struct step *s, const struct volumes *volumes, int netns)
+static void plan_network(const struct step *s, int link, struct driver_plan *plan, char address[INET_ADDRSTRLEN],
+			 char gateway[INET_ADDRSTRLEN])
+{
+	struct in_addr in = { .s_addr = htonl(s->record.address) };
+	uint32_t bridge;
+
+	if (link < 0)
+		return;
+	if (spec_is_container(s->record.spec))
+		plan->netns_fd = link;
+	else
+		plan->tap_fd = link;
+	plan->address = inet_ntop(AF_INET, &in, address, INET_ADDRSTRLEN);
+	net_gateway(s->host->net, &bridge, &plan->prefix);
+	in.s_addr = htonl(bridge);
+	plan->gateway = inet_ntop(AF_INET, &in, gateway, INET_ADDRSTRLEN);
+}
+
+/* link: -1 on the host's network. */
+static int start_on_link(struct step *s, const struct volumes *volumes, int link)
 {
 	_cleanup_free_ char *resolv_conf = NULL;
-	struct in_addr in = { .s_addr = htonl(s->record.address) };
-	char address[INET_ADDRSTRLEN];
+	struct driver *driver = driver_of(s->host, s->record.spec);
+	char address[INET_ADDRSTRLEN], gateway[INET_ADDRSTRLEN];
 	struct driver_plan plan = {
 		.spec = s->record.spec,
 		.generation = s->record.generation,
 		.image = &s->image,
 		.volumes = volumes->items,
 		.n_volumes = volumes->n,
-		.netns_fd = netns,
-		.address = netns < 0 ? NULL : inet_ntop(AF_INET, &in, address, sizeof address),
+		.netns_fd = -1,
+		.tap_fd = -1,
 	};
 
-	if (net_resolv_conf(s->host->net, netns >= 0, &resolv_conf, &s->err) < 0)
+	plan_network(s, link, &plan, address, gateway);
+	if (net_resolv_conf(s->host->net, link >= 0, &resolv_conf, &s->err) < 0)
 		return -1;
 	plan.resolv_conf = resolv_conf;
-	return s->host->container->ops->start(s->host->container, &plan, &s->instance, &s->err);
+	return driver->ops->start(driver, &plan, &s->instance, &s->err);
 }
 
 static int start_on_network(struct step *s, const struct volumes *volumes)
 {
-	_cleanup_close_ int netns = -1;
+	_cleanup_close_ int link = -1;
 
-	if (spec_on_bridge(s->record.spec) && attach_to_bridge(s, &netns) < 0)
+	if (spec_on_bridge(s->record.spec) && attach_to_bridge(s, &link) < 0)
 		return -1;
-	if (start_in_netns(s, volumes, netns) == 0)
+	if (start_on_link(s, volumes, link) == 0)
 		return 0;
-	if (netns >= 0)
+	if (link >= 0)
 		(void)net_detach(s->host->net, s->name, NULL);
 	return -1;
 }
@@ -133,7 +153,10 @@ static int start_run(struct step *s)
 {
 	_cleanup_(volumes_release) struct volumes volumes = { 0 };
 
-	if (image_store_resolve(s->host->images, spec_image(s->record.spec), &s->image, &s->err) < 0) {
+	const char *image = spec_image(s->record.spec);
+
+	/* A microVM with a root file system of its own has none. */
+	if (*image && image_store_resolve(s->host->images, image, &s->image, &s->err) < 0) {
 		/* A damaged image is fetched again, like a missing one. */
 		s->image_missing = s->err.code == ERR_NOT_FOUND || s->err.code == ERR_DATA_LOSS;
 		return -1;
@@ -158,13 +181,6 @@ static void start_done(void *arg)
 
 	w->image_missing = s->image_missing;
 	bridge_note(w->owner, &s->look);
-	if (s->ok) {
-		free(w->image_digest);
-		w->image_digest = steal_ptr(&s->image.digest);
-		workload_keep_layers(w, s->image.layers, s->image.n_layers);
-		s->image.layers = NULL;
-		s->image.n_layers = 0;
-	}
 	workload_started(w, s->ok ? &s->instance : NULL, s->record.generation, &s->err);
 	step_free(s);
 }
@@ -181,7 +197,9 @@ void step_start(struct workload *w)
 
 static int clean_run(struct step *s)
 {
-	if (s->host->container->ops->cleanup(s->host->container, s->name, &s->err) < 0)
+	struct driver *driver = driver_of(s->host, s->record.spec);
+
+	if (driver->ops->cleanup(driver, s->name, &s->err) < 0)
 		return -1;
 	if (net_detach(s->host->net, s->name, &s->err) < 0)
 		return -1;
@@ -234,8 +252,9 @@ void step_clean(struct workload *w)
 static void remove_work(void *arg)
 {
 	struct step *s = arg;
+	struct driver *driver = driver_of(s->host, s->record.spec);
 
-	s->ok = s->host->container->ops->remove(s->host->container, s->name, &s->err) == 0 &&
+	s->ok = driver->ops->remove(driver, s->name, &s->err) == 0 &&
 		net_detach(s->host->net, s->name, &s->err) == 0 && store_remove(s->host->store, s->name, &s->err) == 0;
 }
 

@@ -248,8 +248,8 @@ static const char *authority_of(const struct rpc_client *client)
 	return client->address.is_unix ? "localhost" : client->target;
 }
 
-struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_client_connected_fn connected, void *arg,
-				  struct error *err)
+static struct rpc_client *client_new(uv_loop_t *loop, const char *target, const struct rpc_address *address,
+				     struct error *err)
 {
 	_cleanup_free_ struct rpc_client *client = calloc(1, sizeof(*client));
 	_cleanup_free_ char *name = strdup(target);
@@ -259,13 +259,10 @@ struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_clien
 		error_set(err, ERR_RESOURCE_EXHAUSTED, "no memory");
 		return NULL;
 	}
-	if (rpc_address_parse(target, &client->address, err) < 0)
-		return NULL;
+	client->address = *address;
 	client->loop = loop;
 	client->fd = -1;
 	client->target = name;
-	client->connected = connected;
-	client->arg = arg;
 	client->link.read_buffer = client->read_buffer;
 	client->link.idle_unref = true;
 	client->link.ended = on_link_ended;
@@ -280,11 +277,46 @@ struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_clien
 	rpc_link_init(&client->link, loop);
 	client->link.end_code = ERR_CANCELLED;
 	client->link.end_message = "cancelled";
-	add_candidates(client);
 	uv_idle_init(loop, &client->start);
 	client->start.data = client;
-	uv_idle_start(&client->start, on_start);
 	return steal_ptr(&client);
+}
+
+struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_client_connected_fn connected, void *arg,
+				  struct error *err)
+{
+	struct rpc_client *client;
+	struct rpc_address address;
+
+	if (rpc_address_parse(target, &address, err) < 0)
+		return NULL;
+	client = client_new(loop, target, &address, err);
+	if (!client)
+		return NULL;
+	client->connected = connected;
+	client->arg = arg;
+	add_candidates(client);
+	uv_idle_start(&client->start, on_start);
+	return client;
+}
+
+struct rpc_client *rpc_client_adopt(uv_loop_t *loop, int fd, const char *name, struct error *err)
+{
+	const struct rpc_address nowhere = { .is_unix = true };
+	struct rpc_client *client = client_new(loop, name, &nowhere, err);
+	int r;
+
+	if (!client) {
+		close(fd);
+		return NULL;
+	}
+	r = rpc_link_open(&client->link, fd);
+	if (r < 0) {
+		rpc_client_close(client, NULL, NULL);
+		error_errno(err, -r, "cannot watch the connection to %s", name);
+		return NULL;
+	}
+	return client;
 }
 
 void rpc_client_close(struct rpc_client *client, void (*closed)(void *arg), void *arg)

@@ -52,6 +52,12 @@ static void link_watch(struct rpc_link *link)
 	uv_poll_start(&link->poll, UV_READABLE | (link->blocked ? UV_WRITABLE : 0), on_socket);
 }
 
+/* A program need not ignore SIGPIPE for us: a device raises none. */
+static ssize_t link_send(const struct rpc_link *link, const void *data, size_t len)
+{
+	return link->device ? write(link->fd, data, len) : send(link->fd, data, len, MSG_NOSIGNAL);
+}
+
 /* Runs what is due and writes until there is nothing more or the socket is full. */
 static void link_write(struct rpc_link *link)
 {
@@ -60,8 +66,7 @@ static void link_write(struct rpc_link *link)
 	ssize_t n;
 
 	while ((len = rpc_conn_pending(link->conn, &data)) > 0 && link->fd >= 0 && !link->blocked && !link->closing) {
-		/* A program need not ignore SIGPIPE for us. */
-		n = send(link->fd, data, len, MSG_NOSIGNAL);
+		n = link_send(link, data, len);
 		if (n >= 0) {
 			rpc_conn_sent(link->conn, (size_t)n);
 		} else if (errno == EAGAIN) {
@@ -113,7 +118,7 @@ static void link_read(struct rpc_link *link)
 	ssize_t n;
 
 	for (unsigned i = 0; i < READS_AT_ONCE; i++) {
-		n = recv(link->fd, link->read_buffer, LINK_READ_SIZE, 0);
+		n = read(link->fd, link->read_buffer, LINK_READ_SIZE);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
@@ -143,7 +148,7 @@ static void on_socket(uv_poll_t *poll, int status, int events)
 		link_watch(link);
 		rpc_link_schedule(link);
 	}
-	/* An error of the socket has its name from recv(). */
+	/* An error of the socket has its name from read(). */
 	if ((events & UV_READABLE) || status < 0)
 		link_read(link);
 }
@@ -188,7 +193,8 @@ int rpc_link_open(struct rpc_link *link, int fd)
 	int domain = AF_UNIX, r;
 	socklen_t len = sizeof(domain);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain != AF_UNIX)
+	link->device = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 && errno == ENOTSOCK;
+	if (domain == AF_INET || domain == AF_INET6)
 		tune_tcp(fd);
 	r = uv_poll_init(link->timer.loop, &link->poll, fd);
 	if (r < 0) {

@@ -2,7 +2,7 @@
 /* Copyright The Capsule authors */
 
 /*
- * A connection bound to a connected socket and a libuv loop: what rpc/server.c and rpc/client.c have in common.
+ * A connection bound to a connected socket, or to a device that is a byte stream, and a libuv loop: what rpc/server.c and rpc/client.c have in common.
  *
  * A link is the first member of its owner's object. It ends by itself (the peer left, the protocol was broken, a drain
  * is complete), which `ended` tells, or by the owner. Either way the owner calls rpc_link_close(), and when `closed` is
@@ -25,6 +25,7 @@ struct rpc_link {
 	struct rpc_conn *conn;
 	uint8_t *read_buffer;  /* LINK_READ_SIZE bytes, the owner's, shared by its links */
 	int fd;                /* -1: not connected */
+	bool device;           /* no socket: a virtio-serial port, say */
 	bool blocked;          /* the socket takes no more for now */
 	bool closing;
 	unsigned handles;      /* to be closed yet */
@@ -40,7 +41,7 @@ struct rpc_link {
 void rpc_link_init(struct rpc_link *link, uv_loop_t *loop);
 struct rpc_conn_options rpc_link_conn_options(struct rpc_link *link);
 
-/* Takes over a connected, non-blocking socket, in any case. 0, or a negative errno. */
+/* Takes over a connected, non-blocking socket or device, in any case. 0, or a negative errno. */
 int rpc_link_open(struct rpc_link *link, int fd);
 
 /* Closes the socket; the calls and the connection stay. */

@@ -18,6 +18,8 @@ struct connection {
 	struct rpc_link link;
 	struct rpc_server *server;
 	struct connection *next, **self;
+	rpc_server_lost_fn lost; /* NULL: nobody wants to know */
+	void *lost_arg;
 };
 
 struct listener {
@@ -88,6 +90,8 @@ static void on_connection_closed(struct rpc_link *link)
 	*c->self = c->next;
 	if (c->next)
 		c->next->self = c->self;
+	if (c->lost && !server->closing)
+		c->lost(c->lost_arg);
 	free(c);
 	server->n_connections--;
 	accept_resume(server);
@@ -119,16 +123,19 @@ static void read_peer(int fd, struct rpc_peer *peer)
 	peer->gid = cred.gid;
 }
 
-static void serve(struct rpc_server *server, int fd)
+/* Takes over the descriptor, in any case. */
+static int serve(struct rpc_server *server, int fd, rpc_server_lost_fn lost, void *arg)
 {
 	struct connection *c = calloc(1, sizeof(*c));
 	struct rpc_conn_options options;
 
 	if (!c) {
 		close(fd);
-		return;
+		return -ENOMEM;
 	}
 	c->server = server;
+	c->lost = lost;
+	c->lost_arg = arg;
 	c->link.read_buffer = server->read_buffer;
 	c->link.ended = on_connection_ended;
 	c->link.closed = on_connection_closed;
@@ -138,7 +145,7 @@ static void serve(struct rpc_server *server, int fd)
 	if (!c->link.conn) {
 		close(fd);
 		free(c);
-		return;
+		return -ENOMEM;
 	}
 	rpc_link_init(&c->link, server->loop);
 	c->next = server->connections;
@@ -149,6 +156,14 @@ static void serve(struct rpc_server *server, int fd)
 	server->n_connections++;
 	if (rpc_link_open(&c->link, fd) < 0)
 		rpc_link_close(&c->link);
+	return 0;
+}
+
+int rpc_server_adopt(struct rpc_server *server, int fd, rpc_server_lost_fn lost, void *arg, struct error *err)
+{
+	int r = serve(server, fd, lost, arg);
+
+	return r < 0 ? error_errno(err, -r, "cannot serve a connection") : 0;
 }
 
 /* --- listeners --- */
@@ -166,7 +181,7 @@ static void on_acceptable(uv_poll_t *poll, int status, int events)
 		}
 		fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
-			serve(server, fd);
+			(void)serve(server, fd, NULL, NULL);
 			continue;
 		}
 		if (errno == EINTR || errno == ECONNABORTED)

@@ -47,6 +47,12 @@ int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t 
 /* Takes over a listening socket, as a service manager hands it. The fd is the server's on success. */
 int rpc_server_listen_fd(struct rpc_server *server, int fd, struct error *err);
 
+/* Serves one connection over any non-blocking descriptor that is a byte stream: a socket, a virtio-serial port. It is the server's
+ * in any case. `lost` (may be NULL) is called once, from the loop, when the connection has ended and its calls are closed,
+ * unless the server is being closed. */
+typedef void (*rpc_server_lost_fn)(void *arg);
+int rpc_server_adopt(struct rpc_server *server, int fd, rpc_server_lost_fn lost, void *arg, struct error *err);
+
 /* Stops listening and tells every client to go (GOAWAY). Calls under way go on to their end. `drained` (may be NULL) is
  * called once, from the loop, when the last connection is gone. A call or a client that goes on holds it up as long as
  * it likes: set a time limit, then rpc_server_close(). */
@@ -70,6 +76,10 @@ typedef void (*rpc_client_connected_fn)(struct rpc_client *client, int errnum, v
  * target is not an address. The loop is kept alive while calls are under way, not by the connection alone. */
 struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_client_connected_fn connected, void *arg,
 				  struct error *err);
+
+/* A client over a connected, non-blocking stream socket, which is the client's in any case. The name is for messages:
+ * "lost the connection to NAME". NULL with err set on failure. */
+struct rpc_client *rpc_client_adopt(uv_loop_t *loop, int fd, const char *name, struct error *err);
 
 /* Ends every call with CANCELLED, closes and frees; `closed` (may be NULL) is called from the loop when it let go of
  * everything; the calls' `close` comes before it. May be called from any callback. NULL is fine (closed is then not

@@ -94,9 +94,10 @@ void driver_instance_release(struct driver_instance *instance)
 void driver_root_release(struct driver_root *root)
 {
 	cleanup_closep(&root->pidfd);
+	cleanup_closep(&root->guest_fd);
 	free(root->state_dir);
 	layers_free(root->layers, root->n_layers);
-	*root = (struct driver_root){ .pidfd = -1 };
+	*root = DRIVER_ROOT_NONE;
 }
 
 void driver_process_release(struct driver_process *process)
@@ -107,4 +108,17 @@ void driver_process_release(struct driver_process *process)
 	for (size_t i = 0; i < sizeof process->ours / sizeof process->ours[0]; i++)
 		cleanup_closep(&process->ours[i]);
 	*process = DRIVER_PROCESS_NONE;
+}
+
+int driver_process_make_streams(struct driver_process *p, struct error *err)
+{
+	for (int i = 0; i < 3; i++) {
+		int ends[2];
+
+		if (pipe2(ends, O_CLOEXEC) < 0)
+			return error_errno(err, errno, "cannot make pipes");
+		p->ours[i] = ends[i == 0];
+		p->theirs[1 + i] = ends[i != 0];
+	}
+	return 0;
 }

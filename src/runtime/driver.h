@@ -35,9 +35,12 @@ struct driver_volume {
 struct driver_plan {
 	const Capsule__V1__Workload *spec;
 	uint64_t generation;          /* recorded with the instance, see driver_instance */
-	const struct image *image;    /* resolved */
-	int netns_fd;                 /* -1: the host's network */
+	const struct image *image;    /* resolved; empty for a microVM with a root file system of its own */
+	int netns_fd;                 /* of a container; -1: the host's network */
+	int tap_fd;                   /* of a microVM */
 	const char *address;          /* "172.20.254.2"; NULL on the host's network */
+	const char *gateway;          /* of a microVM, and the prefix of its subnet */
+	unsigned prefix;
 	const char *resolv_conf;      /* content */
 	const struct driver_volume *volumes;
 	size_t n_volumes;
@@ -54,21 +57,26 @@ struct driver_instance {
 	bool oom_killed;
 	bool stopped;                 /* it ended because of a stop request */
 	int64_t finished_at_ns;       /* 0: nobody saw it end */
-	/* recover() only: what the run was started from, so that it can be kept from collection. Owned. */
+	/* What the run was started from, so that it can be kept from collection (image_store_collect). Owned. */
 	char *image_digest;
 	char **layers;
 	size_t n_layers;
+	bool emulated;                /* a microVM whose processors are emulated */
 };
 
 void driver_instance_release(struct driver_instance *instance);
 
 /* How a copy reaches the files of a workload (copier/protocol.h). Owned. */
 struct driver_root {
-	int pidfd;       /* it runs: of its first process, which sees all of it; -1: to be mounted from what follows */
+	int pidfd;       /* a container that runs: of its first process, which sees all of it; else -1 */
+	int guest_fd;    /* a microVM that runs: a connection to its holder; else -1 */
+	/* A container that does not run: to be mounted from these. */
 	char *state_dir; /* with upper/ and work/ */
 	char **layers;   /* the lowest first */
 	size_t n_layers;
 };
+
+#define DRIVER_ROOT_NONE ((struct driver_root){ .pidfd = -1, .guest_fd = -1 })
 
 void driver_root_release(struct driver_root *root);
 
@@ -81,8 +89,9 @@ struct driver_exec {
 /* Ready to be started by process_start() (runtime/process.h). Owned descriptors, -1 where there is none. */
 struct driver_process {
 	bool terminal;
+	bool in_guest;   /* its terminal is in a microVM: what is read and written goes through pipes all the same */
 	int control_fd;  /* a connection to the shim, for this process alone */
-	int theirs[4];   /* what the shim is given: its description; without a terminal stdin, stdout and stderr too */
+	int theirs[4];   /* what the shim is given: its description; where there are pipes stdin, stdout and stderr too */
 	int ours[3];     /* the other ends of these */
 };
 
@@ -90,6 +99,9 @@ struct driver_process {
 	((struct driver_process){ .control_fd = -1, .theirs = { -1, -1, -1, -1 }, .ours = { -1, -1, -1 } })
 
 void driver_process_release(struct driver_process *process);
+
+/* Pipes for its standard streams. */
+int driver_process_make_streams(struct driver_process *process, struct error *err);
 
 struct driver_ops {
 	const char *name;
@@ -130,12 +142,29 @@ struct driver_options {
 	const char *root, *run;        /* the two roots */
 	const char *shim;              /* program capsule-shim */
 	const char *oci_runtime;       /* "auto", "crun", "runc" or a path */
+	const char *vm_holder;         /* program capsule-vm */
+	const char *image_worker;      /* program capsule-image */
+	const char *guest_dir;         /* the guest's kernel and initramfs */
+	const char *guest_kernel;      /* another kernel; NULL: the one in guest_dir */
+	const char *vm_monitor;        /* "auto", "qemu", "firecracker" */
+	const char *vm_accel;          /* "auto", "kvm", "emulated" */
 	const char *cgroup_parent;     /* "/capsule" */
 	uint64_t log_max_bytes;        /* of one log file */
 	unsigned log_max_files;        /* with the one being written */
 };
 
 int container_driver_new(const struct driver_options *options, struct driver **ret, struct error *err);
+int microvm_driver_new(const struct driver_options *options, struct driver **ret, struct error *err);
+
+/* What would run a microVM now that does not say. Owned. */
+struct microvm_support {
+	char *monitor;  /* "qemu", "firecracker"; NULL: nothing can */
+	char *obstacle; /* why */
+	bool emulated;
+};
+
+/* Blocks: for up to a second the first time. Of a driver that microvm_driver_new() made. */
+void microvm_driver_support(struct driver *d, struct microvm_support *ret);
 
 /* Calls fn for every workload name that has a directory or a cgroup in either root: at start, those that the store does
  * not know are removed. */

@@ -240,7 +240,7 @@ void log_reader_free(struct log_reader *r)
 	destroy_when_idle(r);
 }
 
-char *log_path_of_workload(const char *root, const char *name)
+char *log_path_of_workload(const char *root, const char *name, bool serial)
 {
-	return fs_path("%s/workloads/%s/payload.log", root, name);
+	return fs_path("%s/workloads/%s/%s.log", root, name, serial ? "serial" : "payload");
 }

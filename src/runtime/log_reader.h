@@ -52,6 +52,6 @@ void log_reader_finish(struct log_reader *r);
 void log_reader_free(struct log_reader *r);
 
 /* <root>/workloads/<name>/payload.log. Caller frees. */
-char *log_path_of_workload(const char *root, const char *name);
+char *log_path_of_workload(const char *root, const char *name, bool serial);
 
 #endif

@@ -27,13 +27,19 @@ struct process {
 	struct end ends[END_COUNT];
 	struct buf input; /* not written yet */
 	bool input_ended; /* to be closed when `input` is empty */
-	bool terminal, started;
+	bool terminal, in_guest, started;
 	unsigned columns, rows;
 	bool paused;
 	bool exited;
 	int exit_code;
 	size_t left[END_COUNT]; /* once it has ended: bytes that are its own and still in the pipe */
 };
+
+/* Whether its terminal's master side is ours. That of a guest stays there: bytes come and go through pipes. */
+static bool has_master(const struct process *p)
+{
+	return p->terminal && !p->in_guest;
+}
 
 /* ---- ends ---- */
 
@@ -102,7 +108,7 @@ static void read_output(struct process *p, enum end_id id)
 {
 	static char data[READ_SIZE];
 	struct end *end = &p->ends[id];
-	bool counted = p->exited && !p->terminal;
+	bool counted = p->exited && !has_master(p);
 	ssize_t n = read(end->fd, data, counted && p->left[id] < sizeof data ? p->left[id] : sizeof data);
 
 	/* Others may hold a terminal after its process has ended; all that this one wrote came before. */
@@ -210,7 +216,7 @@ static void finish_input(struct process *p)
 {
 	static const char eof = EOF_CHARACTER;
 
-	if (p->terminal)
+	if (has_master(p))
 		queue_input(p, &eof, 1);
 	write_input(p);
 }
@@ -228,9 +234,14 @@ void process_end_input(struct process *p)
 
 static void set_size(const struct process *p)
 {
-	struct winsize size = { .ws_col = (unsigned short)p->columns, .ws_row = (unsigned short)p->rows };
+	const struct winsize size = { .ws_col = (unsigned short)p->columns, .ws_row = (unsigned short)p->rows };
+	const struct shim_exec_resize resize = { .columns = size.ws_col, .rows = size.ws_row };
 
-	if (p->terminal && p->ends[END_STDOUT].fd >= 0 && p->columns && p->rows)
+	if (!p->terminal || !p->started || !p->columns || !p->rows)
+		return;
+	if (p->in_guest && p->ends[END_CONTROL].fd >= 0)
+		(void)shim_send(p->ends[END_CONTROL].fd, SHIM_EXEC_RESIZE, &resize, sizeof resize);
+	else if (p->ends[END_STDOUT].fd >= 0)
 		(void)ioctl(p->ends[END_STDOUT].fd, TIOCSWINSZ, &size);
 }
 
@@ -261,7 +272,7 @@ static int on_started(struct process *p, int *fds, size_t n_fds)
 	bool queued = p->input.len > 0;
 	int r = 0;
 
-	if (p->terminal)
+	if (has_master(p))
 		r = n_fds == 1 ? open_terminal(p, fds[0]) : -EPROTO;
 	if (r < 0) {
 		report_failure(p, ERR_INTERNAL, "cannot take over the terminal");
@@ -285,7 +296,7 @@ static void on_exit_message(struct process *p, int exit_code)
 	p->exited = true;
 	p->exit_code = exit_code;
 	/* A pipe may be held by others too, and they may write forever. What counts is in it now. */
-	for (int id = END_STDOUT; id <= END_STDERR && !p->terminal; id++) {
+	for (int id = END_STDOUT; id <= END_STDERR && !has_master(p); id++) {
 		int n = 0;
 
 		if (p->ends[id].fd < 0)
@@ -378,13 +389,14 @@ int process_start(struct process *p, struct driver_process *prepared, struct err
 	struct shim_exec request = {
 		.terminal = prepared->terminal, .columns = (uint16_t)p->columns, .rows = (uint16_t)p->rows,
 	};
-	int r = shim_send_fds(prepared->control_fd, SHIM_EXEC, &request, sizeof request, prepared->theirs,
-			      prepared->terminal ? 1 : 4);
+	int r;
 
 	p->terminal = prepared->terminal;
+	p->in_guest = prepared->in_guest;
+	r = shim_send_fds(prepared->control_fd, SHIM_EXEC, &request, sizeof request, prepared->theirs, has_master(p) ? 1 : 4);
 	if (r == 0)
 		r = end_open(p, END_CONTROL, steal_fd(&prepared->control_fd));
-	for (int i = 0; r == 0 && !p->terminal && i < 3; i++)
+	for (int i = 0; r == 0 && !has_master(p) && i < 3; i++)
 		r = end_open(p, (enum end_id)(END_INPUT + i), steal_fd(&prepared->ours[i]));
 	if (r == 0)
 		uv_poll_start(p->ends[END_CONTROL].poll, UV_READABLE, on_control);

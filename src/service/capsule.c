@@ -28,6 +28,18 @@ static int fill_pool(const struct service_host *host, Capsule__V1__GetInfoRespon
 	return 0;
 }
 
+static void fill_micro_vms(Capsule__V1__GetInfoResponse *info, struct driver *driver)
+{
+	struct microvm_support support;
+
+	microvm_driver_support(driver, &support);
+	if (support.monitor)
+		info->vm_monitor = support.monitor;
+	if (support.obstacle)
+		info->vm_obstacle = support.obstacle;
+	info->vm_emulated = support.emulated;
+}
+
 static void info_work(struct unary *u)
 {
 	Capsule__V1__GetInfoResponse *reply = malloc(sizeof *reply);
@@ -36,8 +48,8 @@ static void info_work(struct unary *u)
 		abort();
 	capsule__v1__get_info_response__init(reply);
 	u->reply = &reply->base;
-	if (hostinfo_fill(u->host->store, u->host->root, reply, &u->err) == 0)
-		(void)fill_pool(u->host, reply, &u->err);
+	if (hostinfo_fill(u->host->store, u->host->root, reply, &u->err) == 0 && fill_pool(u->host, reply, &u->err) == 0)
+		fill_micro_vms(reply, u->host->micro_vm);
 }
 
 static void info_message(struct rpc_call *call, const ProtobufCMessage *message)

@@ -26,7 +26,7 @@
 
 #define ARGS_MAX (8 + 2 * SHIM_LAYERS_MAX + 2 * SHIM_VOLUMES_MAX)
 
-static_assert(WORKER_EXTRA_FD == COPIER_FD_PROCESS, "the worker finds it elsewhere");
+static_assert(WORKER_EXTRA_FD == COPIER_FD_PROCESS && WORKER_EXTRA_FD == COPIER_FD_GUEST, "the worker finds it elsewhere");
 
 /* Lives as long as the call or the access. */
 struct copy {
@@ -158,6 +158,8 @@ static int build_command(struct command *c, const struct copy *copy, const struc
 	c->argv[c->n++] = copy->to ? "in" : "out";
 	if (place->root->pidfd >= 0)
 		c->argv[c->n++] = "--process";
+	else if (place->root->guest_fd >= 0)
+		c->argv[c->n++] = "--guest";
 	else
 		add_option(c, "--state", place->root->state_dir);
 	for (size_t i = 0; i < place->root->n_layers; i++)
@@ -180,7 +182,8 @@ static int start_worker(struct copy *copy, const struct access_place *place, str
 {
 	_cleanup_(command_release) struct command command = { .n = 0 };
 	const struct worker_callbacks callbacks = { on_output, on_drained, on_ended, copy };
-	const struct worker_options options = { command.argv, copy->to, place->root->pidfd };
+	const struct driver_root *root = place->root;
+	const struct worker_options options = { command.argv, copy->to, root->pidfd >= 0 ? root->pidfd : root->guest_fd };
 
 	if (build_command(&command, copy, place, err) < 0)
 		return -1;

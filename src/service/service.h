@@ -25,6 +25,7 @@ struct service_host {
 	const char *copy_worker; /* capsule-copy */
 	const char *volume_worker; /* capsule-volume */
 	struct volume_backends *volumes;
+	struct driver *micro_vm;
 	struct reconciler *reconciler;
 	struct net *net;
 	struct history *history;

@@ -8,7 +8,11 @@
 #include "manifest/manifest.h"
 #include "reconcile/spec.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
 
 #define NAME "workload name"
 #define DESIRED(s) CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_##s
@@ -56,11 +60,46 @@ static int check_image(const Capsule__V1__Workload *w, struct error *err)
 	return 0;
 }
 
+static int check_host_file(const char *path, const char *field, struct error *err)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return error_set(err, ERR_FAILED_PRECONDITION, "microVm.%s: %s: %s; the path is one of the daemon's host",
+				 field, path, strerror(errno));
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return error_set(err, ERR_FAILED_PRECONDITION, "microVm.%s: %s is neither a file nor a block device", field,
+				 path);
+	return 0;
+}
+
+/* What the host must have for a microVM. */
+static int check_machine(const Capsule__V1__MicroVMSpec *v, struct error *err)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	struct sysinfo host;
+
+	if (cpus > 0 && v->vcpus > (unsigned long)cpus)
+		return error_set(err, ERR_FAILED_PRECONDITION, "microVm.vcpus: %u are asked for; this host has %ld", v->vcpus,
+				 cpus);
+	if (sysinfo(&host) == 0 && v->memory_mib > (uint64_t)host.totalram * host.mem_unit >> 20)
+		return error_set(err, ERR_FAILED_PRECONDITION, "microVm.memoryMib: %u MiB are asked for; this host has %llu",
+				 v->memory_mib, (unsigned long long)((uint64_t)host.totalram * host.mem_unit >> 20));
+	if (v->backend == CAPSULE__V1__MICRO_VMBACKEND__MICRO_VM_BACKEND_SMOLVM)
+		return error_set(err, ERR_UNIMPLEMENTED, "microVm.backend: SMOLVM is not supported; use QEMU or FIRECRACKER, or "
+				 "leave the choice to the daemon");
+	if (!*v->kernel_path)
+		return 0;
+	return check_host_file(v->kernel_path, "kernelPath", err) < 0 ? -1 : check_host_file(v->rootfs_path, "rootfsPath", err);
+}
+
 static void apply_work(struct unary *u)
 {
 	const Capsule__V1__WorkloadApplyRequest *request = (const void *)u->request;
 
 	if (check_image(request->workload, &u->err) < 0 || check_host_ports(u, request->workload) < 0)
+		return;
+	if (request->workload->micro_vm && check_machine(request->workload->micro_vm, &u->err) < 0)
 		return;
 	(void)store_apply(u->host->store, request->workload, &u->host->subnet, request->dry_run, &u->record, &u->before,
 			  &u->err);

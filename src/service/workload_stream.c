@@ -64,10 +64,17 @@ static int logs_check(const Capsule__V1__WorkloadLogsRequest *request, const Cap
 	if (request->tail_lines < 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "tail_lines is %d; it must not be negative",
 				 request->tail_lines);
-	if (request->source == CAPSULE__V1__LOG_SOURCE__LOG_SOURCE_SERIAL)
-		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "workload %s has no serial console; only a running microVM has one", request->name);
+	if (request->source == CAPSULE__V1__LOG_SOURCE__LOG_SOURCE_SERIAL && !w->micro_vm)
+		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s has no serial console; only a microVM has one",
+				 request->name);
 	return 0;
+}
+
+/* A root file system of the user's own writes to the console only. */
+static bool logs_wants_serial(const Capsule__V1__WorkloadLogsRequest *request, const Capsule__V1__Workload *w)
+{
+	return request->source == CAPSULE__V1__LOG_SOURCE__LOG_SOURCE_SERIAL ||
+	       (w && w->micro_vm && *w->micro_vm->kernel_path);
 }
 
 static void logs_message(struct rpc_call *call, const ProtobufCMessage *message)
@@ -76,7 +83,7 @@ static void logs_message(struct rpc_call *call, const ProtobufCMessage *message)
 	struct service_host *host = call_host(call);
 	Capsule__V1__Workload *w = reconciler_get(host->reconciler, request->name);
 	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *path = log_path_of_workload(host->root, request->name);
+	_cleanup_free_ char *path = log_path_of_workload(host->root, request->name, logs_wants_serial(request, w));
 	struct log_reader_options options = {
 		.path = path,
 		.follow = request->follow,

@@ -319,6 +319,62 @@ int cgroup_join(const char *path, pid_t first, struct error *err)
 	return r < 0 ? error_errno(err, -r, "cannot enter the cgroup %s", path) : 0;
 }
 
+/* v1: no process can enter a new cpuset before these two are set. */
+static void inherit_cpuset(int parent, int child)
+{
+	static const char *const files[] = { "cpuset.cpus", "cpuset.mems" };
+
+	for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+		_cleanup_free_ char *inherited = NULL, *own = NULL;
+
+		if (fs_read(child, files[i], 4096, &own, NULL, NULL) == 0 && *own <= ' ' &&
+		    fs_read(parent, files[i], 4096, &inherited, NULL, NULL) == 0)
+			(void)write_file(child, files[i], inherited);
+	}
+}
+
+/* v2: what is not enabled in a cgroup does not exist below it. A controller that the host lacks is none of ours. */
+static void enable_controllers(int parent)
+{
+	static const char *const controllers[] = { "+cpu", "+memory", "+pids", "+io", "+cpuset" };
+
+	for (size_t i = 0; i < sizeof controllers / sizeof controllers[0]; i++)
+		(void)write_file(parent, "cgroup.subtree_control", controllers[i]);
+}
+
+static int make_in_hierarchy(int rootfd, void *arg)
+{
+	_cleanup_free_ char *path = strdup(relative(arg));
+	_cleanup_close_ int dirfd = openat(rootfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char *rest = path, *name;
+
+	if (!path || dirfd < 0)
+		return path ? -errno : -ENOMEM;
+	while ((name = strsep(&rest, "/"))) {
+		int child;
+
+		if (!*name)
+			continue;
+		enable_controllers(dirfd);
+		if (mkdirat(dirfd, name, 0755) < 0 && errno != EEXIST)
+			return -errno;
+		child = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (child < 0)
+			return -errno;
+		inherit_cpuset(dirfd, child);
+		close(dirfd);
+		dirfd = child;
+	}
+	return 0;
+}
+
+int cgroup_make(const char *path, struct error *err)
+{
+	int r = each_hierarchy(make_in_hierarchy, (void *)(uintptr_t)path);
+
+	return r < 0 ? error_errno(err, -r, "cannot make the cgroup %s", path) : 0;
+}
+
 struct remove_pass {
 	const char *path;
 	int error;

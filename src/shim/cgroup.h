@@ -47,6 +47,9 @@ void cgroup_kill_session(const char *path, pid_t session);
  * keeps its processes in cgroups that it made below (v2 allows nothing else then), into that of `first`. */
 int cgroup_join(const char *path, pid_t first, struct error *err);
 
+/* Makes the cgroup, and those above it, in all hierarchies, with the controllers that there are. It may exist. */
+int cgroup_make(const char *path, struct error *err);
+
 /* Removes the cgroup and those below it from all hierarchies. Missing: success. It must be empty. */
 int cgroup_remove(const char *path, struct error *err);
 

@@ -89,14 +89,6 @@ void exec_ended(struct exec *e, int connection, int exit_code)
 	*e = EXEC_NONE;
 }
 
-void exec_refuse(int connection, const char *why)
-{
-	struct shim_exec_failed failed = { .exit_code = 0 };
-
-	snprintf(failed.text, sizeof failed.text, "%s", why);
-	(void)shim_send(connection, SHIM_EXEC_FAILED, &failed, sizeof failed.exit_code + strlen(failed.text));
-}
-
 void exec_kill(const struct exec *e, const struct shim *shim)
 {
 	kill(e->pid, SIGKILL);

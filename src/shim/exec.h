@@ -38,9 +38,6 @@ void exec_take_report(struct exec *e, int connection);
 /* The process was reaped. */
 void exec_ended(struct exec *e, int connection, int exit_code);
 
-/* Tells the daemon that nothing was started. */
-void exec_refuse(int connection, const char *why);
-
 /* Kills it with everything in its session. */
 void exec_kill(const struct exec *e, const struct shim *shim);
 

@@ -2,15 +2,16 @@
 /* Copyright The Capsule authors */
 #include "shim/exec.h"
 
+#include "base/confine.h"
 #include "base/fs.h"
 #include "base/timeutil.h"
 #include "shim/cgroup.h"
+#include "shim/holder.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <linux/capability.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -81,15 +82,6 @@ static int add_volume(struct shim_options *o, char *text)
 	return 0;
 }
 
-static int parse_number(const char *text, uint64_t max, uint64_t *ret)
-{
-	char *end;
-
-	errno = 0;
-	*ret = strtoull(text, &end, 10);
-	return errno || end == text || *end || *ret > max ? -1 : 0;
-}
-
 static int parse_option(struct shim_options *o, int opt, char *arg)
 {
 	uint64_t n = 0;
@@ -108,18 +100,18 @@ static int parse_option(struct shim_options *o, int opt, char *arg)
 		o->layers[o->n_layers++] = arg;
 		break;
 	case OPT_VOLUME: return add_volume(o, arg);
-	case OPT_GENERATION: return parse_number(arg, UINT64_MAX, &o->generation);
-	case OPT_LOG_MAX_BYTES: return parse_number(arg, INT64_MAX, &o->log_max_bytes);
+	case OPT_GENERATION: return holder_parse_number(arg, UINT64_MAX, &o->generation);
+	case OPT_LOG_MAX_BYTES: return holder_parse_number(arg, INT64_MAX, &o->log_max_bytes);
 	case OPT_LOG_MAX_FILES:
-		r = parse_number(arg, 1000, &n);
+		r = holder_parse_number(arg, 1000, &n);
 		o->log_max_files = (unsigned)n;
 		break;
 	case OPT_STOP_SIGNAL:
-		r = parse_number(arg, NSIG - 1, &n);
+		r = holder_parse_number(arg, NSIG - 1, &n);
 		o->stop_signal = (int)n;
 		break;
 	case OPT_GRACE:
-		r = parse_number(arg, UINT64_C(1) << 40, &n);
+		r = holder_parse_number(arg, UINT64_C(1) << 40, &n);
 		o->grace_ms = (int64_t)n;
 		break;
 	case OPT_NETNS: o->netns = true; break;
@@ -161,59 +153,6 @@ static int run_read_only(char **argv, struct error *err)
 	if (fd >= 0 && mount_setattr(fd, "", AT_EMPTY_PATH, &read_only, sizeof read_only) == 0)
 		execveat(fd, "", argv, environ, AT_EMPTY_PATH);
 	return error_errno(err, errno, "cannot run capsule-shim from a read-only mount");
-}
-
-/* Nobody waits for the shim: its parent may be gone, or may come later. */
-static int detach(struct error *err)
-{
-	pid_t pid = fork();
-
-	if (pid < 0)
-		return error_errno(err, errno, "cannot fork");
-	if (pid > 0)
-		_exit(0);
-	setsid();
-	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
-		return error_errno(err, errno, "cannot become a subreaper");
-	/* Pins no directory that somebody may want to unmount. */
-	if (chdir("/") < 0)
-		return error_errno(err, errno, "cannot change to /");
-	return 0;
-}
-
-/* Signals are read from a signalfd later. Children get an empty mask and default dispositions (base/process.h). */
-static void block_signals(void)
-{
-	struct sigaction ignore = { .sa_handler = SIG_IGN };
-	sigset_t all;
-
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
-	sigaction(SIGPIPE, &ignore, NULL);
-	/* A log file that reaches a file size limit is a write error, not an end. */
-	sigaction(SIGXFSZ, &ignore, NULL);
-}
-
-/* What is needed from here on: to signal processes of any user, to write and rotate the log, to write in cgroups, and to
- * unmount. The others stay at hand for the children that become processes of the workload. */
-static void lower_capabilities(void)
-{
-	static const unsigned kept[] = { CAP_KILL, CAP_SYS_ADMIN, CAP_DAC_OVERRIDE };
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2] = { 0 };
-
-	if (syscall(SYS_capget, &header, data) < 0)
-		return;
-	for (unsigned i = 0; i < 2; i++) {
-		uint32_t keep = 0;
-
-		for (size_t k = 0; k < sizeof kept / sizeof kept[0]; k++)
-			if (kept[k] / 32 == i)
-				keep |= UINT32_C(1) << kept[k] % 32;
-		data[i].effective &= keep;
-		data[i].inheritable = 0;
-	}
-	(void)syscall(SYS_capset, &header, data);
 }
 
 static int enter_netns(struct error *err)
@@ -278,7 +217,7 @@ static int start(struct shim *shim, struct error *err)
 int main(int argc, char **argv)
 {
 	static struct shim_options options = {
-		.log_max_bytes = 10 << 20, .log_max_files = 3, .stop_signal = SIGTERM, .grace_ms = SHIM_GRACE_MS_DEFAULT,
+		.log_max_bytes = 10 << 20, .log_max_files = 3, .stop_signal = SIGTERM, .grace_ms = HOLDER_GRACE_MS_DEFAULT,
 	};
 	static struct shim shim = { .options = &options, .run_fd = -1, .out_fd = -1, .err_fd = -1, .pidfd = -1 };
 	_cleanup_error_ struct error err = ERROR_INIT, writable = ERROR_INIT;
@@ -287,26 +226,27 @@ int main(int argc, char **argv)
 
 	if (parse_options(&options, argc, argv, &err) < 0) {
 		fprintf(stderr, "%s\n", error_message(&err));
-		serve_failure(&err);
+		holder_refuse(&err);
 		return 2;
 	}
 	if (!read_only) {
-		serve_failure(&writable);
+		holder_refuse(&writable);
 		return 1;
 	}
 	umask(022);
-	close_range(SHIM_FD_RUNTIME + 1, ~0u, 0);
-	for (int fd = SHIM_FD_CONNECTION; fd <= SHIM_FD_RUNTIME; fd++)
-		fcntl(fd, F_SETFD, FD_CLOEXEC);
-	if (detach(&err) < 0) {
-		serve_failure(&err);
+	holder_keep_fds(SHIM_FD_RUNTIME);
+	if (holder_detach(&err) < 0) {
+		holder_refuse(&err);
 		return 1;
 	}
-	block_signals();
+	holder_block_signals();
 	if (start(&shim, &err) < 0) {
-		serve_failure(&err);
+		holder_refuse(&err);
 		return 1;
 	}
-	lower_capabilities();
+	/* What is needed from here on: to signal processes of any user, to write and rotate the log, to write in cgroups,
+	 * and to unmount. The others are for the children that become processes of the workload. */
+	holder_lower_capabilities(CONFINE_KEEP(CAP_KILL) | CONFINE_KEEP(CAP_SYS_ADMIN) | CONFINE_KEEP(CAP_DAC_OVERRIDE),
+				  false);
 	return serve(&shim);
 }

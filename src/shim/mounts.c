@@ -3,7 +3,7 @@
 #include "shim/shim.h"
 
 #include "base/fs.h"
-#include "shim/overlay.h"
+#include "base/overlay.h"
 #include "volume/ext4.h"
 
 #include <errno.h>

@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#define FILE_MAX 1024
+#define FILE_MAX (1024 + SHIM_REASON_MAX)
 
 /* Control data for the descriptors of one message, aligned as the kernel wants it. */
 union control {
@@ -121,8 +121,9 @@ int shim_result_write(int dirfd, const struct shim_result *r, struct error *err)
 	char text[FILE_MAX];
 	int n = snprintf(text, sizeof text,
 			 "code %" PRId32 "\noom %u\nstopped %u\ngeneration %" PRIu64 "\nstarted %" PRId64
-			 "\nfinished %" PRId64 "\nend\n",
-			 r->exit_code, r->oom_killed, r->stopped, r->generation, r->started_at_ns, r->finished_at_ns);
+			 "\nfinished %" PRId64 "\n%s%s%send\n",
+			 r->exit_code, r->oom_killed, r->stopped, r->generation, r->started_at_ns, r->finished_at_ns,
+			 *r->reason ? "reason " : "", r->reason, *r->reason ? "\n" : "");
 
 	return fs_write_replace(dirfd, SHIM_EXIT_FILE, text, (size_t)n, 0600, err);
 }
@@ -140,8 +141,11 @@ int shim_result_read(int dirfd, struct shim_result *ret)
 	if (sscanf(text, "code %" SCNd32 " oom %u stopped %u generation %" SCNu64 " started %" SCNd64 " finished %" SCNd64
 			 " %n",
 		   &r.exit_code, &oom, &stopped, &r.generation, &r.started_at_ns, &r.finished_at_ns, &end) != 6 ||
-	    !strstr(text + end, "end\n"))
+	    !strstr(text + end - 1, "\nend\n"))
 		return 0;
+	/* Its text may be anything, so only a whole line counts. */
+	if (!strncmp(text + end, "reason ", 7))
+		snprintf(r.reason, sizeof r.reason, "%.*s", (int)strcspn(text + end + 7, "\n"), text + end + 7);
 	r.oom_killed = oom != 0;
 	r.stopped = stopped != 0;
 	*ret = r;

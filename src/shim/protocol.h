@@ -38,6 +38,7 @@
 #define CAPSULE_SHIM_PROTOCOL_H
 
 #include "base/error.h"
+#include "base/overlay.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,6 +54,7 @@
 #define SHIM_FD_CONNECTION 3
 #define SHIM_FD_LISTEN 4
 #define SHIM_FD_NETNS 5
+#define SHIM_FD_TAP 5 /* of capsule-vm */
 #define SHIM_FD_RUNTIME 6
 
 /* Files in a workload's run directory. */
@@ -61,7 +63,7 @@
 #define SHIM_EXIT_FILE "exit"
 
 /* One shim can mount this many layers and volumes. */
-#define SHIM_LAYERS_MAX 128
+#define SHIM_LAYERS_MAX OVERLAY_LAYERS_MAX
 #define SHIM_VOLUMES_MAX 32
 
 enum shim_type {
@@ -110,6 +112,7 @@ struct shim_result {
 	uint8_t oom_killed;
 	uint8_t stopped; /* after a SHIM_STOP or SIGTERM to the shim */
 	uint8_t reserved[2];
+	char reason[SHIM_REASON_MAX]; /* NUL-terminated, one line: why a microVM ended that its payload did not end; or "" */
 };
 
 struct shim_exec {

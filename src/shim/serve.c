@@ -4,23 +4,18 @@
 
 #include "base/timeutil.h"
 #include "shim/cgroup.h"
+#include "shim/holder.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <link.h>
-#include <malloc.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 
-#define EXECS_MAX 256
-#define CONNECTIONS_MAX (EXECS_MAX + 16) /* a daemon gets through also when every further process is taken */
 /* After everything was killed: how long to wait for processes that do not die (stuck in the kernel). */
 #define DEATH_TIMEOUT_MS 10000
-#define QUIET_MS 1000
 
 enum source { SOURCE_SIGNAL, SOURCE_TIMER, SOURCE_LISTEN, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_CONNECTION, SOURCE_REPORT };
 
@@ -32,7 +27,7 @@ struct connection {
 struct server {
 	struct shim *shim;
 	int epoll_fd, signal_fd, timer_fd;
-	struct connection connections[CONNECTIONS_MAX];
+	struct connection connections[HOLDER_CONNECTIONS_MAX];
 	unsigned n_execs;
 	bool running;       /* the first process has not been reaped */
 	bool stopping;      /* a stop was asked for */
@@ -76,7 +71,7 @@ static void add_connection(struct server *s, int fd)
 		.pid = s->shim->pid,
 	};
 
-	for (unsigned i = 0; i < CONNECTIONS_MAX; i++) {
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++) {
 		struct connection *c = &s->connections[i];
 
 		if (c->fd >= 0 || c->exec.pid)
@@ -138,7 +133,7 @@ static void on_first_process_ended(struct server *s, int status)
 	s->give_up_at_ns = time_monotonic_ns() + DEATH_TIMEOUT_MS * NSEC_PER_MSEC;
 	arm_timer(s);
 	/* Most are dead with their pid namespace. One that is on its way into the workload is in no cgroup yet. */
-	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		if (s->connections[i].exec.pid)
 			kill(s->connections[i].exec.pid, SIGKILL);
 }
@@ -149,7 +144,7 @@ static void on_child_ended(struct server *s, pid_t pid, int status)
 		on_first_process_ended(s, status);
 		return;
 	}
-	for (unsigned i = 0; i < CONNECTIONS_MAX; i++) {
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++) {
 		struct connection *c = &s->connections[i];
 
 		if (c->exec.pid != pid)
@@ -224,8 +219,8 @@ static void on_exec(struct server *s, unsigned i, const struct shim_exec *reques
 
 	if (!s->running)
 		error_set(&err, ERR_FAILED_PRECONDITION, "the workload is ending");
-	else if (s->n_execs == EXECS_MAX)
-		error_set(&err, ERR_RESOURCE_EXHAUSTED, "%d processes were started in it already", EXECS_MAX);
+	else if (s->n_execs == HOLDER_EXECS_MAX)
+		error_set(&err, ERR_RESOURCE_EXHAUSTED, "%d processes were started in it already", HOLDER_EXECS_MAX);
 	else if (c->exec.pid)
 		error_set(&err, ERR_FAILED_PRECONDITION, "there is a process on this connection already");
 	else if (exec_begin(&c->exec, s->shim, request, fds, n_fds, &err) == 0) {
@@ -234,7 +229,7 @@ static void on_exec(struct server *s, unsigned i, const struct shim_exec *reques
 		(void)watch(s, c->exec.report_fd, SOURCE_REPORT, i);
 		return;
 	}
-	exec_refuse(c->fd, error_message(&err));
+	holder_refuse_exec(c->fd, 0, error_message(&err));
 }
 
 static void on_message(struct server *s, unsigned i)
@@ -356,32 +351,9 @@ static void finish(struct server *s)
 	mounts_release(shim->options);
 	(void)shim_result_write(shim->run_fd, &shim->result, NULL);
 	on_connect(s);
-	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		if (s->connections[i].fd >= 0)
-			(void)shim_send(s->connections[i].fd, SHIM_EXIT, &shim->result, sizeof shim->result);
-}
-
-static int drop_text(struct dl_phdr_info *info, size_t size, void *arg)
-{
-	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-
-	for (unsigned i = 0; i < info->dlpi_phnum; i++) {
-		const ElfW(Phdr) *p = &info->dlpi_phdr[i];
-		uintptr_t from = (info->dlpi_addr + p->p_vaddr) & ~(page - 1);
-		uintptr_t to = (info->dlpi_addr + p->p_vaddr + p->p_memsz) & ~(page - 1);
-
-		if (p->p_type == PT_LOAD && !(p->p_flags & PF_W) && to > from)
-			madvise((void *)from, to - from, MADV_DONTNEED);
-	}
-	return 0;
-}
-
-/* Gives back free heap, and code, which the kernel maps again from its cache of the file when it is needed. A host has
- * many shims, and nearly all of them are asleep. */
-static void shrink(void)
-{
-	malloc_trim(0);
-	dl_iterate_phdr(drop_text, NULL);
+			holder_say_last(s->connections[i].fd, SHIM_EXIT, &shim->result, sizeof shim->result);
 }
 
 int serve(struct shim *shim)
@@ -392,7 +364,7 @@ int serve(struct shim *shim)
 
 	s.shim = shim;
 	s.running = true;
-	for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		s.connections[i] = (struct connection){ .fd = -1, .exec = EXEC_NONE };
 	if (server_init(&s) < 0) {
 		/* Without a loop there is nobody to hold the workload. */
@@ -404,28 +376,14 @@ int serve(struct shim *shim)
 	reap(&s);
 	while (!s.over) {
 		/* Once after each burst of work, not a tick: after a quiet second the shim sleeps without a limit. */
-		int n = epoll_wait(s.epoll_fd, events, (int)(sizeof events / sizeof events[0]), shrunk ? -1 : QUIET_MS);
+		int n = epoll_wait(s.epoll_fd, events, (int)(sizeof events / sizeof events[0]), shrunk ? -1 : HOLDER_QUIET_MS);
 
 		shrunk = n == 0;
 		if (shrunk)
-			shrink();
+			holder_shrink();
 		for (int i = 0; i < n; i++)
 			dispatch(&s, &events[i]);
 	}
 	finish(&s);
 	return 0;
-}
-
-void serve_failure(const struct error *reason)
-{
-	const char *text = error_message(reason);
-	size_t len = strnlen(text, SHIM_BODY_MAX);
-	int fd;
-
-	(void)shim_send(SHIM_FD_CONNECTION, SHIM_FAILED, text, len);
-	fcntl(SHIM_FD_LISTEN, F_SETFL, O_NONBLOCK);
-	while ((fd = accept4(SHIM_FD_LISTEN, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
-		(void)shim_send(fd, SHIM_FAILED, text, len);
-		close(fd);
-	}
 }

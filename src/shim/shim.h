@@ -19,8 +19,6 @@
 #include "shim/log_writer.h"
 #include "shim/protocol.h"
 
-#define SHIM_GRACE_MS_DEFAULT 10000
-
 struct shim_volume {
 	const char *name;
 	const char *device;
@@ -66,9 +64,7 @@ void mounts_release(const struct shim_options *options);
 /* launch.c. Returns when the payload has been executed; fills pid, out_fd and err_fd. On failure nothing runs. */
 int launch_payload(struct shim *shim, struct error *err);
 
-/* serve.c. Tells everybody who waits that there will be no payload. */
-void serve_failure(const struct error *reason);
-/* Until the workload has ended. The program's exit status. */
+/* serve.c. Until the workload has ended. The program's exit status. */
 int serve(struct shim *shim);
 
 #endif

@@ -6,6 +6,7 @@ Beside these, the daemon holds: the image busybox:test; the volumes "data" (32 M
 workloads "running", "stopped" (which publishes PORT) and "vm".
 """
 import collections
+import os
 from base64 import b64encode
 
 import bad_archives as bad
@@ -49,6 +50,10 @@ def workload(**changes):
 
 def container(**changes):
     return workload(container={"image": "busybox:test", **changes})
+
+
+def micro_vm(**changes):
+    return {"workload": {"name": "web", "kind": 2, "micro_vm": {"image": "busybox:test", **changes}}}
 
 
 def archive(name, data, code, text):
@@ -193,7 +198,7 @@ COMMANDS = [
     command("workload restart stopped",
             "capsulectl: workload stopped is stopped; start it with: capsulectl workload start stopped"),
     command("workload logs --serial stopped",
-            "capsulectl: workload stopped has no serial console; only a running microVM has one"),
+            "capsulectl: workload stopped has no serial console; only a microVM has one"),
 ]
 REQUESTS = [
     request("WorkloadService/Apply", {}, "INVALID_ARGUMENT", "the request holds no workload"),
@@ -227,6 +232,18 @@ REQUESTS = [
             'microVm.kernelPath: must be an absolute path, not "k"; microVm.rootfsPath: is required: an absolute path'),
     request("WorkloadService/Apply", {"workload": {"name": "web", "kind": 2, "micro_vm": {"image": "Bad"}}},
             "INVALID_ARGUMENT", 'microVm.image: invalid image reference "Bad": the repository name must be lower case'),
+    request("WorkloadService/Apply", micro_vm(backend="MICRO_VM_BACKEND_SMOLVM"), "UNIMPLEMENTED",
+            "microVm.backend: SMOLVM is not supported; use QEMU or FIRECRACKER, or leave the choice to the daemon"),
+    request("WorkloadService/Apply", micro_vm(image="", kernel_path="/nonexistent/k", rootfs_path="/etc/passwd"),
+            "FAILED_PRECONDITION",
+            "microVm.kernelPath: /nonexistent/k: No such file or directory; the path is one of the daemon's host"),
+    request("WorkloadService/Apply", micro_vm(image="", kernel_path="/etc/passwd", rootfs_path="/etc"),
+            "FAILED_PRECONDITION", "microVm.rootfsPath: /etc is neither a file nor a block device"),
+    request("WorkloadService/Apply", micro_vm(vcpus=256), "FAILED_PRECONDITION",
+            f"microVm.vcpus: 256 are asked for; this host has {os.sysconf('SC_NPROCESSORS_ONLN')}"),
+    request("WorkloadService/Apply", micro_vm(memory_mib=16777216), "FAILED_PRECONDITION",
+            "microVm.memoryMib: 16777216 MiB are asked for; this host has "
+            f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 20}"),
     request("WorkloadService/Apply", b"\x0a\xff\xff\xff\xff\x0f",
             "INVALID_ARGUMENT", "these bytes are not a message of type capsule.v1.WorkloadApplyRequest"),
     request("WorkloadService/Apply", b"\x0a\x05\x0a\x03a\x00b",
@@ -264,7 +281,7 @@ REQUESTS = [
     request("WorkloadService/Logs", {"name": "stopped", "source": 3},
             "INVALID_ARGUMENT", "3 is not a known source of logs"),
     request("WorkloadService/Logs", {"name": "stopped", "source": "LOG_SOURCE_SERIAL"},
-            "FAILED_PRECONDITION", "workload stopped has no serial console; only a running microVM has one"),
+            "FAILED_PRECONDITION", "workload stopped has no serial console; only a microVM has one"),
     request("WorkloadService/Logs", {"name": "stopped", "since_unix_nanos": -1},
             "INVALID_ARGUMENT", "since_unix_nanos is -1; it must not be negative"),
     request("WorkloadService/Watch", {"names": ["stopped", "No"]},

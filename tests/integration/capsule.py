@@ -26,6 +26,10 @@ SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
 COPY_WORKER = BUILD / "src/copier/capsule-copy"
 VOLUME_WORKER = BUILD / "src/volumer/capsule-volume"
+VM_HOLDER = BUILD / "src/vm/capsule-vm"
+GUEST_DIR = BUILD / "src/guest"
+# The kernel of microVMs: that of `make guest-kernel`, or another one.
+GUEST_KERNEL = pathlib.Path(os.environ.get("CAPSULE_GUEST_KERNEL", BUILD / "guest/vmlinux"))
 # What capsulectl needs to find the program of this build.
 CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
 # A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
@@ -131,6 +135,7 @@ class Capsule:
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
                 "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--copy-worker", COPY_WORKER,
                 "--volume-worker", VOLUME_WORKER,
+                "--vm-holder", VM_HOLDER, "--guest-dir", GUEST_DIR, "--guest-kernel", GUEST_KERNEL,
                 "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):
@@ -200,6 +205,13 @@ class Capsule:
         top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck") if k in spec}
         manifest = {"name": name, "kind": "Container", **top, "container": {"image": image, **spec}}
         return self.apply(manifest, *(["--wait"] if wait else []), check=check)
+
+    def run_vm(self, name, image, *script, wait=True, check=True, timeout=3 * PATIENCE, **spec):
+        """A microVM that runs a shell script, with fields of microVm and of the top level."""
+        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck") if k in spec}
+        command = {"command": ["/bin/sh", "-c"], "args": ["\n".join(script)]} if script else {}
+        manifest = {"name": name, "kind": "MicroVM", **top, "microVm": {"image": image, **command, **spec}}
+        return self.apply(manifest, *(["--wait"] if wait else []), check=check, timeout=timeout)
 
     def get(self, name):
         return json.loads(self.ctl("workload", "get", name, "-o", "json").out)

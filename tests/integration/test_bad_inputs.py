@@ -32,10 +32,11 @@ class World:
         vm = client.pb.workload
         client.apply(running)
         client.apply(stopped)
-        client.apply(vm.Workload(name="vm", kind=vm.WORKLOAD_KIND_MICRO_VM, micro_vm=vm.MicroVMSpec(image="busybox:test")))
+        client.apply(vm.Workload(name="vm", kind=vm.WORKLOAD_KIND_MICRO_VM, micro_vm=vm.MicroVMSpec(image="busybox:test"),
+                                 desired_state=vm.DESIRED_STATE_STOPPED))
         client.wait_phase("running", "RUNNING")
         client.wait_phase("stopped", "STOPPED")
-        client.wait_phase("vm", "FAILED")
+        client.wait_phase("vm", "STOPPED")
 
     def state(self):
         return {"workloads": self.client.workload.List(self.client.pb.workload.WorkloadListRequest(), timeout=TIMEOUT),

@@ -305,9 +305,9 @@ def test_a_volume_that_is_mounted_read_only(capsule, tmp_path):
         capsule.ctl("workload", "stop", "w")
 
 
-def test_a_microvm_says_that_its_files_cannot_be_copied(capsule, client):
-    capsule.apply({"name": "vm", "kind": "MicroVM", "microVm": {"image": "busybox:test"}})
-    assert "microVM" in fails(lambda: copy_from(client, "vm", "/x"), Code.UNIMPLEMENTED)
+def test_a_microvm_that_does_not_run_says_why_its_files_cannot_be_copied(capsule, client):
+    capsule.apply({"name": "vm", "kind": "MicroVM", "desiredState": "Stopped", "microVm": {"image": "busybox:test"}})
+    assert "start it first" in fails(lambda: copy_from(client, "vm", "/x"), Code.FAILED_PRECONDITION)
 
 
 # ---- what it costs, what it shows ----

@@ -271,7 +271,7 @@ def test_logs_of_a_workload_that_never_ran(client, w):
     client.apply(client.spec("web", *SLEEP, desired="STOPPED"))
     assert client.logs("web") == b""
     details = fails(lambda: client.logs("web", source=w.LOG_SOURCE_SERIAL), Code.FAILED_PRECONDITION)
-    assert details == "workload web has no serial console; only a running microVM has one"
+    assert details == "workload web has no serial console; only a microVM has one"
 
 
 # ---- volumes ----

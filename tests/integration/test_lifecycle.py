@@ -165,18 +165,6 @@ def test_delete(capsule):
     assert done.returncode == 1 and "there is no workload w" in done.err
 
 
-def test_a_microvm_is_stored_and_says_that_it_cannot_run(capsule):
-    manifest = {"name": "vm", "kind": "MicroVM", "microVm": {"image": "busybox:test"}}
-    capsule.apply(manifest)
-    capsule.wait_phase("vm", "failed")
-    stored = capsule.get("vm")
-    assert "microVM" in stored["status"]["message"]
-    assert stored["microVm"]["vcpus"] == 1 and stored["microVm"]["memoryMib"] == 256
-    capsule.restart()
-    assert capsule.phase("vm") == "Failed"
-    capsule.ctl("workload", "delete", "vm")
-
-
 def test_dry_run_changes_nothing(capsule):
     capsule.run_container("w", "busybox:test", command=FOREVER)
     before = capsule.get("w")

@@ -185,7 +185,7 @@ static const struct {
 	  "5:3: container.memoryMib: unknown field \"memoryMib\"; it belongs in \"resources\", which stands beside name and "
 	  "kind\n" },
 	{ VM "resources: {memoryMib: 256}\n",
-	  "5:24: resources.memoryMib: must be more than microVm.memoryMib (256): what runs the machine needs memory too\n" },
+	  "5:24: resources.memoryMib: must be less than microVm.memoryMib (256): it is a limit inside the machine\n" },
 	{ WEB "healthCheck: {}\n",
 	  "5:1: healthCheck: needs one of exec, http and tcp\n" },
 	{ WEB "healthCheck: {tcp: {port: 80}, http: {port: 80}}\n",
@@ -252,7 +252,7 @@ static const struct {
 	{ WEB "desiredState: Deleting\n",
 	  "5:15: desiredState: must be Running or Stopped; to remove a workload, delete it\n" },
 	{ VM "  backend: fircracker\n",
-	  "5:12: microVm.backend: must be MICRO_VM_BACKEND_FIRECRACKER or MICRO_VM_BACKEND_SMOLVM, "
+	  "5:12: microVm.backend: must be MICRO_VM_BACKEND_FIRECRACKER, MICRO_VM_BACKEND_SMOLVM or MICRO_VM_BACKEND_QEMU, "
 	  "not \"fircracker\"; did you mean FIRECRACKER?\n" },
 	{ WEB "restartPolicy: 1\n",
 	  "5:16: restartPolicy: must be Always, OnFailure or Never, not \"1\"\n" },
@@ -334,6 +334,16 @@ static const struct {
 	  "5:14: microVm.memoryMib: must be 32 to 16777216, not 16\n" },
 	{ VM "  memoryMib: 512M\n",
 	  "5:14: microVm.memoryMib: must be a whole number, not \"512M\"\n" },
+	{ VM "  diskSize: 1M\n",
+	  "5:13: microVm.diskSize: must be at least 16MiB\n" },
+	{ VM "  diskSize: 65TiB\n",
+	  "5:13: microVm.diskSize: must be at most 64TiB\n" },
+	{ "name: vm\nkind: MicroVM\nmicroVm:\n  kernelPath: /k\n  rootfsPath: /r\n  command: [sh]\n  diskSize: 1G\n"
+	  "resources: {pidsMax: 5}\nhealthCheck: {exec: {command: [x]}}\n",
+	  "6:3: microVm.command: cannot stand beside kernelPath and rootfsPath; that root file system decides what runs in it\n"
+	  "7:13: microVm.diskSize: cannot stand beside kernelPath and rootfsPath; that root file system decides what runs in it\n"
+	  "8:1: resources: cannot stand beside kernelPath and rootfsPath; that root file system decides what runs in it\n"
+	  "9:15: healthCheck.exec: cannot stand beside kernelPath and rootfsPath; that root file system decides what runs in it\n" },
 	{ VM "  kernelCmdlineExtra: \"a\\nb\"\n",
 	  "5:23: microVm.kernelCmdlineExtra: must be one line\n" },
 	{ DATA,

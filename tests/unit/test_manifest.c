@@ -175,13 +175,13 @@ START_TEST(full_micro_vm)
 {
 	Capsule__V1__Workload *w = workload("name: vm\nkind: MicroVM\nmicroVm:\n  kernelPath: /k\n  rootfsPath: /r\n"
 					    "  vcpus: 256\n  memoryMib: 32\n  kernelCmdlineExtra: quiet\n"
-					    "  backend: SMOLVM\n  env: {A: b}\n  ports: []\n");
+					    "  backend: QEMU\n  ports: []\n");
 	char *json = to_json(w);
 
 	ck_assert_str_eq(json,
 		"{\"name\":\"vm\",\"kind\":\"WORKLOAD_KIND_MICRO_VM\",\"microVm\":{\"kernelPath\":\"/k\","
 			       "\"rootfsPath\":\"/r\",\"vcpus\":256,\"memoryMib\":32,\"kernelCmdlineExtra\":\"quiet\","
-			       "\"backend\":\"MICRO_VM_BACKEND_SMOLVM\",\"env\":{\"A\":\"b\"}},"
+			       "\"backend\":\"MICRO_VM_BACKEND_QEMU\"},"
 			       "\"restartPolicy\":\"RESTART_POLICY_ALWAYS\"}");
 	free(json);
 	drop(w);
@@ -198,6 +198,7 @@ START_TEST(defaults)
 	ck_assert_int_eq(c->stop_grace_case, CAPSULE__V1__WORKLOAD__STOP_GRACE__NOT_SET);
 	ck_assert_uint_eq(v->micro_vm->vcpus, 1);
 	ck_assert_uint_eq(v->micro_vm->memory_mib, 256);
+	ck_assert_uint_eq(v->micro_vm->disk_size, 4ull << 30);
 	drop(c);
 	drop(v);
 }
@@ -599,7 +600,7 @@ static const struct {
 	{ WEB, "name: web\nkind: MicroVM\nmicroVm: {image: nginx}\n",
 	  "kind: \"WORKLOAD_KIND_CONTAINER\" -> \"WORKLOAD_KIND_MICRO_VM\"\ncontainer.image: \"nginx\" -> \n"
 	  "container.networkMode: \"NETWORK_MODE_BRIDGE\" -> \nmicroVm.vcpus:  -> 1\nmicroVm.memoryMib:  -> 256\n"
-	  "microVm.image:  -> \"nginx\"\n" },
+	  "microVm.image:  -> \"nginx\"\nmicroVm.diskSize:  -> \"4294967296\"\n" },
 	{ NULL, NULL, "" },
 };
 
@@ -759,7 +760,7 @@ START_TEST(yaml_output)
 			 "      networkMode: NETWORK_MODE_BRIDGE\n    restartPolicy: RESTART_POLICY_ALWAYS\n"
 			 "  - name: vm\n    kind: WORKLOAD_KIND_MICRO_VM\n    microVm:\n      vcpus: 1\n"
 			 "      memoryMib: 256\n"
-			 "      image: alpine\n    restartPolicy: RESTART_POLICY_ALWAYS\n");
+			 "      image: alpine\n      diskSize: 4294967296\n    restartPolicy: RESTART_POLICY_ALWAYS\n");
 	buf_reset(&out);
 	v.size_bytes = 1 << 30;
 	volumes.n_volumes = 2;

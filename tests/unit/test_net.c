@@ -19,6 +19,10 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/virtio_net.h>
+#include <net/ethernet.h>
+#include <net/if_arp.h>
+#include <netinet/if_ether.h>
 #include <poll.h>
 #include <pthread.h>
 #include <resolv.h>
@@ -469,6 +473,68 @@ HOST_TEST(attach_makes_all_and_detach_leaves_nothing)
 	detach(net, "web");
 	assert_clean();
 	detach(net, "web");
+	net_free(net);
+}
+
+/* A machine at the other end of a TAP: asks who has 172.20.254.1 and waits for the answer. */
+static void assert_tap_asks_the_bridge(int tap)
+{
+	static const uint8_t mac[6] = { 0x02, 0xca, 0xac, 0x14, 0xfe, 0x02 };
+	struct {
+		struct virtio_net_hdr virtio;
+		struct ether_header ethernet;
+		struct ether_arp arp;
+	} __attribute__((packed)) frame = { 0 }, reply;
+	const in_addr_t mine = htonl(BRIDGE_ADDRESS + 1), bridge = htonl(BRIDGE_ADDRESS);
+	struct pollfd p = { .fd = tap, .events = POLLIN };
+
+	memset(frame.ethernet.ether_dhost, 0xff, 6);
+	memcpy(frame.ethernet.ether_shost, mac, 6);
+	frame.ethernet.ether_type = htons(ETHERTYPE_ARP);
+	frame.arp.ea_hdr = (struct arphdr){ htons(ARPHRD_ETHER), htons(ETHERTYPE_IP), 6, 4, htons(ARPOP_REQUEST) };
+	memcpy(frame.arp.arp_sha, mac, 6);
+	memcpy(frame.arp.arp_spa, &mine, 4);
+	memcpy(frame.arp.arp_tpa, &bridge, 4);
+	ck_assert_int_eq(write(tap, &frame, sizeof frame), sizeof frame);
+	do {
+		ck_assert_int_eq(poll(&p, 1, 10000), 1);
+		ck_assert_int_ge(read(tap, &reply, sizeof reply), 0);
+	} while (reply.ethernet.ether_type != htons(ETHERTYPE_ARP) || reply.arp.ea_hdr.ar_op != htons(ARPOP_REPLY));
+	ck_assert_mem_eq(reply.arp.arp_spa, &bridge, 4);
+	ck_assert_mem_eq(reply.arp.arp_tha, mac, 6);
+}
+
+HOST_TEST(a_virtual_machine_gets_a_tap_that_goes_with_its_holder)
+{
+	const struct net_port port = { false, 8080, 80 };
+	const struct net_endpoint vm = { "vm", BRIDGE_ADDRESS + 1, &port, 1 };
+	struct net *net = make_net();
+	struct net_traffic traffic;
+	char name[IFNAMSIZ];
+	bool present = false;
+	unsigned prefix;
+	uint32_t gateway;
+	int tap = -1;
+
+	port_name("capsule", "vm", name);
+	OK(net_attach_tap(net, &vm, &tap, &err));
+	ASSERT_OUTPUT(true, "alias capsule:capsule:vm", "ip", "link", "show", name);
+	ASSERT_OUTPUT(true, "hairpin on", "ip", "-d", "link", "show", name);
+	ASSERT_OUTPUT(true, "comment \"vm\" : 172.20.254.2 . 80", "nft", "list", "map", "ip", "capsule", "ports");
+	net_gateway(net, &gateway, &prefix);
+	ck_assert(gateway == BRIDGE_ADDRESS && prefix == 24);
+	assert_tap_asks_the_bridge(tap);
+	OK(net_traffic(net, "vm", &traffic, &err));
+	ck_assert(traffic.sent_bytes > 0 && traffic.received_bytes > 0);
+	/* The next daemon finds it, and one that was held twice is replaced by a new start. */
+	OK(net_recover(net, &vm, 1, &present, &err));
+	ck_assert(present);
+	OK(net_attach_tap(net, &vm, &tap, &err));
+	assert_tap_asks_the_bridge(tap);
+	close(tap);
+	ASSERT_OUTPUT(false, "capsule:capsule:vm", "ip", "link");
+	detach(net, "vm");
+	assert_clean();
 	net_free(net);
 }
 
@@ -964,6 +1030,7 @@ int main(void)
 	suite_add_tcase(suite, plain);
 	tcase_set_timeout(host, 60);
 	tcase_add_test(host, attach_makes_all_and_detach_leaves_nothing);
+	tcase_add_test(host, a_virtual_machine_gets_a_tap_that_goes_with_its_holder);
 	tcase_add_test(host, published_ports_answer_from_everywhere);
 	tcase_add_test(host, what_is_not_published_stays_inside);
 	tcase_add_test(host, names_resolve_on_the_bridge);

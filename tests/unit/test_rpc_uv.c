@@ -9,9 +9,11 @@
 #include <check.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <termios.h>
 
 static uv_loop_t loop;
 static struct rpc_server *server;
@@ -192,6 +194,43 @@ START_TEST(taken_over_listener)
 	ck_assert_int_eq(r.code, ERR_OK);
 	client_close(client);
 	unlink(addr.sun_path); /* a socket that was handed to the server stays its maker's */
+}
+END_TEST
+
+/* Two ends of a byte stream that is no socket: a terminal that does nothing to its bytes. */
+static void open_devices(int *ret_master, int *ret_slave)
+{
+	struct termios raw;
+
+	*ret_master = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	ck_assert_int_ge(*ret_master, 0);
+	ck_assert_int_eq(unlockpt(*ret_master), 0);
+	*ret_slave = open(ptsname(*ret_master), O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	ck_assert_int_ge(*ret_slave, 0);
+	ck_assert_int_eq(tcgetattr(*ret_slave, &raw), 0);
+	cfmakeraw(&raw);
+	ck_assert_int_eq(tcsetattr(*ret_slave, TCSANOW, &raw), 0);
+}
+
+START_TEST(one_connection_over_a_device)
+{
+	struct rpc_client *client;
+	struct result r = { 0 };
+	unsigned lost = 0;
+	int master, slave;
+
+	open_devices(&master, &slave);
+	ck_assert_int_eq(rpc_server_adopt(server, slave, count, &lost, NULL), 0);
+	client = rpc_client_adopt(&loop, master, "device", NULL);
+	ck_assert_ptr_nonnull(client);
+	ask(client, "hello", 0, &r);
+	run();
+	ck_assert_str_eq(r.text, "hello");
+	ck_assert_uint_eq(lost, 0);
+	client_close(client);
+	while (!lost)
+		uv_run(&loop, UV_RUN_ONCE);
+	ck_assert_uint_eq(rpc_server_connections(server), 0);
 }
 END_TEST
 
@@ -507,6 +546,7 @@ int main(void)
 	tcase_add_test(t, call_over_a_unix_socket);
 	tcase_add_loop_test(t, call_over_tcp, 0, 4);
 	tcase_add_test(t, taken_over_listener);
+	tcase_add_test(t, one_connection_over_a_device);
 	tcase_add_test(t, nobody_there);
 	tcase_add_test(t, close_in_callbacks);
 	tcase_add_test(t, deadlines);

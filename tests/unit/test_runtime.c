@@ -174,6 +174,7 @@ struct plan_fixture {
 	char *entrypoint[3], *cmd[3], *env[4];
 	struct driver_plan plan;
 	struct oci_runtime runtime;
+	struct bundle_payload payload;
 	struct bundle bundle;
 };
 
@@ -191,14 +192,22 @@ static void plan_init(struct plan_fixture *p)
 	p->image.config.env = p->env;
 	p->plan = (struct driver_plan){ .spec = &p->workload, .image = &p->image, .netns_fd = -1 };
 	p->runtime = (struct oci_runtime){ .program = "/usr/bin/crun", .is_crun = true };
-	p->bundle = (struct bundle){ .plan = &p->plan, .runtime = &p->runtime, .run_dir = "/run/x", .upper_dir = "/nope",
+	p->bundle = (struct bundle){ .plan = &p->plan, .runtime = &p->runtime, .payload = &p->payload, .run_dir = "/run/x",
+				     .files_dir = "/run/x", .volumes_dir = "/run/x/volumes", .upper_dir = "/nope",
 				     .cgroup_path = "/capsule/web" };
+}
+
+/* Of the container as it is now. */
+static json_t *make_config(struct plan_fixture *p, struct error *err)
+{
+	p->payload = bundle_of_container(&p->container);
+	return bundle_config(&p->bundle, err);
 }
 
 static json_t *config(struct plan_fixture *p)
 {
 	struct error err = ERROR_INIT;
-	json_t *c = bundle_config(&p->bundle, &err);
+	json_t *c = make_config(p, &err);
 
 	ck_assert_msg(c != NULL, "%s", error_message(&err));
 	return c;
@@ -221,7 +230,7 @@ START_TEST(command_and_args_as_in_kubernetes)
 	char *command[] = { (char *)"/c" }, *args[] = { (char *)"x", (char *)"y" };
 
 	plan_init(&p);
-	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_ptr_null(make_config(&p, &err));
 	ck_assert_str_eq(error_message(&err), "the image test names no program to run; set container.command");
 	error_release(&err);
 	p.entrypoint[0] = (char *)"/e";
@@ -236,7 +245,7 @@ START_TEST(command_and_args_as_in_kubernetes)
 	p.container.n_args = 0;
 	assert_args(&p, "[\"/c\"]");
 	command[0] = (char *)"\xff";
-	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_ptr_null(make_config(&p, &err));
 	ck_assert_str_eq(error_message(&err), "container.command is not valid UTF-8");
 	error_release(&err);
 }
@@ -298,6 +307,47 @@ static size_t mount_index(json_t *c, const char *destination)
 	return 0;
 }
 
+START_TEST(a_micro_vm_has_the_same_bundle_in_other_places)
+{
+	struct driver_volume volumes[] = { { .name = "data", .device = "/dev/y", .mount_path = "/data", .read_only = true } };
+	Capsule__V1__MicroVMSpec__EnvEntry entry = CAPSULE__V1__MICRO_VMSPEC__ENV_ENTRY__INIT, *entries[] = { &entry };
+	Capsule__V1__MicroVMSpec vm = CAPSULE__V1__MICRO_VMSPEC__INIT;
+	struct error err = ERROR_INIT;
+	struct plan_fixture p;
+	char *text;
+	json_t *c;
+
+	plan_init(&p);
+	p.workload.container = NULL;
+	p.workload.micro_vm = &vm;
+	p.payload = bundle_of_micro_vm(&vm);
+	p.bundle.files_dir = "/run/capsule/bundle";
+	p.bundle.volumes_dir = "/run/capsule/volumes";
+	p.bundle.upper_dir = NULL;
+	p.bundle.cgroup_namespace = true;
+	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_str_eq(error_message(&err), "the image test names no program to run; set microVm.command");
+	error_release(&err);
+	p.entrypoint[0] = (char *)"/e";
+	entry.key = (char *)"A";
+	entry.value = (char *)"manifest";
+	vm.env = entries;
+	vm.n_env = 1;
+	p.payload = bundle_of_micro_vm(&vm);
+	p.plan.volumes = volumes;
+	p.plan.n_volumes = 1;
+	c = bundle_config(&p.bundle, &err);
+	ck_assert_msg(c != NULL, "%s", error_message(&err));
+	ck_assert(has_env(c, "A=manifest"));
+	ck_assert_str_eq(mount_source(c, "/data"), "/run/capsule/volumes/data");
+	ck_assert_str_eq(mount_source(c, "/etc/hosts"), "/run/capsule/bundle/hosts");
+	text = json_dumps(json_object_get(json_object_get(c, "linux"), "namespaces"), JSON_COMPACT);
+	ck_assert_ptr_nonnull(strstr(text, "\"cgroup\""));
+	free(text);
+	json_decref(c);
+}
+END_TEST
+
 START_TEST(mounts_come_in_order)
 {
 	struct driver_volume volumes[] = {
@@ -324,10 +374,10 @@ START_TEST(mounts_come_in_order)
 	ck_assert_str_eq(mount_source(c, "/host-tmp"), "/tmp");
 	json_decref(c);
 	binds[0] = (char *)"/tmp:relative";
-	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_ptr_null(make_config(&p, &err));
 	error_release(&err);
 	binds[0] = (char *)"/nowhere/at/all";
-	ck_assert_ptr_null(bundle_config(&p.bundle, &err));
+	ck_assert_ptr_null(make_config(&p, &err));
 	ck_assert_str_eq(error_message(&err), "the host path /nowhere/at/all cannot be mounted: No such file or directory");
 	error_release(&err);
 }
@@ -740,6 +790,7 @@ int main(void)
 	tcase_add_test(c, command_and_args_as_in_kubernetes);
 	tcase_add_test(c, environment_is_layered);
 	tcase_add_test(c, mounts_come_in_order);
+	tcase_add_test(c, a_micro_vm_has_the_same_bundle_in_other_places);
 	tcase_add_test(c, profiles);
 	tcase_add_test(c, seccomp_filter_allows_and_refuses);
 	tcase_add_test(c, log_is_read_over_rotated_files);

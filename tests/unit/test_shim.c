@@ -215,7 +215,7 @@ END_TEST
 START_TEST(result_file)
 {
 	struct shim_result r = { .generation = UINT64_MAX, .started_at_ns = 5, .finished_at_ns = 77, .exit_code = 137,
-				 .oom_killed = 1, .stopped = 0 };
+				 .oom_killed = 1, .stopped = 0, .reason = "QEMU was killed | the end" };
 	struct shim_result again;
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	char path[128], *text;
@@ -227,7 +227,7 @@ START_TEST(result_file)
 	/* A later version may say more. */
 	snprintf(path, sizeof path, "%s/" SHIM_EXIT_FILE, dir);
 	text = content(SHIM_EXIT_FILE);
-	strcpy(strstr(text, "end\n"), "x 1\n");
+	strcpy(strstr(text, "\nend\n"), "\nx 1\n");
 	ck_assert_int_eq(fs_write_replace(AT_FDCWD, path, text, strlen(text), 0600, NULL), 0);
 	ck_assert_int_eq(shim_result_read(fd, &again), 0);
 	free(text);

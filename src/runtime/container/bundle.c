@@ -8,7 +8,6 @@
 #include "runtime/container/seccomp.h"
 #include "runtime/container/security.h"
 #include "runtime/container/user.h"
-#include "shim/cgroup.h"
 #include "shim/protocol.h"
 
 #include <errno.h>
@@ -22,9 +21,28 @@ static int no_memory(struct error *err)
 	return error_errno(err, ENOMEM, "cannot write the container's configuration");
 }
 
-static const Capsule__V1__ContainerSpec *spec_of(const struct bundle *b)
+struct bundle_payload bundle_of_container(const Capsule__V1__ContainerSpec *spec)
 {
-	return b->plan->spec->container;
+	return (struct bundle_payload){
+		.section = "container",
+		.command = spec->command, .n_command = spec->n_command,
+		.args = spec->args, .n_args = spec->n_args,
+		.env = spec->env, .n_env = spec->n_env,
+		.privileged = spec->privileged, .host_pid = spec->host_pid, .host_ipc = spec->host_ipc,
+		.host_mount = spec->host_mount,
+		.host_bind_paths = spec->host_bind_paths, .n_host_bind_paths = spec->n_host_bind_paths,
+	};
+}
+
+struct bundle_payload bundle_of_micro_vm(const Capsule__V1__MicroVMSpec *spec)
+{
+	return (struct bundle_payload){
+		.section = "microVm",
+		.command = spec->command, .n_command = spec->n_command,
+		.args = spec->args, .n_args = spec->n_args,
+		/* One form of env: manifest/check.c asserts it. */
+		.env = (Capsule__V1__ContainerSpec__EnvEntry *const *)spec->env, .n_env = spec->n_env,
+	};
 }
 
 /* ---- process ---- */
@@ -58,26 +76,29 @@ static size_t count(char *const *list)
 
 static json_t *args_of(const struct bundle *b, struct error *err)
 {
-	const Capsule__V1__ContainerSpec *spec = spec_of(b);
+	const struct bundle_payload *spec = b->payload;
 	const struct image_config *image = &b->plan->image->config;
 	json_t *args = json_array();
+	char command[32], arguments[32];
 	int r;
 
+	snprintf(command, sizeof command, "%s.command", spec->section);
+	snprintf(arguments, sizeof arguments, "%s.args", spec->section);
 	if (!args) {
 		no_memory(err);
 		return NULL;
 	}
 	if (spec->n_command)
-		r = append_all(args, spec->command, spec->n_command, "container.command", err);
+		r = append_all(args, spec->command, spec->n_command, command, err);
 	else
 		r = append_all(args, image->entrypoint, count(image->entrypoint), "the image's entrypoint", err);
 	if (r == 0 && spec->n_args)
-		r = append_all(args, spec->args, spec->n_args, "container.args", err);
+		r = append_all(args, spec->args, spec->n_args, arguments, err);
 	else if (r == 0 && !spec->n_command)
 		r = append_all(args, image->cmd, count(image->cmd), "the image's command", err);
 	if (r == 0 && json_array_size(args) == 0)
 		r = error_set(err, ERR_FAILED_PRECONDITION,
-			      "the image %s names no program to run; set container.command", b->plan->image->reference);
+			      "the image %s names no program to run; set %s", b->plan->image->reference, command);
 	if (r == 0 && !*json_string_value(json_array_get(args, 0)))
 		r = error_set(err, ERR_FAILED_PRECONDITION, "the first word of the command is empty");
 	if (r < 0) {
@@ -117,7 +138,7 @@ static int set_image_env(json_t *vars, char *const *env, struct error *err)
 
 static int collect_env(const struct bundle *b, const struct user *user, json_t *vars, struct error *err)
 {
-	const Capsule__V1__ContainerSpec *spec = spec_of(b);
+	const struct bundle_payload *spec = b->payload;
 
 	if (set_env(vars, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", err) < 0 ||
 	    set_env(vars, "HOSTNAME", b->plan->spec->name, err) < 0 || set_env(vars, "HOME", user->home, err) < 0 ||
@@ -163,9 +184,11 @@ static json_t *user_json(const struct user *user)
 static int find_user(const struct bundle *b, struct user *ret, struct error *err)
 {
 	const struct image *image = b->plan->image;
-	const char *roots[SHIM_LAYERS_MAX + 1] = { b->upper_dir };
-	size_t n = 1;
+	const char *roots[SHIM_LAYERS_MAX + 1];
+	size_t n = 0;
 
+	if (b->upper_dir)
+		roots[n++] = b->upper_dir;
 	if (image->n_layers > SHIM_LAYERS_MAX)
 		return error_set(err, ERR_FAILED_PRECONDITION, "the image %s has %zu layers; at most %d can be mounted",
 				 image->reference, image->n_layers, SHIM_LAYERS_MAX);
@@ -178,7 +201,7 @@ static json_t *process_of(const struct bundle *b, struct error *err)
 {
 	_cleanup_user_ struct user user = { 0 };
 	const char *dir = b->plan->image->config.working_dir;
-	bool privileged = spec_of(b)->privileged;
+	bool privileged = b->payload->privileged;
 	json_t *args, *env, *process;
 
 	if (find_user(b, &user, err) < 0)
@@ -199,41 +222,42 @@ static json_t *process_of(const struct bundle *b, struct error *err)
 
 /* ---- the rest ---- */
 
-static json_t *namespaces_of(const Capsule__V1__ContainerSpec *spec)
+static json_t *namespaces_of(const struct bundle *b)
 {
+	const struct bundle_payload *spec = b->payload;
 	json_t *list = json_pack("[{s:s}, {s:s}]", "type", "mount", "type", "uts");
 
-	/* No network namespace: the container takes over the shim's. */
+	/* No network namespace: the container takes over the shim's, or its guest's. */
 	if (!spec->host_pid)
 		json_array_append_new(list, json_pack("{s:s}", "type", "pid"));
 	if (!spec->host_ipc)
 		json_array_append_new(list, json_pack("{s:s}", "type", "ipc"));
-	if (cgroup_mode() == CGROUP_V2)
+	if (b->cgroup_namespace)
 		json_array_append_new(list, json_pack("{s:s}", "type", "cgroup"));
 	return list;
 }
 
 /* A limit on memory holds for swap too, where the kernel counts that: else a workload over its limit would not end but
  * slow the host down. */
-static void limit_memory(json_t *resources, uint32_t mib)
+static void limit_memory(json_t *resources, uint32_t mib, bool counts_swap)
 {
 	json_int_t bytes = (json_int_t)mib << 20;
 	json_t *memory = json_pack("{s:I}", "limit", bytes);
 
-	if (cgroup_counts_swap())
+	if (counts_swap)
 		json_object_set_new(memory, "swap", json_integer(bytes));
 	json_object_set_new(resources, "memory", memory);
 }
 
 static json_t *resources_of(const struct bundle *b)
 {
-	json_t *resources = json_pack("{s:o}", "devices", security_device_rules(spec_of(b)->privileged));
+	json_t *resources = json_pack("{s:o}", "devices", security_device_rules(b->payload->privileged));
 	const Capsule__V1__Resources *limits = b->plan->spec->resources;
 
 	if (!resources || !limits)
 		return resources;
 	if (limits->memory_mib)
-		limit_memory(resources, limits->memory_mib);
+		limit_memory(resources, limits->memory_mib, b->counts_swap);
 	if (limits->cpus > 0)
 		json_object_set_new(resources, "cpu", json_pack("{s:I, s:I}", "quota",
 								(json_int_t)(limits->cpus * CPU_PERIOD_US + 0.5),
@@ -245,10 +269,10 @@ static json_t *resources_of(const struct bundle *b)
 
 static json_t *linux_of(const struct bundle *b, struct error *err)
 {
-	const Capsule__V1__ContainerSpec *spec = spec_of(b);
+	const struct bundle_payload *spec = b->payload;
 	json_t *linux_part;
 
-	linux_part = json_pack("{s:s, s:o, s:o}", "cgroupsPath", b->cgroup_path, "namespaces", namespaces_of(spec),
+	linux_part = json_pack("{s:s, s:o, s:o}", "cgroupsPath", b->cgroup_path, "namespaces", namespaces_of(b),
 			       "resources", resources_of(b));
 	if (!linux_part) {
 		no_memory(err);
@@ -268,7 +292,7 @@ static int annotate(const struct bundle *b, json_t *config, struct error *err)
 	const char *bpf;
 
 	/* Ready-made code instead of a list of names: saves crun the compilation, which is most of its time. */
-	if (!b->runtime->is_crun || spec_of(b)->privileged)
+	if (!b->runtime->is_crun || b->payload->privileged)
 		return 0;
 	if (seccomp_profile_base64(&bpf, err) < 0)
 		return -1;
@@ -308,7 +332,7 @@ static int write_hosts(const struct bundle *b, int dirfd, struct error *err)
 	const char *name = b->plan->spec->name;
 
 	/* On the host's network the host's names are valid too. */
-	if (b->plan->netns_fd < 0 && fs_read(AT_FDCWD, "/etc/hosts", HOSTS_MAX, &host, NULL, NULL) == 0)
+	if (!b->plan->address && fs_read(AT_FDCWD, "/etc/hosts", HOSTS_MAX, &host, NULL, NULL) == 0)
 		buf_addf(&text, "%s\n", host);
 	else
 		buf_adds(&text, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");

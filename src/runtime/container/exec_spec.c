@@ -2,6 +2,7 @@
 /* Copyright The Capsule authors */
 #include "runtime/container/exec_spec.h"
 
+#include "base/base64.h"
 #include "base/buf.h"
 #include "base/fs.h"
 #include "runtime/container/seccomp.h"
@@ -10,6 +11,7 @@
 #include "shim/protocol.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <sys/mman.h>
 
@@ -126,10 +128,26 @@ static uint32_t add_environment(struct buf *out, const struct driver_exec *exec,
 
 /* ---- the whole ---- */
 
-static bool is_filtered(const json_t *config)
+/* The system call filter that the first process has, if any: the very code where the configuration holds it. */
+static int add_filter(struct buf *out, const json_t *config, struct error *err)
 {
-	return json_object_get(json_object_get(config, "annotations"), "run.oci.seccomp_bpf_data") ||
-	       json_object_get(json_object_get(config, "linux"), "seccomp");
+	const json_t *code = json_object_get(json_object_get(config, "annotations"), "run.oci.seccomp_bpf_data");
+	_cleanup_free_ void *decoded = NULL;
+	const void *filter;
+	size_t len;
+
+	if (json_is_string(code)) {
+		decoded = base64_decode(json_string_value(code), &len);
+		if (!decoded)
+			return error_set(err, ERR_INTERNAL, "the system call filter in its config.json is damaged");
+		filter = decoded;
+	} else if (!json_object_get(json_object_get(config, "linux"), "seccomp")) {
+		return 0;
+	} else if (seccomp_profile_bpf(&filter, &len, err) < 0) {
+		return -1;
+	}
+	buf_add(out, filter, len);
+	return 0;
 }
 
 static int build(const struct driver_exec *exec, const json_t *config, struct buf *out, struct error *err)
@@ -138,19 +156,15 @@ static int build(const struct driver_exec *exec, const json_t *config, struct bu
 	const json_t *capabilities = json_object_get(process, "capabilities");
 	const char *dir = json_string_value(json_object_get(process, "cwd"));
 	_cleanup_user_ struct user user = { 0 };
-	_cleanup_buf_ struct buf env = BUF_INIT(SPEC_MAX);
+	_cleanup_buf_ struct buf env = BUF_INIT(SPEC_MAX), filter = BUF_INIT(SPEC_MAX);
 	struct shim_exec_spec spec = { .size = sizeof spec };
-	const void *filter = NULL;
-	size_t filter_len = 0;
 
-	if (find_user(exec, process, &user, err) < 0)
-		return -1;
-	if (is_filtered(config) && seccomp_profile_bpf(&filter, &filter_len, err) < 0)
+	if (find_user(exec, process, &user, err) < 0 || add_filter(&filter, config, err) < 0)
 		return -1;
 	spec.uid = user.uid;
 	spec.gid = user.gid;
 	spec.n_groups = (uint32_t)user.n_groups;
-	spec.n_filter = (uint32_t)(filter_len / sizeof(struct sock_filter));
+	spec.n_filter = (uint32_t)(filter.len / sizeof(struct sock_filter));
 	spec.n_args = (uint32_t)exec->config->n_command;
 	spec.n_env = add_environment(&env, exec, process, user.home);
 	spec.no_new_privs = json_is_true(json_object_get(process, "noNewPrivileges"));
@@ -158,7 +172,7 @@ static int build(const struct driver_exec *exec, const json_t *config, struct bu
 	spec.permitted = security_capability_bits(json_object_get(capabilities, "permitted"));
 	buf_add(out, &spec, sizeof spec);
 	buf_add(out, user.groups, user.n_groups * sizeof user.groups[0]);
-	buf_add(out, filter, filter_len);
+	buf_add(out, buf_data(&filter), filter.len);
 	if (*exec->config->working_dir)
 		dir = exec->config->working_dir;
 	buf_add(out, dir ? dir : "/", strlen(dir ? dir : "/") + 1);
@@ -170,7 +184,8 @@ static int build(const struct driver_exec *exec, const json_t *config, struct bu
 	return 0;
 }
 
-int exec_spec_make(int run_dirfd, const struct driver_exec *exec, struct error *err)
+/* A memory file, or -1. */
+static int make_spec(int run_dirfd, const struct driver_exec *exec, struct error *err)
 {
 	_cleanup_buf_ struct buf spec = BUF_INIT(SPEC_MAX);
 	_cleanup_close_ int fd = memfd_create("capsule-exec", MFD_CLOEXEC);
@@ -183,4 +198,18 @@ int exec_spec_make(int run_dirfd, const struct driver_exec *exec, struct error *
 	if (fd < 0 || (r = fs_write_all(fd, buf_data(&spec), spec.len)) < 0)
 		return error_errno(err, fd < 0 ? errno : -r, "cannot describe the process");
 	return steal_fd(&fd);
+}
+
+int exec_spec_prepare(int run_dirfd, const struct driver_exec *exec, struct driver_process *ret, struct error *err)
+{
+	struct driver_process p = DRIVER_PROCESS_NONE;
+
+	p.terminal = exec->config->tty;
+	p.theirs[0] = make_spec(run_dirfd, exec, err);
+	if (p.theirs[0] < 0 || (!p.terminal && driver_process_make_streams(&p, err) < 0)) {
+		driver_process_release(&p);
+		return -1;
+	}
+	*ret = p;
+	return 0;
 }

@@ -13,7 +13,8 @@
 
 #include "runtime/driver.h"
 
-/* A memory file, or -1 with the error. */
-int exec_spec_make(int run_dirfd, const struct driver_exec *exec, struct error *err);
+/* All that the shim is to be given: the description as a memory file and, without a terminal, the streams. The connection is
+ * left to the caller. */
+int exec_spec_prepare(int run_dirfd, const struct driver_exec *exec, struct driver_process *ret, struct error *err);
 
 #endif

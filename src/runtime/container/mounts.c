@@ -87,16 +87,16 @@ static int add_host_path(struct binds *binds, const char *text, struct error *er
 static int collect_binds(const struct bundle *b, struct binds *binds, struct error *err)
 {
 	static const char *const files[] = { "hosts", "hostname", "resolv.conf" };
-	const Capsule__V1__ContainerSpec *spec = b->plan->spec->container;
+	const struct bundle_payload *spec = b->payload;
 	int r = 0;
 
 	for (size_t i = 0; i < COUNT(files); i++)
-		r |= binds_add(binds, fs_path("%s/%s", b->run_dir, files[i]), fs_path("/etc/%s", files[i]),
+		r |= binds_add(binds, fs_path("%s/%s", b->files_dir, files[i]), fs_path("/etc/%s", files[i]),
 			       (struct bind){ .yields = true });
 	for (size_t i = 0; i < b->plan->n_volumes; i++) {
 		const struct driver_volume *v = &b->plan->volumes[i];
 
-		r |= binds_add(binds, fs_path("%s/volumes/%s", b->run_dir, v->name), strdup(v->mount_path),
+		r |= binds_add(binds, fs_path("%s/%s", b->volumes_dir, v->name), strdup(v->mount_path),
 			       (struct bind){ .read_only = v->read_only });
 	}
 	if (spec->host_mount)
@@ -134,7 +134,7 @@ static void append_kernel(json_t *mounts, const char *type, const char *destinat
 						type, "options", list));
 }
 
-static int append_kernel_mounts(json_t *mounts, const Capsule__V1__ContainerSpec *spec, struct error *err)
+static int append_kernel_mounts(json_t *mounts, const struct bundle_payload *spec, struct error *err)
 {
 	const char *sys = spec->privileged ? "nosuid,noexec,nodev,rw" : "nosuid,noexec,nodev,ro";
 
@@ -163,7 +163,7 @@ json_t *mounts_json(const struct bundle *b, struct error *err)
 {
 	struct binds binds = { 0 };
 	json_t *mounts = json_array();
-	int r = mounts ? append_kernel_mounts(mounts, b->plan->spec->container, err)
+	int r = mounts ? append_kernel_mounts(mounts, b->payload, err)
 		       : error_errno(err, ENOMEM, "cannot write the container's mounts");
 
 	if (r == 0)

@@ -2,22 +2,15 @@
 /* Copyright The Capsule authors */
 #include "runtime/container/oci_runtime.h"
 
-#include "base/fs.h"
 #include "base/process.h"
+#include "shim/oci_run.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 
 #define PROBE_TIMEOUT_MS 10000
-#ifndef MFD_EXEC /* Linux 6.3 */
-#define MFD_EXEC 0x0010U
-#endif
-/* Exactly these make crun and runc take themselves for a sealed copy. */
-#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 /* One entry for each choice that was ever asked for; a process asks for one. */
 struct known {
@@ -30,31 +23,11 @@ struct known {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct known *known;
 
-static char *find_in_path(const char *name)
-{
-	const char *path = getenv("PATH");
-
-	if (strchr(name, '/'))
-		return access(name, X_OK) == 0 ? realpath(name, NULL) : NULL;
-	if (!path || !*path)
-		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-	while (*path) {
-		size_t len = strcspn(path, ":");
-		char *candidate = len && *path == '/' ? fs_path("%.*s/%s", (int)len, path, name) : NULL;
-
-		if (candidate && access(candidate, X_OK) == 0)
-			return candidate;
-		free(candidate);
-		path += len + (path[len] == ':');
-	}
-	return NULL;
-}
-
 /* Whether the program exists and answers; else why not. */
 static int probe(const char *name, struct oci_runtime *ret, struct error *err)
 {
 	_cleanup_process_result_ struct process_result result = { 0 };
-	_cleanup_free_ char *program = find_in_path(name);
+	_cleanup_free_ char *program = process_find(name);
 	const char *argv[] = { program, "--version", NULL };
 	const struct process_run run = { .spawn = { .argv = argv }, .timeout_ms = PROBE_TIMEOUT_MS };
 
@@ -69,22 +42,6 @@ static int probe(const char *name, struct oci_runtime *ret, struct error *err)
 	ret->program = steal_ptr(&program);
 	ret->sealed_fd = -1;
 	return 0;
-}
-
-static int sealed_copy(int fd)
-{
-	_cleanup_close_ int copy = memfd_create("oci-runtime", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
-	ssize_t n;
-
-	if (copy < 0 && errno == EINVAL)
-		copy = memfd_create("oci-runtime", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (copy < 0)
-		return -1;
-	while ((n = sendfile(copy, fd, NULL, 1 << 30)) > 0)
-		;
-	if (n < 0 || fcntl(copy, F_ADD_SEALS, SEALS) < 0)
-		return -1;
-	return steal_fd(&copy);
 }
 
 static bool same_file(const struct stat *a, const struct stat *b)
@@ -102,7 +59,7 @@ static void refresh_sealed(struct known *k)
 	if (fd >= 0 && fstat(fd, &now) == 0 && k->runtime.sealed_fd >= 0 && same_file(&now, &k->sealed_from))
 		return;
 	cleanup_closep(&k->runtime.sealed_fd);
-	k->runtime.sealed_fd = fd >= 0 ? sealed_copy(fd) : -1;
+	k->runtime.sealed_fd = fd >= 0 ? oci_run_sealed_copy(fd) : -1;
 	k->sealed_from = now;
 }
 
@@ -159,4 +116,51 @@ void oci_runtime_release(struct oci_runtime *r)
 {
 	cleanup_closep(&r->sealed_fd);
 	r->sealed_fd = -1;
+}
+
+/* ---- its words ---- */
+
+/* runc writes its log as `time="..." level=error msg="..."` with C's escapes. Leaves the message alone in the text. */
+static void unquote_message(char *text)
+{
+	char *from = strstr(text, " msg=\""), *to = text;
+
+	if (!from)
+		return;
+	for (from += 6; *from && *from != '"'; from++) {
+		if (*from == '\\' && from[1])
+			from++;
+		*to++ = *from;
+	}
+	*to = '\0';
+}
+
+void oci_runtime_clarify(struct error *err)
+{
+	static const struct {
+		const char *sign, *meaning;
+	} terms[] = {
+		{ "missing dynamic library", "its interpreter or dynamic loader is not in the image" },
+		{ "not found in $PATH", "not found in the image" },
+		{ "no such file or directory", "not found in the image" },
+		{ "exec format error", "not a program for this machine" },
+		{ "permission denied", "permission denied: it is not executable for the container's user" },
+	};
+	_cleanup_free_ char *text = strdup(error_message(err));
+	const char *program, *end;
+
+	if (!text)
+		return;
+	unquote_message(text);
+	/* crun quotes the program with `, runc with ". */
+	program = strstr(text, "exec: \"");
+	program = program ? program + strlen("exec: \"") : strchr(text, '`') ? strchr(text, '`') + 1 : NULL;
+	end = program && strstr(text, "exec") ? strpbrk(program, "`\"") : NULL;
+	for (size_t i = 0; end && end > program && i < sizeof terms / sizeof terms[0]; i++)
+		if (strcasestr(text, terms[i].sign)) {
+			error_set(err, ERR_FAILED_PRECONDITION, "exec: %.*s: %s", (int)(end - program), program,
+				  terms[i].meaning);
+			return;
+		}
+	error_set(err, err->code, "%s", text);
 }

@@ -28,4 +28,7 @@ void oci_runtime_release(struct oci_runtime *r);
 /* FAILED_PRECONDITION with what to install when there is none. A failure is not remembered. */
 int oci_runtime_find(const char *choice, struct oci_runtime *ret, struct error *err);
 
+/* Puts an OCI runtime's words about a failed start into the user's terms. */
+void oci_runtime_clarify(struct error *err);
+
 #endif

@@ -3,7 +3,7 @@
 #include "runtime/container/root.h"
 
 #include "base/fs.h"
-#include "runtime/container/origin.h"
+#include "runtime/origin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,13 +37,14 @@ int root_of_process(pid_t pid, const char *cgroup, struct driver_root *ret, stru
 	/* If it takes a signal after that, what was looked up by its number was its own. */
 	if (pidfd < 0 || !is_in_cgroup(pid, cgroup) || syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0)
 		return error_set(err, ERR_FAILED_PRECONDITION, "it has just ended; try again");
-	*ret = (struct driver_root){ .pidfd = steal_fd(&pidfd) };
+	*ret = DRIVER_ROOT_NONE;
+	ret->pidfd = steal_fd(&pidfd);
 	return 0;
 }
 
 int root_of_last_run(const char *state_dir, uint64_t generation, struct driver_root *ret, struct error *err)
 {
-	struct driver_root root = { .pidfd = -1 };
+	struct driver_root root = DRIVER_ROOT_NONE;
 
 	if (origin_layers(state_dir, generation, &root.layers, &root.n_layers) < 0)
 		return error_set(err, ERR_FAILED_PRECONDITION,

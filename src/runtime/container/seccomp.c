@@ -2,6 +2,8 @@
 /* Copyright The Capsule authors */
 #include "runtime/container/seccomp.h"
 
+#include "base/base64.h"
+
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/sched.h>
@@ -175,26 +177,6 @@ static int export_code(scmp_filter_ctx ctx)
 	return 0;
 }
 
-static char *encode_base64(const unsigned char *in, size_t len)
-{
-	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-	char *out = malloc((len + 2) / 3 * 4 + 1), *p = out;
-
-	for (size_t i = 0; out && i < len; i += 3) {
-		unsigned v = (unsigned)in[i] << 16;
-
-		v |= i + 1 < len ? (unsigned)in[i + 1] << 8 : 0;
-		v |= i + 2 < len ? (unsigned)in[i + 2] : 0;
-		*p++ = digits[v >> 18];
-		*p++ = digits[v >> 12 & 63];
-		*p++ = i + 1 < len ? digits[v >> 6 & 63] : '=';
-		*p++ = i + 2 < len ? digits[v & 63] : '=';
-	}
-	if (out)
-		*p = '\0';
-	return out;
-}
-
 static int compile(void)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
@@ -214,7 +196,7 @@ static int compile(void)
 	/* The compiler's trees were a megabyte in small pieces, needed once in the life of the daemon. */
 	malloc_trim(0);
 	if (r == 0) {
-		cache.base64 = encode_base64(cache.code, cache.len);
+		cache.base64 = base64_encode(cache.code, cache.len);
 		if (!cache.base64) {
 			free(steal_ptr(&cache.code));
 			r = -ENOMEM;

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "shim/overlay.h"
+#include "base/overlay.h"
 
 #include "base/buf.h"
-#include "shim/protocol.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,11 +28,11 @@ int overlay_mount(const char *const *layers, size_t n_layers, const char *state_
 		  struct error *err)
 {
 	_cleanup_buf_ struct buf data = BUF_INIT(MOUNT_OPTIONS_MAX);
-	int fds[SHIM_LAYERS_MAX], r = 0;
+	int fds[OVERLAY_LAYERS_MAX], r = 0;
 	size_t opened;
 
-	if (n_layers > SHIM_LAYERS_MAX)
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the image has more than %d layers", SHIM_LAYERS_MAX);
+	if (n_layers > OVERLAY_LAYERS_MAX)
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the image has more than %d layers", OVERLAY_LAYERS_MAX);
 	for (opened = 0; opened < n_layers; opened++) {
 		fds[opened] = open(layers[opened], O_PATH | O_DIRECTORY | O_CLOEXEC);
 		if (fds[opened] < 0) {
@@ -45,7 +44,8 @@ int overlay_mount(const char *const *layers, size_t n_layers, const char *state_
 		buf_adds(&data, "lowerdir=");
 		for (size_t i = opened; i-- > 0;)
 			buf_addf(&data, "/proc/self/fd/%d%s", fds[i], i ? ":" : "");
-		buf_addf(&data, ",upperdir=%s/upper,workdir=%s/work", state_dir, state_dir);
+		if (state_dir)
+			buf_addf(&data, ",upperdir=%s/upper,workdir=%s/work", state_dir, state_dir);
 		if (data.failed)
 			r = error_set(err, ERR_RESOURCE_EXHAUSTED, "the image has too many layers (%zu) to be mounted",
 				      opened);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
-#include "runtime/container/origin.h"
+#include "runtime/origin.h"
 
 #include "base/fs.h"
 #include "shim/protocol.h"
@@ -16,9 +16,9 @@ static char *path_of(const char *state_dir)
 	return fs_path("%s/origin.json", state_dir);
 }
 
-static const char *digest_of(const struct driver_plan *plan)
+static const char *digest_of(const struct origin *origin)
 {
-	return plan->image->digest ? plan->image->digest : "";
+	return origin->image ? origin->image : "";
 }
 
 static json_t *load(const char *state_dir)
@@ -30,26 +30,26 @@ static json_t *load(const char *state_dir)
 	return json_loads(text, 0, NULL);
 }
 
-bool origin_matches(const char *state_dir, const struct driver_plan *plan)
+bool origin_matches(const char *state_dir, const struct origin *origin)
 {
 	json_t *record = load(state_dir), *generation = json_object_get(record, "generation");
 	const char *digest = json_string_value(json_object_get(record, "image"));
-	bool same = json_is_integer(generation) && (uint64_t)json_integer_value(generation) == plan->generation && digest &&
-		    !strcmp(digest, digest_of(plan));
+	bool same = json_is_integer(generation) && (uint64_t)json_integer_value(generation) == origin->generation && digest &&
+		    !strcmp(digest, digest_of(origin));
 
 	json_decref(record);
 	return same;
 }
 
-int origin_write(const char *state_dir, const struct driver_plan *plan, struct error *err)
+int origin_write(const char *state_dir, const struct origin *origin, struct error *err)
 {
 	_cleanup_free_ char *path = path_of(state_dir), *text = NULL;
 	json_t *layers = json_array(), *record;
 
-	for (size_t i = 0; i < plan->image->n_layers; i++)
-		json_array_append_new(layers, json_string(plan->image->layers[i]));
-	record = json_pack("{s:I, s:s, s:o}", "generation", (json_int_t)plan->generation, "image", digest_of(plan), "layers",
-			   layers);
+	for (size_t i = 0; i < origin->n_layers; i++)
+		json_array_append_new(layers, json_string(origin->layers[i]));
+	record = json_pack("{s:I, s:s, s:o, s:b}", "generation", (json_int_t)origin->generation, "image", digest_of(origin),
+			   "layers", layers, "emulated", origin->emulated);
 	text = record ? json_dumps(record, JSON_COMPACT) : NULL;
 	json_decref(record);
 	if (!path || !text)
@@ -96,5 +96,6 @@ void origin_read(const char *state_dir, struct driver_instance *instance)
 		instance->generation = (uint64_t)json_integer_value(json_object_get(record, "generation"));
 	if (digest && layers_of(record, &instance->layers, &instance->n_layers) == 0)
 		instance->image_digest = strdup(digest);
+	instance->emulated = json_is_true(json_object_get(record, "emulated"));
 	json_decref(record);
 }

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "vm/jail.h"
+
+#include "vm/jail_child.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <stdint.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#define REPORT_MAX 1024
+
+void jail_add_arg(struct jail *j, const char *fmt, ...)
+{
+	va_list ap;
+	char *text;
+
+	va_start(ap, fmt);
+	if (j->n_args == JAIL_ARGS_MAX || vasprintf(&text, fmt, ap) < 0)
+		j->failed = true;
+	else
+		j->args[j->n_args++] = text;
+	va_end(ap);
+}
+
+int jail_add_fd(struct jail *j, int fd)
+{
+	if (j->n_fds == JAIL_FDS_MAX) {
+		close(fd);
+		j->failed = true;
+		return -1;
+	}
+	j->fds[j->n_fds] = fd;
+	return JAIL_FD_FIRST + (int)j->n_fds++;
+}
+
+void jail_add_bind(struct jail *j, const char *source, const char *target, bool writable, bool optional)
+{
+	char *copy = strdup(target);
+
+	if (j->n_binds == JAIL_BINDS_MAX || !copy) {
+		free(copy);
+		j->failed = true;
+		return;
+	}
+	j->binds[j->n_binds++] = (struct jail_bind){
+		.source = source, .target = copy, .writable = writable, .optional = optional,
+	};
+}
+
+/* As fork(2), into namespaces of its own. */
+static pid_t fork_away(const struct jail *j, int *ret_pidfd)
+{
+	struct clone_args args = {
+		.flags = CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+			 (j->host_network ? 0 : CLONE_NEWNET),
+		.pidfd = (uintptr_t)ret_pidfd,
+		.exit_signal = SIGCHLD,
+	};
+
+	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
+}
+
+struct pipes {
+	int out[2], err[2];
+	int report[2]; /* closes when the program is executed; until then it tells why it is not */
+};
+
+static void pipe_release(int fds[2])
+{
+	for (int i = 0; i < 2; i++)
+		cleanup_closep(&fds[i]);
+}
+
+static void pipes_release(struct pipes *p)
+{
+	pipe_release(p->out);
+	pipe_release(p->err);
+	pipe_release(p->report);
+}
+
+static int await_exec(const struct jail *j, int fd, struct error *err)
+{
+	char text[REPORT_MAX];
+	ssize_t n;
+
+	do {
+		n = read(fd, text, sizeof text);
+	} while (n < 0 && errno == EINTR);
+	if (n > 0)
+		return error_set(err, ERR_FAILED_PRECONDITION, "cannot start %s: %.*s", j->name, (int)n, text);
+	return n < 0 ? error_errno(err, errno, "cannot start %s", j->name) : 0;
+}
+
+int jail_start(struct jail *j, struct jail_process *ret, struct error *err)
+{
+	_cleanup_(pipes_release) struct pipes p = { { -1, -1 }, { -1, -1 }, { -1, -1 } };
+	_cleanup_close_ int pidfd = -1;
+	pid_t pid;
+
+	if (j->failed)
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "cannot start %s: out of memory, or too much for it", j->name);
+	if (pipe2(p.out, O_CLOEXEC) < 0 || pipe2(p.err, O_CLOEXEC) < 0 || pipe2(p.report, O_CLOEXEC) < 0)
+		return error_errno(err, errno, "cannot make pipes");
+	pid = fork_away(j, &pidfd);
+	if (pid == 0) {
+		close(p.report[0]);
+		jail_child(j, p.out[1], p.err[1], p.report[1]);
+	}
+	if (pid < 0)
+		return error_errno(err, errno, "cannot make namespaces for %s", j->name);
+	fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+	close(steal_fd(&p.out[1]));
+	close(steal_fd(&p.err[1]));
+	close(steal_fd(&p.report[1]));
+	if (await_exec(j, p.report[0], err) < 0) {
+		waitpid(pid, NULL, 0);
+		return -1;
+	}
+	*ret = (struct jail_process){
+		.pid = pid, .pidfd = steal_fd(&pidfd), .out_fd = steal_fd(&p.out[0]), .err_fd = steal_fd(&p.err[0]),
+	};
+	return 0;
+}
+
+void jail_release(struct jail *j)
+{
+	for (size_t i = 0; i < j->n_args; i++)
+		free(j->args[i]);
+	for (size_t i = 0; i < j->n_binds; i++)
+		free(j->binds[i].target);
+	for (size_t i = 0; i < j->n_fds; i++)
+		close(j->fds[i]);
+	j->n_args = j->n_binds = j->n_fds = 0;
+}

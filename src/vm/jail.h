@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * Where a monitor's process lives: a user of its own without capabilities and without a way to gain any, mount, pid, ipc,
+ * uts and network namespaces of its own, the workload's cgroup, and a root that holds nothing but the program, libraries,
+ * what it was given, /dev/null and the devices that were named, all of it read-only. It ends with its parent.
+ *
+ * A jail is described first, then its process is started; after that, or instead of it, the jail is released.
+ */
+#ifndef CAPSULE_VM_JAIL_H
+#define CAPSULE_VM_JAIL_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#define JAIL_ARGS_MAX 255
+#define JAIL_FDS_MAX 48
+#define JAIL_BINDS_MAX 48
+#define JAIL_FD_FIRST 3 /* number in the process of the first descriptor that was added */
+
+struct jail_bind {
+	const char *source; /* on the host; borrowed */
+	char *target;       /* its path in the jail */
+	bool writable;
+	bool optional;      /* it need not exist */
+};
+
+struct jail {
+	const char *program; /* borrowed, as the others that are not added by a function */
+	const char *name;    /* for messages: "QEMU" */
+	const char *cgroup;
+	const char *mount_point; /* any directory; used in the process's own mount namespace only */
+	uid_t uid;
+	bool host_network; /* it stays in the caller's network namespace */
+	char *args[JAIL_ARGS_MAX + 1];
+	size_t n_args;
+	int fds[JAIL_FDS_MAX];
+	size_t n_fds;
+	struct jail_bind binds[JAIL_BINDS_MAX];
+	size_t n_binds;
+	bool failed; /* without memory or beyond a limit; told by jail_start() */
+};
+
+struct jail_process {
+	pid_t pid;
+	int pidfd;
+	int out_fd, err_fd; /* read ends of its standard output and error */
+};
+
+/* argv[0] is added by jail_start(). */
+void jail_add_arg(struct jail *j, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Takes over the descriptor. Returns its number in the process. */
+int jail_add_fd(struct jail *j, int fd);
+
+/* A file, directory or device of the host, where a device can be opened also by the groups that it belongs to on the host. */
+void jail_add_bind(struct jail *j, const char *source, const char *target, bool writable, bool optional);
+
+/* Waits until the program was executed. The process and the descriptors are the caller's. */
+int jail_start(struct jail *j, struct jail_process *ret, struct error *err);
+
+/* Closes the descriptors and frees what was added. */
+void jail_release(struct jail *j);
+
+#endif

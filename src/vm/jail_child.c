@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "vm/jail_child.h"
+
+#include "base/confine.h"
+#include "base/fs.h"
+#include "base/process.h"
+#include "shim/cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#define GROUPS_MAX 8
+/* Above all that are in use: where descriptors wait for their places. */
+#define FD_PARKED 300
+
+/* Where the libraries of a program can be, on hosts with and without a merged /usr, with and without multiarch. */
+static const char *const library_places[] = {
+	"/lib", "/lib64", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/local/lib", "/etc/ld.so.cache",
+};
+
+struct groups {
+	gid_t ids[GROUPS_MAX];
+	size_t n;
+};
+
+static int make_parents(int root, const char *path, struct error *err)
+{
+	const char *slash = strrchr(path, '/');
+	_cleanup_free_ char *parent = strndup(path, slash > path ? (size_t)(slash - path) : 1);
+
+	if (!parent)
+		return error_errno(err, ENOMEM, "cannot make %s", path);
+	return parent[1] ? fs_mkdir_all(root, parent + 1, 0755, err) : 0;
+}
+
+/* What was cloned from the host appears on a path below the new root. */
+static int attach(int root, int tree, const char *path, mode_t type, struct error *err)
+{
+	_cleanup_close_ int target = -1;
+
+	if (make_parents(root, path, err) < 0)
+		return -1;
+	if (S_ISDIR(type)) {
+		if (mkdirat(root, path + 1, 0755) < 0 && errno != EEXIST)
+			return error_errno(err, errno, "cannot make %s", path);
+	} else {
+		target = openat(root, path + 1, O_WRONLY | O_CREAT | O_CLOEXEC, 0444);
+		if (target < 0)
+			return error_errno(err, errno, "cannot make %s", path);
+	}
+	if (syscall(SYS_move_mount, tree, "", root, path + 1, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		return error_errno(err, errno, "cannot mount %s", path);
+	return 0;
+}
+
+static int bind_in(int root, const char *source, const char *path, bool writable, struct error *err)
+{
+	struct mount_attr attr = { .attr_set = MOUNT_ATTR_NOSUID | (writable ? 0 : MOUNT_ATTR_RDONLY) };
+	_cleanup_close_ int tree = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	struct stat st;
+
+	if (tree < 0 || fstat(tree, &st) < 0 || mount_setattr(tree, "", AT_EMPTY_PATH, &attr, sizeof attr) < 0)
+		return error_errno(err, errno, "cannot use %s", source);
+	return attach(root, tree, path, st.st_mode, err);
+}
+
+/* Links are kept as they are: where they lead is here as well, or is not needed. */
+static int add_library_place(int root, const char *path, struct error *err)
+{
+	char target[256];
+	ssize_t n = readlink(path, target, sizeof target - 1);
+
+	if (n < 0)
+		return access(path, F_OK) < 0 ? 0 : bind_in(root, path, path, false, err);
+	target[n] = '\0';
+	if (make_parents(root, path, err) < 0)
+		return -1;
+	return symlinkat(target, root, path + 1) < 0 ? error_errno(err, errno, "cannot make %s", path) : 0;
+}
+
+/* A device such as /dev/kvm opens for a group; the process gets that, and no other. */
+static void add_group(struct groups *groups, const char *source)
+{
+	struct stat st;
+
+	if (stat(source, &st) == 0 && S_ISCHR(st.st_mode) && st.st_gid != 0 && st.st_mode & S_IWGRP &&
+	    groups->n < GROUPS_MAX)
+		groups->ids[groups->n++] = st.st_gid;
+}
+
+static int fill_root(const struct jail *j, int root, struct groups *groups, struct error *err)
+{
+	for (size_t i = 0; i < sizeof library_places / sizeof library_places[0]; i++)
+		if (add_library_place(root, library_places[i], err) < 0)
+			return -1;
+	if (bind_in(root, "/dev/null", "/dev/null", true, err) < 0 || bind_in(root, j->program, j->program, false, err) < 0)
+		return -1;
+	for (size_t i = 0; i < j->n_binds; i++) {
+		const struct jail_bind *b = &j->binds[i];
+
+		if (b->optional && access(b->source, F_OK) < 0)
+			continue;
+		if (bind_in(root, b->source, b->target, b->writable, err) < 0)
+			return -1;
+		add_group(groups, b->source);
+	}
+	return 0;
+}
+
+static int change_root(const struct jail *j, struct groups *groups, struct error *err)
+{
+	_cleanup_close_ int root = -1;
+
+	/* Nothing of this is seen outside, and from the host only what goes away comes in. */
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ||
+	    mount("jail", j->mount_point, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,nr_inodes=256,mode=0755") < 0)
+		return error_errno(err, errno, "cannot make a root");
+	root = open(j->mount_point, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return error_errno(err, errno, "cannot open the new root");
+	if (fill_root(j, root, groups, err) < 0)
+		return -1;
+	if (fchdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ||
+	    mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) < 0)
+		return error_errno(err, errno, "cannot change the root");
+	return 0;
+}
+
+static int give_up_rights(const struct jail *j, const struct groups *groups, struct error *err)
+{
+	if (confine(NULL, CONFINE_KEEP(CAP_SETUID) | CONFINE_KEEP(CAP_SETGID), err) < 0)
+		return -1;
+	if (setgroups(groups->n, groups->ids) < 0 || setresgid(j->uid, j->uid, j->uid) < 0 ||
+	    setresuid(j->uid, j->uid, j->uid) < 0)
+		return error_errno(err, errno, "cannot become user %u", (unsigned)j->uid);
+	/* A change of the user takes it away. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return error_errno(err, errno, "cannot confine the process");
+	return 0;
+}
+
+/* Each to its place; everything else closes with the execution. */
+static int place_fds(struct jail *j, int out, int err_fd, struct error *err)
+{
+	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC), r = null_fd;
+
+	for (size_t i = 0; r >= 0 && i < j->n_fds; i++)
+		r = j->fds[i] = fcntl(j->fds[i], F_DUPFD_CLOEXEC, FD_PARKED);
+	if (r >= 0)
+		r = out = fcntl(out, F_DUPFD_CLOEXEC, FD_PARKED);
+	if (r >= 0)
+		r = err_fd = fcntl(err_fd, F_DUPFD_CLOEXEC, FD_PARKED);
+	if (r < 0 || close_range(JAIL_FD_FIRST, ~0u, CLOSE_RANGE_CLOEXEC) < 0 || dup2(null_fd, 0) < 0 || dup2(out, 1) < 0 ||
+	    dup2(err_fd, 2) < 0)
+		return error_errno(err, errno, "cannot set up descriptors");
+	for (size_t i = 0; i < j->n_fds; i++)
+		if (dup2(j->fds[i], JAIL_FD_FIRST + (int)i) < 0)
+			return error_errno(err, errno, "cannot set up descriptors");
+	return 0;
+}
+
+/* Whether the parent died before PR_SET_PDEATHSIG: then nobody reads the report. */
+static bool orphaned(int report)
+{
+	struct pollfd p = { .fd = report };
+
+	return poll(&p, 1, 0) > 0 && p.revents & POLLERR;
+}
+
+static int become(struct jail *j, int out, int err_fd, int report, struct error *err)
+{
+	struct groups groups = { .n = 0 };
+	char *argv[JAIL_ARGS_MAX + 2] = { (char *)(uintptr_t)j->program };
+	char *env[] = { NULL };
+
+	memcpy(argv + 1, j->args, sizeof j->args[0] * (j->n_args + 1));
+	if (cgroup_join(j->cgroup, 0, err) < 0 || place_fds(j, out, err_fd, err) < 0 ||
+	    change_root(j, &groups, err) < 0 || give_up_rights(j, &groups, err) < 0)
+		return -1;
+	if (orphaned(report))
+		return error_set(err, ERR_CANCELLED, "the parent has ended");
+	process_reset_signals();
+	execve(j->program, argv, env);
+	return error_errno(err, errno, "cannot execute %s", j->program);
+}
+
+void jail_child(struct jail *j, int out, int err_fd, int report)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	/* Out of the way of the numbers that the program expects. */
+	report = fcntl(report, F_DUPFD_CLOEXEC, FD_PARKED);
+	(void)become(j, out, err_fd, report, &err);
+	(void)fs_write_all(report, error_message(&err), strlen(error_message(&err)));
+	_exit(127);
+}

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""MicroVMs through the whole product, as containers are: emulated where the host's KVM runs no guest."""
+import os
+import pathlib
+import signal
+import subprocess
+
+import pytest
+
+import images
+from capsule import GUEST_KERNEL, PATIENCE, alive, free_port, http_get, run, wait_for
+from exec_tools import argv_of, output, run_in
+from terminal import Terminal
+
+pytestmark = pytest.mark.skipif(not GUEST_KERNEL.exists(), reason=f"there is no guest kernel {GUEST_KERNEL}: make guest-kernel")
+
+BOOT = 3 * PATIENCE  # an emulated machine that shares its host with others
+IDLE = "while :; do sleep 1; done"
+STOPPABLE = ("trap 'echo bye; exit 3' TERM", IDLE)
+
+
+def said(capsule, name, text, *options):
+    """Waits until the workload has written the text."""
+    wait_for(lambda: text in capsule.logs(name, *options), f"{name} to write {text!r}", BOOT)
+
+
+def holder(capsule, name):
+    return int((capsule.run_dir / f"workloads/{name}/shim.pid").read_text().split()[0])
+
+
+def wait_new_run(capsule, name, pid):
+    wait_for(lambda: capsule.phase(name) == "Running" and capsule.status(name).get("pid") not in (None, pid),
+             f"another run of {name}", BOOT)
+
+
+# ---- what a container does ----
+
+def test_a_microvm_does_what_a_container_does(capsule, tmp_path):
+    """One boot: log, env, port, names, exec, terminal, copies, figures, console, a new daemon, stop."""
+    port = free_port()
+    capsule.run_vm("web", "busybox:test", "echo $GREETING; uname -r", "mkdir /www", "echo page >/www/index.html",
+                   "httpd -p 80 -h /www", *STOPPABLE, env={"GREETING": "hello"},
+                   ports=[{"containerPort": 80, "hostPort": port}])
+    said(capsule, "web", "hello\n")
+    assert os.uname().release not in capsule.logs("web")
+    status = capsule.status("web")
+    assert status["imageDigest"].startswith("sha256:") and status["address"].startswith(capsule.net)
+    assert pathlib.Path(f"/proc/{status['pid']}").stat().st_uid >= 0x70000000  # a user of its own
+    assert wait_for(lambda: http_get("127.0.0.1", port), "the page", BOOT) == "page\n"
+
+    capsule.run_container("client", "busybox:test", command=["sleep", "1000"])
+    assert output(capsule, "client", "--", "wget", "-q", "-O", "-", "http://web/") == "page\n"
+    assert output(capsule, "web", "--", "nslookup", "client", f"{capsule.net}.1").count(capsule.address("client")) == 1
+
+    exec_and_copy(capsule, tmp_path)
+
+    table = capsule.ctl("workload", "stats", "--no-stream", "web").out.splitlines()[1].split()
+    assert table[0] == "web" and table[2].endswith("MiB")
+    assert "MicroVM" in capsule.ctl("workload", "list").out
+    capsule.ctl("workload", "logs", "--serial", "web")
+
+    capsule.kill()
+    capsule.start()
+    assert capsule.status("web")["pid"] == status["pid"] and capsule.phase("web") == "Running"
+    assert output(capsule, "web", "--", "echo", "again") == "again\n"
+    assert http_get("127.0.0.1", port) == "page\n"
+    assert "unchanged" in capsule.ctl("apply", "-f", "-", input=capsule.ctl("workload", "get", "-o", "manifest", "web").out).out
+
+    capsule.ctl("workload", "stop", "web", timeout=BOOT)
+    ended = capsule.status("web")
+    assert ended["exitCode"] == 3 and capsule.logs("web").endswith("bye\n") and not alive(int(status["pid"]))
+    assert "start it first" in capsule.ctl("cp", "web:/www", tmp_path / "x", check=False).err
+
+
+def exec_and_copy(capsule, tmp_path):
+    done = run_in(capsule, "web", "--", "sh", "-c", "cat; echo no >&2; exit 5", input="in\n")
+    assert (done.returncode, done.out, done.err) == (5, "in\n", "no\n")
+    assert run_in(capsule, "web", "--", "nosuch").returncode == 127
+    assert output(capsule, "web", "-u", "1000:7", "-w", "/tmp", "-e", "A=b", "--", "sh", "-c", "id -u; id -g; pwd; echo $A") \
+        == "1000\n7\n/tmp\nb\n"
+    shell = Terminal(argv_of(capsule, "-t", "web", "--", "sh"), dict(os.environ), columns=91)
+    shell.read_until("# ")
+    shell.type("stty size; tty\n")
+    shell.read_until("24 91")
+    shell.resize(77, 33)
+    wait_for(lambda: shell.type("stty size\n") or "33 77" in shell.read_until("# ") or shell.read_until("33 77"), "the size")
+    shell.type("exit 4\n")
+    assert shell.end() == 4
+
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub/big").write_bytes(os.urandom(3 << 20))
+    (tree / "link").symlink_to("sub/big")
+    capsule.ctl("cp", tree, "web:/srv", timeout=BOOT)
+    capsule.ctl("cp", "web:/srv", tmp_path / "back", timeout=BOOT)
+    assert (tmp_path / "back/sub/big").read_bytes() == (tree / "sub/big").read_bytes()
+    assert os.readlink(tmp_path / "back/link") == "sub/big"
+    done = capsule.ctl("cp", "web:/nosuch", tmp_path / "x", check=False)
+    assert done.returncode == 1 and "there is no /nosuch" in done.err
+
+
+def test_its_disk_lasts_as_long_as_a_containers_layer(capsule):
+    count = "echo run >>/runs; wc -l </runs; mount | grep ' /data '"
+    capsule.apply({"name": "data", "kind": "Volume", "size": "16MiB"})
+    spec = {"mounts": [{"volumeName": "data", "mountPath": "/data", "readOnly": True}], "diskSize": "64MiB"}
+    capsule.run_vm("vm", "busybox:test", count, *STOPPABLE, **spec)
+    said(capsule, "vm", "1\n")
+    said(capsule, "vm", "/data type ext4 (ro")
+    assert run_in(capsule, "vm", "--", "touch", "/data/x").returncode == 1
+    disk = capsule.root / "workloads/vm/disk.img"
+    assert disk.stat().st_size == 64 << 20 and disk.stat().st_blocks * 512 < 16 << 20
+    capsule.ctl("workload", "restart", "vm", timeout=BOOT)
+    said(capsule, "vm", "2\n")
+    capsule.run_vm("vm", "busybox:test", count, *STOPPABLE, memoryMib=192, **spec)  # a changed spec begins anew
+    wait_for(lambda: capsule.logs("vm").count("1\n") == 2, "a fresh disk", BOOT)
+    assert int(output(capsule, "vm", "--", "sh", "-c", "sed -n 's/MemTotal: *//p' /proc/meminfo").split()[0]) < 192 << 10
+
+
+def test_a_workload_becomes_the_other_kind_and_back(capsule):
+    """And its volume goes with it: one mounter at a time, the same data."""
+    capsule.apply({"name": "shared", "kind": "Volume", "size": "16MiB"})
+    mounts = [{"volumeName": "shared", "mountPath": "/data"}]
+    script = "echo $0 >>/data/log; cat /data/log | tr '\\n' ' '; echo .; touch /mine; ls / | grep -c mine"
+    as_container = {"command": ["/bin/sh", "-c", f"{script}; exec sleep 1000", "container"], "mounts": mounts}
+    capsule.run_container("w", "busybox:test", **as_container)
+    said(capsule, "w", "container .")
+    capsule.apply({"name": "w", "kind": "MicroVM", "microVm": {
+        "image": "busybox:test", "command": ["/bin/sh", "-c", f"{script}; {IDLE}", "machine"], "mounts": mounts}},
+        "--wait", timeout=BOOT)
+    said(capsule, "w", "container machine .")
+    assert not (capsule.root / "workloads/w/upper").exists()
+    other = capsule.run_container("other", "busybox:test", wait=False, check=False, mounts=mounts)
+    assert other.returncode == 1 and "in use by" in other.err
+    capsule.run_container("w", "busybox:test", **as_container)
+    said(capsule, "w", "container machine container .")
+    assert not (capsule.root / "workloads/w/disk.img").exists()
+
+
+def test_health_and_limits_hold_inside(capsule):
+    capsule.run_vm("vm", "busybox:test", "touch /fine", IDLE, resources={"pidsMax": 16, "cpus": 0.5},
+                   healthCheck={"exec": {"command": ["test", "-e", "/fine"]}, "interval": "1s", "retries": 30})
+    wait_for(lambda: capsule.status("vm").get("health") == "HEALTH_HEALTHY", "health", BOOT)
+    done = run_in(capsule, "vm", "--", "sh", "-c", "for i in $(seq 40); do sleep 100 & done")
+    assert done.returncode != 0 and "can't fork" in done.err
+    assert output(capsule, "vm", "--", "cat", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/pids.max") == "50000 100000\n16\n"
+    run_in(capsule, "vm", "--", "rm", "/fine")
+    wait_for(lambda: "exit" in capsule.status("vm").get("healthMessage", ""), "a probe that fails", BOOT)
+
+
+def test_a_process_over_the_machines_limit_is_killed_for_want_of_memory(capsule):
+    capsule.run_vm("vm", "busybox:test", "tail -c 200m /dev/zero", resources={"memoryMib": 48}, restartPolicy="Never", wait=False)
+    capsule.wait_phase("vm", "failed", BOOT)
+    assert capsule.status("vm")["message"] == "killed: out of memory"
+
+
+# ---- violence ----
+
+def test_what_is_killed_is_started_again_and_leaves_nothing(capsule):
+    """The holder, the monitor, the payload; the daemon at the same time."""
+    capsule.run_vm("vm", "busybox:test", "echo run >>/runs; sync; wc -l </runs", IDLE)
+    said(capsule, "vm", "1\n")
+    pid = capsule.status("vm")["pid"]
+    os.kill(int(pid), signal.SIGKILL)
+    wait_new_run(capsule, "vm", pid)
+    said(capsule, "vm", "2\n")
+
+    pid = capsule.status("vm")["pid"]
+    capsule.kill()
+    os.kill(holder(capsule, "vm"), signal.SIGKILL)
+    capsule.start()
+    wait_new_run(capsule, "vm", pid)
+    assert not alive(int(pid))
+    said(capsule, "vm", "3\n")
+
+    pid = capsule.status("vm")["pid"]
+    assert run_in(capsule, "vm", "--", "kill", "-9", "1").returncode in (0, 1, 137)  # PID 1 of a namespace ignores it
+    capsule.ctl("workload", "stop", "vm", timeout=BOOT)
+    assert capsule.status("vm")["exitCode"] == 137
+
+
+def test_a_machine_whose_payload_ends_is_off(capsule):
+    capsule.run_vm("once", "busybox:test", "echo done; exit 7", restartPolicy="OnFailure", wait=False)
+    wait_for(lambda: capsule.status("once").get("restartCount", 0) >= 1, "a restart", BOOT)
+    capsule.run_vm("once", "busybox:test", "echo done; exit 7", restartPolicy="Never", wait=False)
+    wait_for(lambda: capsule.phase("once") == "Failed" and capsule.status("once").get("exitCode") == 7, "the end", BOOT)
+    wait_for(lambda: not (capsule.run_dir / "workloads/once").exists(), "the end of what it left")
+
+
+# ---- payloads ----
+
+def test_the_machines_of_an_image_share_one_payload_that_goes_with_it(capsule):
+    payloads = capsule.root / "payloads"
+    for name in ("a", "b"):
+        capsule.run_vm(name, "busybox:test", IDLE, wait=False)
+    for name in ("a", "b"):
+        capsule.wait_phase(name, "running", BOOT)
+    made = list(payloads.iterdir())
+    assert [p.name for p in made] == [capsule.status("a")["imageDigest"].removeprefix("sha256:") + ".erofs"]
+    capsule.ctl("image", "prune")
+    assert list(payloads.iterdir()) == made
+    capsule.ctl("workload", "delete", "--all", timeout=BOOT)
+    capsule.ctl("image", "delete", "busybox:test")
+    wait_for(lambda: not list(payloads.iterdir()), "the payload to go")
+
+
+# ---- starts that fail ----
+
+def test_failures_name_the_step(make_capsule, tmp_path):
+    (tmp_path / "kernel").write_bytes(b"no kernel")
+    capsule = make_capsule("--guest-kernel", tmp_path / "kernel")
+    capsule.run_vm("vm", "busybox:test", IDLE, wait=False, restartPolicy="Never")
+    capsule.wait_phase("vm", "failed", BOOT)
+    assert "QEMU" in capsule.status("vm")["message"] or "kernel" in capsule.status("vm")["message"]
+    assert "emulated" in capsule.ctl("capsule", "info").out or "KVM" in capsule.ctl("capsule", "info").out
+
+
+def test_a_program_that_is_not_there_is_a_failed_start(capsule):
+    capsule.apply({"name": "vm", "kind": "MicroVM", "restartPolicy": "Never",
+                   "microVm": {"image": "busybox:test", "command": ["/nosuch"]}})
+    capsule.wait_phase("vm", "failed", BOOT)
+    assert "/nosuch: not found in the image" in capsule.status("vm")["message"]
+
+
+# ---- a kernel and a root file system of the user's own ----
+
+@pytest.fixture
+def own_rootfs(tmp_path):
+    """An ext4 with busybox whose init says what it finds and serves a page."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    init = ("#!/bin/sh\nmount -t proc proc /proc; mount -t devtmpfs dev /dev; mount -t sysfs sysfs /sys\n"
+            "echo own $(cat /marker) $(grep -c word /proc/cmdline); ip -4 addr show eth0\n"
+            "mkdir -p /vol; mount /dev/vdb /vol && echo from-own >/vol/f && umount /vol && echo volume written\n"
+            "httpd -p 80 -h /www; while :; do sleep 1; done\n")
+    entries = [*images.busybox_entries(), *images.BUSYBOX_ETC, images.File("/sbin/init", init.encode(), mode=0o755),
+               images.File("/marker", b"root"), images.File("/www/index.html", b"own page\n"),
+               *(images.Dir(d) for d in ("/proc", "/sys", "/dev"))]
+    subprocess.run(["tar", "-x", "-C", tree], input=images.layer_tar(entries), check=True)
+    rootfs = tmp_path / "rootfs.img"
+    with open(rootfs, "wb") as f:
+        f.truncate(32 << 20)
+    run("mkfs.ext4", "-q", "-d", tree, rootfs)
+    return rootfs
+
+
+def test_an_own_kernel_with_its_own_root_file_system(capsule, own_rootfs, tmp_path):
+    port = free_port()
+    capsule.apply({"name": "data", "kind": "Volume", "size": "16MiB"})
+    capsule.run_vm("own", "", kernelPath=str(GUEST_KERNEL), rootfsPath=str(own_rootfs), kernelCmdlineExtra="word",
+                   ports=[{"containerPort": 80, "hostPort": port}], mounts=[{"volumeName": "data", "mountPath": "/vol"}])
+    said(capsule, "own", "own root 1")
+    said(capsule, "own", capsule.address("own"))
+    said(capsule, "own", "volume written", "--serial")
+    assert wait_for(lambda: http_get("127.0.0.1", port), "the page", BOOT) == "own page\n"
+    for refused in (("workload", "exec", "own", "--", "true"), ("cp", "own:/marker", tmp_path / "x")):
+        assert "in which Capsule has no process" in capsule.ctl(*refused, check=False).err
+    capsule.ctl("workload", "delete", "own", timeout=BOOT)
+    capsule.run_container("c", "busybox:test", command=["cat", "/data/f"], restartPolicy="Never", wait=False,
+                          mounts=[{"volumeName": "data", "mountPath": "/data"}])
+    said(capsule, "c", "from-own")

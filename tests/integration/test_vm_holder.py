@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""capsule-vm alone: the real QEMU, kernel and guest, and this test in the place of the daemon."""
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import tarfile
+import tempfile
+import termios
+import threading
+import time
+
+import pytest
+
+import vm_holder
+from guest_vm import INITRAMFS, KERNEL, config_json, make_ext4, make_payload
+from vm_holder import Holder, wait_ended, wait_for
+
+QEMU = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64"
+MIB = 1 << 20
+LIVE = ("/bin/sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1; done")
+
+
+@pytest.fixture(scope="module")
+def payload(tmp_path_factory):
+    path = tmp_path_factory.mktemp("payload") / "payload.erofs"
+    make_payload(path)
+    return path
+
+
+@contextlib.contextmanager
+def machine(payload, *options, command=LIVE, kernel=KERNEL, monitor=QEMU, volumes=(), grace=20000, **config):
+    """A Holder that is not started. volumes: (name, "rw" or "ro", file)."""
+    with tempfile.TemporaryDirectory(prefix="capsule-test-vm-", dir="/var/tmp") as directory:
+        disk = pathlib.Path(directory, "disk.img")
+        make_ext4(disk)
+        disks = ["--disk", f"payload:ro:{payload}", "--disk", f"disk:rw:{disk}"]
+        for number, (name, mode, path) in enumerate(volumes):
+            disks += ["--disk", f"volume-{number}:{mode}:{path}", "--volume", f"{name}:{mode}"]
+        holder = Holder(directory, "--monitor", "qemu", "--monitor-program", monitor, "--accel", "emulated", "--kernel", kernel,
+                        "--initramfs", INITRAMFS, "--vcpus", "1", "--memory", "256", "--generation", "42", "--grace", grace,
+                        *disks, *options)
+        config = config_json(*command, volumes=[(name, f"/{name}", mode) for name, mode, _ in volumes], **config)
+        for name, text in (("config.json", json.dumps(config)), ("hosts", "127.0.0.1 localhost\n"), ("hostname", "web\n"),
+                           ("resolv.conf", "nameserver 10.0.2.3\n")):
+            (holder.run / name).write_text(text)
+        try:
+            yield holder
+        finally:
+            holder.close()
+
+
+def running(holder, up=False):
+    """Starts it; the connection and the monitor's pid. LIVE is ready for a signal then."""
+    connection = holder.start()
+    generation, started, pid, _ = struct.unpack("=QqiI", connection.expect(vm_holder.HELLO))
+    assert generation == 42 and abs(started / 1e9 - time.time()) < 60
+    if up:
+        wait_for(lambda: "up" in holder.log()["stdout"], "the payload's trap")
+    return connection, pid
+
+
+@pytest.fixture(scope="module")
+def web(payload):
+    """One machine for the tests that leave it as it was."""
+    with machine(payload) as holder:
+        holder.connection, holder.monitor = running(holder, up=True)
+        yield holder
+        holder.connection.stop(20000)
+        holder.connection.expect_exit()
+        wait_ended(holder.pid)
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def field(number, data):
+    data = data.encode() if isinstance(data, str) else data
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+class Exec:
+    """A further process, or a copy, over a connection of its own."""
+
+    def __init__(self, holder, *command, terminal=None, copy=None, env=(), stdin=None):
+        self.connection = holder.connect()
+        self.connection.expect(vm_holder.HELLO)
+        theirs, self.ends = [], []
+        for out in (False, True, True):
+            r, w = os.pipe2(os.O_CLOEXEC)
+            theirs.append(w if out else r)
+            self.ends.append(r if out else w)
+        if copy:
+            into, path = copy
+            self.connection.send(vm_holder.COPY, struct.pack("=I", into) + path.encode() + b"\0", theirs)
+        else:
+            text = b"".join(field(2, c) for c in command) + b"".join(field(4, field(1, k) + field(2, v)) for k, v in env)
+            spec = os.memfd_create("spec")
+            os.write(spec, text + (b"\x18\x01" if terminal else b""))
+            columns, rows = terminal or (0, 0)
+            self.connection.send(vm_holder.EXEC, struct.pack("=IHH", bool(terminal), columns, rows), [spec, *theirs])
+            os.close(spec)
+        for fd in theirs:
+            os.close(fd)
+        self.out, self.err = io.BytesIO(), io.BytesIO()
+        self.readers = []
+
+    def started(self):
+        return struct.unpack("=iI", self.connection.expect(vm_holder.EXEC_STARTED))[0]
+
+    def write(self, data):
+        while data:
+            data = data[os.write(self.ends[0], data):]
+
+    def end_input(self):
+        if self.ends[0] >= 0:
+            os.close(self.ends[0])
+            self.ends[0] = -1
+
+    def collect(self):
+        for fd, to in zip(self.ends[1:], (self.out, self.err)):
+            thread = threading.Thread(target=self.read, args=(fd, to), daemon=True)
+            thread.start()
+            self.readers.append(thread)
+
+    @staticmethod
+    def read(fd, to):
+        while data := os.read(fd, 1 << 16):
+            to.write(data)
+
+    def finish(self):
+        """Exit code, stdout, stderr."""
+        if not self.readers:
+            self.collect()
+        self.started()
+        code, _ = struct.unpack("=iI", self.connection.expect(vm_holder.EXEC_EXIT))
+        for thread in self.readers:
+            thread.join(vm_holder.PATIENCE)
+            assert not thread.is_alive()
+        self.close()
+        return code, self.out.getvalue(), self.err.getvalue()
+
+    def failed(self):
+        body = self.connection.expect(vm_holder.EXEC_FAILED)
+        self.close()
+        return struct.unpack("=i", body[:4])[0], body[4:].decode()
+
+    def close(self):
+        self.connection.close()
+        for fd in self.ends:
+            if fd >= 0:
+                os.close(fd)
+        self.ends = [-1, -1, -1]
+
+
+def run(holder, *command, stdin=b"", **kwargs):
+    e = Exec(holder, *command, **kwargs)
+    e.collect()
+    e.write(stdin)
+    e.end_input()
+    return e.finish()
+
+
+# ---- the life of a machine ----
+
+def test_runs_a_payload_and_tells_its_end(payload):
+    with machine(payload, command=("/bin/sh", "-c", "echo out; echo err >&2; exit 5")) as holder:
+        connection, monitor = running(holder)
+        result = connection.expect_exit()
+        assert (result["code"], result["oom"], result["stopped"], result["reason"]) == (5, False, False, "")
+        assert result["generation"] == 42 and result["duration"] >= 0
+        assert connection.receive() is None
+        wait_ended(holder.pid)
+        assert not pathlib.Path(f"/proc/{monitor}").exists()
+        assert holder.log() == {"stdout": "out\n", "stderr": "err\n"}
+        assert (holder.run / "exit").read_text().startswith("code 5\noom 0\nstopped 0\ngeneration 42\n")
+
+
+def test_monitor_has_no_rights_and_sees_only_what_it_needs(web):
+    status = pathlib.Path(f"/proc/{web.monitor}/status").read_text()
+    for line in ("Uid:\t64123\t64123\t64123\t64123", "Gid:\t64123\t64123\t64123\t64123", "NoNewPrivs:\t1",
+                 "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "Seccomp:\t2"):
+        assert line in status
+    for kind in ("mnt", "pid", "ipc", "uts", "net"):
+        assert os.stat(f"/proc/{web.monitor}/ns/{kind}").st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino
+    root = pathlib.Path(f"/proc/{web.monitor}/root")
+    assert {p.name for p in root.iterdir()} <= {"dev", "etc", "initramfs", "kernel", "lib", "lib64", "usr"}
+    assert {p.name for p in (root / "dev").iterdir()} == {"null"}
+    assert {p.name for p in (root / "etc").iterdir()} == {"ld.so.cache"}
+    mounts = pathlib.Path(f"/proc/{web.monitor}/mounts").read_text().splitlines()
+    assert all("ro" in m.split()[3].split(",") for m in mounts if m.split()[1] != "/dev/null"), mounts
+    assert web.monitor in vm_holder.cgroup_pids(web.cgroup)
+    holder = pathlib.Path(f"/proc/{web.pid}/status").read_text()
+    assert "CapPrm:\t0000000000000022" in holder and "CapEff:\t0000000000000022" in holder  # KILL, DAC_OVERRIDE
+
+
+def test_console_is_logged(payload):
+    with machine(payload, "--cmdline", "ignore_loglevel", command=("/bin/true",)) as holder:
+        connection, _ = running(holder)
+        assert connection.expect_exit()["code"] == 0
+        console = holder.log("serial.log")["stdout"]
+        assert "Linux version" in console and "virtio_blk" in console
+
+
+def test_logs_are_rotated(payload):
+    with machine(payload, "--log-max-bytes", "20000", "--log-max-files", "3", "--cmdline", "ignore_loglevel",
+                 command=("/bin/sh", "-c", "seq 1 20000")) as holder:
+        connection, _ = running(holder)
+        assert connection.expect_exit()["code"] == 0
+        wait_ended(holder.pid)
+        for name in ("payload.log", "serial.log"):
+            files = sorted(p.name for p in holder.state.iterdir() if p.name.startswith(name))
+            assert files == [name, f"{name}.1", f"{name}.2"] if name == "payload.log" else files
+            assert all((holder.state / f).stat().st_size <= 20000 for f in files)
+        assert holder.log()["stdout"].endswith("\n19999\n20000\n")
+
+
+def test_volumes(payload, tmp_path):
+    make_ext4(tmp_path / "a")
+    make_ext4(tmp_path / "b")
+    command = ("/bin/sh", "-c", "echo kept > /a/file; cat /b/file; echo no > /b/file; grep -c ' /[ab] ' /proc/mounts")
+    with machine(payload, volumes=[("a", "rw", tmp_path / "a"), ("b", "ro", tmp_path / "b")], command=command) as holder:
+        connection, _ = running(holder)
+        assert connection.expect_exit()["code"] == 0
+        assert "2\n" in holder.log()["stdout"] and "Read-only" in holder.log()["stderr"]
+    with machine(payload, volumes=[("b", "ro", tmp_path / "b"), ("a", "rw", tmp_path / "a")],
+                 command=("/bin/cat", "/a/file")) as holder:
+        connection, _ = running(holder)
+        assert connection.expect_exit()["code"] == 0
+        assert holder.log()["stdout"] == "kept\n"
+
+
+def test_stop_sends_the_signal(payload):
+    with machine(payload) as holder:
+        connection, _ = running(holder, up=True)
+        connection.stop(30000)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (7, True)
+        assert holder.log()["stdout"] == "up\nbye\n"
+
+
+def test_sigterm_stops(payload):
+    with machine(payload) as holder:
+        connection, _ = running(holder, up=True)
+        os.kill(holder.pid, signal.SIGTERM)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (7, True)
+
+
+def test_grace_ends_with_a_kill(payload):
+    with machine(payload, command=("/bin/sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")) as holder:
+        connection, _ = running(holder, up=True)
+        connection.stop(600000)
+        connection.stop(100)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (137, True)
+
+
+def test_frozen_monitor_is_killed_at_the_end_of_a_stop(payload):
+    with machine(payload) as holder:
+        connection, monitor = running(holder)
+        os.kill(monitor, signal.SIGSTOP)
+        connection.stop(0)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (137, True)
+
+
+def test_killed_monitor(payload):
+    with machine(payload) as holder:
+        connection, monitor = running(holder)
+        os.kill(monitor, signal.SIGKILL)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (255, False)
+        assert result["reason"].startswith("QEMU was killed by signal 9")
+        wait_ended(holder.pid)
+        assert "reason QEMU was killed by signal 9" in (holder.run / "exit").read_text()
+
+
+def test_killed_holder_leaves_nothing(payload):
+    with machine(payload) as holder:
+        _, monitor = running(holder)
+        os.kill(holder.pid, signal.SIGKILL)
+        wait_ended(monitor)
+        wait_for(lambda: not vm_holder.cgroup_pids(holder.cgroup), "the cgroup to be empty")
+
+
+def test_all_connections_hear(payload):
+    with machine(payload) as holder:
+        first = holder.start(begin=False)
+        second = holder.connect()
+        first.send(vm_holder.START)
+        first.expect(vm_holder.HELLO)
+        second.expect(vm_holder.HELLO)
+        third = holder.connect()
+        third.expect(vm_holder.HELLO)
+        first.close()
+        wait_for(lambda: "up" in holder.log()["stdout"], "the payload's trap")
+        third.stop(20000)
+        assert second.expect_exit()["stopped"] and third.expect_exit()["stopped"]
+
+
+def test_unknown_messages_are_answered(web):
+    connection = web.connect()
+    connection.expect(vm_holder.HELLO)
+    connection.send(999, b"x")
+    assert struct.unpack("=I", connection.expect(vm_holder.UNSUPPORTED))[0] == 999
+    connection.close()
+
+
+# ---- what does not start ----
+
+def failure(holder):
+    return holder.start().expect(vm_holder.FAILED).decode()
+
+
+def test_payload_that_cannot_run(payload):
+    with machine(payload, command=("/no/such/program",)) as holder:
+        text = failure(holder)
+        assert "/no/such/program" in text, text
+        wait_ended(holder.pid)
+        assert not (holder.run / "exit").exists()
+
+
+def test_missing_kernel(payload):
+    with machine(payload, kernel="/no/such/kernel") as holder:
+        assert failure(holder) == "cannot open the kernel /no/such/kernel: No such file or directory"
+
+
+def test_missing_monitor(payload):
+    with machine(payload, monitor="/no/such/qemu") as holder:
+        assert failure(holder) == "cannot start QEMU: cannot use /no/such/qemu: No such file or directory"
+
+
+def test_kernel_that_is_none(payload, tmp_path):
+    (tmp_path / "kernel").write_bytes(b"x" * 65536)
+    with machine(payload, kernel=tmp_path / "kernel") as holder:
+        text = failure(holder)
+        assert "before the guest answered" in text and "its console ends with: " in text, text
+
+
+def test_kernel_that_panics(payload):
+    with machine(payload, "--cmdline", "rdinit=/nothing") as holder:
+        text = failure(holder)
+        assert "before the guest answered; its console ends with: " in text and "Kernel panic - not syncing" in text, text
+        assert "Kernel panic" in holder.log("serial.log")["stdout"]
+
+
+def test_missing_disk(payload):
+    with machine("/no/such/payload") as holder:
+        assert failure(holder) == "cannot open the disk /no/such/payload: No such file or directory"
+
+
+def test_daemon_that_ends_during_the_start(payload):
+    with machine(payload) as holder:
+        holder.start(begin=False).close()
+        wait_ended(holder.pid)
+        assert not vm_holder.cgroup_pids(holder.cgroup)
+
+
+def test_second_boot_after_a_monitor_that_ended(payload):
+    with machine(payload) as holder:
+        connection = holder.start()
+        first = vm_holder.first_pid(holder.cgroup)
+        os.kill(first, signal.SIGKILL)
+        _, _, pid, _ = struct.unpack("=QqiI", connection.expect(vm_holder.HELLO))
+        assert pid != first
+        wait_for(lambda: "up" in holder.log()["stdout"], "the payload's trap")
+        connection.stop(20000)
+        assert connection.expect_exit()["code"] == 7
+
+
+def test_no_third_boot(payload):
+    with machine(payload) as holder:
+        connection = holder.start()
+        first = vm_holder.first_pid(holder.cgroup)
+        os.kill(first, signal.SIGKILL)
+        os.kill(vm_holder.first_pid(holder.cgroup, after=first), signal.SIGKILL)
+        assert connection.expect(vm_holder.FAILED).decode().startswith("QEMU was killed by signal 9 before the guest answered")
+
+
+def test_bad_options(tmp_path):
+    with contextlib.ExitStack() as stack:
+        for options in (["--monitor", "none"], ["--vcpus", "x"], ["--disk", "payload:rx:/x"], ["--frobnicate"], []):
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            holder = Holder(directory, *options)
+            connection = holder.start(begin=False)
+            assert holder.status == 2
+            assert connection.expect(vm_holder.FAILED).startswith(b"capsule-vm: ")
+
+
+# ---- further processes ----
+
+def test_exec(web):
+    assert run(web, "/bin/sh", "-c", "echo out; echo err >&2; exit 3") == (3, b"out\n", b"err\n")
+    assert run(web, "/bin/cat", stdin=b"through\n") == (0, b"through\n", b"")
+    assert run(web, "/bin/sh", "-c", "echo $A", env=[("A", "b c")]) == (0, b"b c\n", b"")
+
+
+def test_exec_that_is_not_found(web):
+    code, text = Exec(web, "/no/such/command").failed()
+    assert code == 127 and "/no/such/command" in text
+
+
+def test_exec_with_a_terminal(web):
+    e = Exec(web, "/bin/sh", "-c", "stty size; read x; stty size; read x; tty", terminal=(80, 24))
+    e.started()
+    seen = b""
+
+    def until(text):
+        nonlocal seen
+        while text not in seen:
+            chunk = os.read(e.ends[1], 4096)
+            assert chunk, seen
+            seen += chunk
+
+    until(b"24 80\r\n")
+    e.connection.send(vm_holder.EXEC_RESIZE, struct.pack("=HH", 100, 30))
+    e.write(b"\n")
+    until(b"30 100\r\n")
+    e.write(b"\n")
+    until(b"/dev/pts/")
+    code, _ = struct.unpack("=iI", e.connection.expect(vm_holder.EXEC_EXIT))
+    assert code == 0
+    e.close()
+
+
+def test_fifty_at_once(web):
+    processes = [Exec(web, "/bin/sh", "-c", f"read x; echo {n} $x; exit {n}") for n in range(50)]
+    for e in processes:
+        e.collect()
+    for e in reversed(processes):
+        e.write(b"go\n")
+    for n, e in enumerate(processes):
+        assert e.finish() == (n, f"{n} go\n".encode(), b"")
+
+
+def test_one_that_is_blocked_blocks_no_other(web):
+    blocked = Exec(web, "/bin/sh", "-c", "head -c 33554432 /dev/zero")
+    blocked.started()
+    unread = Exec(web, "/bin/sleep", "1000")
+    unread.started()
+    fcntl.fcntl(unread.ends[0], fcntl.F_SETFL, os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(unread.ends[0], b"x" * 65536)
+    memory = int(pathlib.Path(f"/proc/{web.pid}/statm").read_text().split()[1]) * 4096
+    assert memory < 64 * MIB
+    assert run(web, "/bin/echo", "free") == (0, b"free\n", b"")
+    unread.close()
+    blocked.collect()
+    code, _ = struct.unpack("=iI", blocked.connection.expect(vm_holder.EXEC_EXIT))
+    for thread in blocked.readers:
+        thread.join()
+    assert code == 0 and blocked.out.getbuffer().nbytes == 33554432
+    blocked.close()
+
+
+def test_hundred_megabytes_each_way(web):
+    data = os.urandom(MIB) * 100
+    e = Exec(web, "/bin/cat")
+    e.collect()
+    e.write(data)
+    e.end_input()
+    code, out, err = e.finish()
+    assert (code, err) == (0, b"") and hashlib.sha256(out).digest() == hashlib.sha256(data).digest()
+
+
+def test_process_ends_with_its_connection(web):
+    e = Exec(web, "/bin/sleep", "4711")
+    e.started()
+    assert b"sleep 4711" in run(web, "/bin/ps")[1]
+    e.close()
+    wait_for(lambda: b"sleep 4711" not in run(web, "/bin/ps")[1], "the end of the process")
+
+
+def test_exec_ends_with_the_machine(payload):
+    with machine(payload) as holder:
+        connection, monitor = running(holder)
+        e = Exec(holder, "/bin/sleep", "1000")
+        e.started()
+        os.kill(monitor, signal.SIGKILL)
+        assert struct.unpack("=iI", e.connection.expect(vm_holder.EXEC_EXIT))[0] == 137
+        connection.expect_exit()
+        e.close()
+
+
+def archive(**files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def test_copy(web):
+    content = os.urandom(3 * MIB)
+    assert run(web, copy=(True, "/tmp/"), stdin=archive(blob=content))[0] == 0
+    assert run(web, "/bin/sha256sum", "/tmp/blob")[1].split()[0].decode() == hashlib.sha256(content).hexdigest()
+    code, out, _ = run(web, copy=(False, "/tmp/blob"))
+    assert code == 0
+    with tarfile.open(fileobj=io.BytesIO(out)) as tar:
+        assert tar.extractfile("blob").read() == content
+
+
+def test_copy_that_fails(web):
+    code, _, err = run(web, copy=(False, "/no/such/file"))
+    assert code == 1 and err.startswith(b"NOT_FOUND ") and b"/no/such/file" in err
+
+
+def test_request_without_descriptors_is_refused(web):
+    connection = web.connect()
+    connection.expect(vm_holder.HELLO)
+    connection.send(vm_holder.EXEC, struct.pack("=IHH", 0, 0, 0))
+    assert b"without its descriptors" in connection.expect(vm_holder.EXEC_FAILED)
+    connection.close()
