@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define ANSWER_MAX 512
+#define THAW_TIMEOUT_MS 10000
 
 /* The first line that it writes; it writes one, or ends. */
 static int read_answer(int fd, char answer[ANSWER_MAX])
@@ -51,7 +52,7 @@ int freeze_begin(const char *worker, const char *what, const char *device, struc
 	_cleanup_close_ int their_input = -1, input = -1, output = -1, their_output = -1;
 	struct process_fd fds[2];
 	const struct process_spawn spawn = { .argv = argv, .fds = fds, .n_fds = 2, .new_session = true };
-	struct freeze freeze = FREEZE_INIT;
+	struct freeze freeze = { .worker = worker, .device = device, .release = -1 };
 	char answer[ANSWER_MAX];
 	int to[2], from[2];
 
@@ -81,6 +82,7 @@ int freeze_begin(const char *worker, const char *what, const char *device, struc
 int freeze_end(struct freeze *freeze, const char *what, struct error *err)
 {
 	pid_t pid = freeze->pid;
+	const char *const thaw[] = { freeze->worker, "thaw", freeze->device, NULL };
 	int status;
 
 	if (!pid)
@@ -90,6 +92,10 @@ int freeze_end(struct freeze *freeze, const char *what, struct error *err)
 	status = process_wait(pid);
 	if (status == 0)
 		return 0;
+	if (status != VOLUMER_EXIT_LATE && status != VOLUMER_EXIT_FAILED) {
+		(void)process_run_ok(thaw, THAW_TIMEOUT_MS, NULL);
+		return error_set(err, ERR_ABORTED, "%s was not held still: its helper was killed; try again", what);
+	}
 	return error_set(err, ERR_DEADLINE_EXCEEDED,
 			 "%s could be held still for %d seconds only, and copying it took longer; stop the workload that mounts "
 			 "it, then try again",

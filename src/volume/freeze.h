@@ -22,17 +22,18 @@
 #define FREEZE_SECONDS_MAX 60
 
 struct freeze {
-	pid_t pid;   /* 0: nothing is frozen */
-	int release; /* closed: it thaws */
+	const char *worker, *device; /* borrowed */
+	pid_t pid;                   /* 0: nothing is frozen */
+	int release;                 /* closed: it thaws */
 };
 
-#define FREEZE_INIT { 0, -1 }
+#define FREEZE_INIT { NULL, NULL, 0, -1 }
 
-/* worker: the program capsule-volume. `what` names the volume in messages. FAILED_PRECONDITION if nothing has mounted the
+/* worker: the program capsule-volume; it and the device stay valid until freeze_end(). `what` names the volume in messages. FAILED_PRECONDITION if nothing has mounted the
  * device. */
 int freeze_begin(const char *worker, const char *what, const char *device, struct freeze *ret, struct error *err);
 
-/* Thaws. DEADLINE_EXCEEDED if it was thawed before, so that what was copied meanwhile is worth nothing. */
+/* Thaws, also where the process was killed. DEADLINE_EXCEEDED if it was thawed before, so that what was copied meanwhile is worth nothing. */
 int freeze_end(struct freeze *freeze, const char *what, struct error *err);
 
 #endif

@@ -10,6 +10,10 @@
  * ends, exit status 0, or after the seconds, exit status VOLUMER_EXIT_LATE. If it cannot freeze, it writes "CODE message"
  * instead, CODE as error_code_name() gives it, exit status VOLUMER_EXIT_FAILED.
  *
+ *     capsule-volume thaw DEVICE
+ *
+ * thaws it where such a process was killed; one that is not frozen stays as it is. Exit status 0, or else as above.
+ *
  *     capsule-volume export|import
  *
  * Descriptor VOLUMER_FD is the storage of a volume. `export` writes it as a stream (volume/stream.h) to standard output;

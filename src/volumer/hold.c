@@ -68,24 +68,43 @@ static void ignore_signals(void)
 		sigaction(ignored[i], &ignore, NULL);
 }
 
-int hold(const char *device, int seconds, bool *ret_late, struct error *err)
+/* A directory of the file system that is mounted from the device; -1. */
+static int open_mounted(const char *device, struct error *err)
 {
-	static const char frozen[] = VOLUMER_FROZEN "\n";
-	_cleanup_close_ int root = -1;
-	int r;
+	int root, r;
 
-	ignore_signals();
 	if (expect_mounted(device, err) < 0)
 		return -1;
 	r = mount_once_more(device, false, &root, err);
 	if (r == 1)
 		r = mount_once_more(device, true, &root, err);
-	if (r < 0)
+	return r < 0 ? -1 : root;
+}
+
+int hold(const char *device, int seconds, bool *ret_late, struct error *err)
+{
+	static const char frozen[] = VOLUMER_FROZEN "\n";
+	_cleanup_close_ int root = -1;
+
+	ignore_signals();
+	root = open_mounted(device, err);
+	if (root < 0)
 		return -1;
 	if (ioctl(root, FIFREEZE, 0) < 0)
 		return error_errno(err, errno, "cannot freeze the file system on %s", device);
 	(void)fs_write_all(STDOUT_FILENO, frozen, strlen(frozen));
 	*ret_late = wait_for_end(seconds) != 0;
+	if (ioctl(root, FITHAW, 0) < 0 && errno != EINVAL)
+		return error_errno(err, errno, "cannot thaw the file system on %s", device);
+	return 0;
+}
+
+int thaw(const char *device, struct error *err)
+{
+	_cleanup_close_ int root = open_mounted(device, err);
+
+	if (root < 0)
+		return -1;
 	if (ioctl(root, FITHAW, 0) < 0 && errno != EINVAL)
 		return error_errno(err, errno, "cannot thaw the file system on %s", device);
 	return 0;

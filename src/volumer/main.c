@@ -12,6 +12,7 @@
 #include <string.h>
 
 static const char USAGE[] = "usage: capsule-volume hold DEVICE SECONDS\n"
+			    "       capsule-volume thaw DEVICE\n"
 			    "       capsule-volume export > STREAM\n"
 			    "       capsule-volume import < STREAM\n"
 			    "\n"
@@ -47,6 +48,13 @@ static int run_hold(const char *device, const char *seconds)
 	return late ? VOLUMER_EXIT_LATE : 0;
 }
 
+static int run_thaw(const char *device)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	return thaw(device, &err) < 0 ? report(STDOUT_FILENO, &err) : 0;
+}
+
 /* A directory that every host has, where nothing can be made; nothing is to be found in it once there is no /proc. */
 #define EMPTY "/proc/self/fdinfo"
 
@@ -64,6 +72,8 @@ int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "hold"))
 		return run_hold(argv[2], argv[3]);
+	if (argc == 3 && !strcmp(argv[1], "thaw"))
+		return run_thaw(argv[2]);
 	if (argc == 2 && (!strcmp(argv[1], "export") || !strcmp(argv[1], "import")))
 		return run_transfer(argv[1][0] == 'i');
 	fputs(USAGE, argc == 2 && !strcmp(argv[1], "--help") ? stdout : stderr);

@@ -113,6 +113,12 @@ def test_a_snapshot_under_a_writer_is_clean_and_has_what_was_synced(capsule):
     assert len(loops_of(capsule)) == 1
 
 
+def wait_until_copied_from(capsule):
+    """Some of the snapshot is there: its volume is held still."""
+    copy = capsule.root / "volumes/.tmp-data+s.img"
+    wait_for(lambda: copy.exists() and copy.stat().st_blocks, "the copy to begin")
+
+
 def test_a_daemon_that_is_killed_while_it_holds_a_volume_still(capsule):
     """Its helper thaws; the snapshot that was not finished is gone after the next start, and so is its file."""
     capsule.apply(volume(size="1GiB"))
@@ -120,7 +126,7 @@ def test_a_daemon_that_is_killed_while_it_holds_a_volume_still(capsule):
     capsule.inside("w", "sh", "-c", f"dd if=/dev/urandom of={DATA}/big bs=1M count=300 2>/dev/null; sync")
     root = f"/proc/{capsule.status('w')['pid']}/root{DATA}"
     create = subprocess.Popen(capsule.ctl_argv("volume", "snapshot", "create", "data", "s"), stderr=subprocess.DEVNULL)
-    wait_for(lambda: (capsule.root / "volumes/.tmp-data+s.img").exists(), "the copy to begin")
+    wait_until_copied_from(capsule)
     capsule.kill()
     create.wait(timeout=60)
     with open(f"{root}/file", "w") as f:
@@ -130,6 +136,25 @@ def test_a_daemon_that_is_killed_while_it_holds_a_volume_still(capsule):
     assert snapshots(capsule) == [] and storage(capsule) == ["data.img"]
     capsule.ctl("volume", "snapshot", "create", "data", "s")
     assert snapshots(capsule) == ["data/s"]
+
+
+def holder_of(device):
+    """The pid of the process that holds the volume on the device still."""
+    return int(run("pgrep", "-f", f"^[^ ]*capsule-volume hold {device} ").stdout)
+
+
+def test_a_helper_that_is_killed_while_it_holds_a_volume_still(capsule):
+    capsule.apply(volume(size="1GiB"))
+    run_with_volume(capsule)
+    capsule.inside("w", "sh", "-c", f"dd if=/dev/urandom of={DATA}/big bs=1M count=500 2>/dev/null; sync")
+    device, = loops_of(capsule)
+    create = subprocess.Popen(capsule.ctl_argv("volume", "snapshot", "create", "data", "s"), stderr=subprocess.PIPE)
+    wait_until_copied_from(capsule)
+    os.kill(holder_of(device), signal.SIGKILL)
+    error = create.communicate(timeout=120)[1].decode()
+    assert create.returncode == 1 and "its helper was killed" in error, error
+    capsule.inside("w", "sh", "-c", f"echo on > {DATA}/file; sync {DATA}/file")
+    assert snapshots(capsule) == [] and storage(capsule) == ["data.img"]
 
 
 def test_what_is_attached_but_not_mounted_is_not_touched(capsule):
