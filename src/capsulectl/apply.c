@@ -393,6 +393,9 @@ const struct command apply_command = {
 		"mistake, all of them are shown and nothing is applied. Volumes are applied before\n"
 		"workloads, otherwise the order is kept.\n"
 		"\n"
+		"Under --wait a failure is told at once, but ends the wait only if the workload's restart\n"
+		"policy is Never; otherwise it is tried again, until it runs or --timeout is over.\n"
+		"\n"
 		"Under --dry-run a line begins with + for a field that is new, - for one that goes and\n"
 		"~ for one that changes.",
 	.examples = "capsulectl apply -f web.yaml\n"

@@ -19,7 +19,7 @@ const struct option_spec option_specs[OPT_COUNT] = {
 	[OPT_FILE] = { 'f', "file", VALUE_TEXT, "FILE",
 		       "a manifest, a directory of manifests or - for standard input; may be repeated",
 		       COMPLETE_FILES },
-	[OPT_WAIT] = { 'w', "wait", VALUE_NONE, NULL, "wait until every workload runs, has ended or has failed" },
+	[OPT_WAIT] = { 'w', "wait", VALUE_NONE, NULL, "wait until every workload runs, or has ended or failed for good" },
 	[OPT_NO_WAIT] = { 0, "no-wait", VALUE_NONE, NULL,
 			  "return when the daemon has recorded it, not when it is done" },
 	[OPT_DRY_RUN] = { 0, "dry-run", VALUE_NONE, NULL, "change nothing; show what would change, field by field" },

@@ -6,7 +6,7 @@
  * in it.
  *
  * It is a workload like any other, under a name of its own; what makes it go is this program, also when it is
- * interrupted.
+ * interrupted. When this program is killed, the daemon sees to it.
  */
 #include "capsulectl/debug.h"
 
@@ -53,6 +53,7 @@ static int apply(struct cli *cli, char *name, struct error *err)
 	workload.restart_policy = CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_NEVER;
 	workload.stop_grace_case = CAPSULE__V1__WORKLOAD__STOP_GRACE_STOP_GRACE_PERIOD_SECONDS;
 	workload.stop_grace_period_seconds = 0;
+	workload.ephemeral = !cli_has(cli, OPT_KEEP);
 	request.workload = &workload;
 	return client_call(cli, &workload_apply, &request, NULL, err);
 }
@@ -107,7 +108,8 @@ const struct command debug_command = {
 	.text = "The container has all privileges, the host's network, processes and IPC, and the host's\n"
 		"files below /host. Without COMMAND it runs /bin/sh; on a terminal with a terminal of its\n"
 		"own. The image needs /bin/sh and sleep; without --image it is " IMAGE ".\n"
-		"The exit status is the command's, as of \"workload exec\".",
+		"The exit status is the command's, as of \"workload exec\". When this program is killed, or\n"
+		"the daemon, the container is removed some seconds later.",
 	.examples = "capsulectl capsule debug\n"
 		    "capsulectl capsule debug --image tools:1 -- chroot /host journalctl -n 50",
 	.arguments = "[-- COMMAND [ARGUMENT...]]", .max_arguments = ARGUMENTS_ANY, .empty_arguments = true,

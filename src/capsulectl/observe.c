@@ -227,9 +227,10 @@ static int run_stats(struct cli *cli, struct error *err)
 
 const struct command workload_wait_command = {
 	.name = "wait", .summary = "wait until workloads run, have stopped or are gone",
-	.text = "A workload that fails meanwhile, or whose run ends with an exit code other than 0, ends\n"
+	.text = "A workload that fails for good, or whose last run ends with an exit code other than 0, ends\n"
 		"the wait for it: it is reported, and the exit status is 1. So \"--for stopped\" tells how a\n"
-		"job went. --timeout limits the wait.",
+		"job went. While its restart policy has it tried again, the wait goes on: --timeout limits\n"
+		"it.",
 	.examples = "capsulectl workload wait web db --timeout 1m\n"
 		    "capsulectl workload wait job --for stopped",
 	.arguments = "NAME...", .min_arguments = 1, .max_arguments = ARGUMENTS_ANY, .complete = COMPLETE_WORKLOADS,

@@ -15,6 +15,7 @@ struct waited {
 	const char *name;
 	bool seen;      /* the daemon has told its state */
 	bool done;
+	bool remarked;  /* that it failed and will be tried again */
 	char *state;    /* the last one, for a timeout: "Pending: pulling ..."; owned */
 };
 
@@ -155,6 +156,19 @@ static void judge_healthy(struct watch *w, struct waited *item, const Capsule__V
 		fail(w, item, "has ended");
 }
 
+/* A failure that the daemon makes up for by itself is no end, and told once. */
+static bool will_be_tried_again(const struct watch *w, struct waited *item, const Capsule__V1__Workload *workload)
+{
+	const Capsule__V1__WorkloadStatus *status = workload->status;
+
+	if (!status || status->phase != CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED || !status->next_attempt_unix_ms)
+		return false;
+	if (!item->remarked)
+		fprintf(stderr, "workload/%s failed: %s\n", item->name, status->message);
+	item->remarked = true;
+	return true;
+}
+
 static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workload *workload)
 {
 	int phase = workload->status ? (int)workload->status->phase : 0;
@@ -163,6 +177,9 @@ static void judge(struct watch *w, struct waited *item, const Capsule__V1__Workl
 
 	/* One that is being deleted will be gone, whatever it is waited for. */
 	if (workload->desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
+		return;
+	if ((w->goal == WATCH_RUNNING || w->goal == WATCH_HEALTHY || (w->goal == WATCH_STOPPED && is_onlooker(w))) &&
+	    will_be_tried_again(w, item, workload))
 		return;
 	switch (w->goal) {
 	case WATCH_DELETED:

@@ -22,7 +22,8 @@ enum watch_flags {
 };
 
 /* Follows the daemon's events until every named workload has reached the goal, and prints a line for each
- * ("workload/web running"). One that fails or disappears on the way is reported on standard error. 0, or -1: not all
+ * ("workload/web running"). One that fails for good or disappears on the way is reported on standard error; for one that
+ * fails and will be tried again by its restart policy the wait goes on, after a remark there. 0, or -1: not all
  * reached it; err is set only if it was not reported. */
 int watch_wait(struct cli *cli, char *const *names, size_t n, enum watch_goal goal, unsigned flags, struct error *err);
 

@@ -17,8 +17,8 @@
 /* An initramfs cannot be left with pivot_root(2), as the OCI runtime does it, unless it is mounted on itself. */
 static int make_root_a_mount(struct error *err)
 {
-	if (mount("/", "/mnt", NULL, MS_BIND, NULL) < 0 || chdir("/mnt") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 ||
-	    chroot(".") < 0 || chdir("/") < 0)
+	if (mount("/", "/mnt", NULL, MS_BIND, NULL) < 0 || chdir("/mnt") < 0 ||
+	    mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
 		return error_errno(err, errno, "cannot mount the root on itself");
 	return 0;
 }
@@ -94,7 +94,7 @@ int boot(struct error *err)
 {
 	if (make_root_a_mount(err) < 0 || mount_all(err) < 0 || load_modules(err) < 0 || enable_controllers(err) < 0)
 		return -1;
-	/* From here on nothing is written but below /run: this program least of all, which the payload comes close to. */
+	/* From here on nothing is written but below /run: this program least of all, near which the payload comes. */
 	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0)
 		return error_errno(err, errno, "cannot make the root read-only");
 	return 0;

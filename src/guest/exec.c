@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * Exec. Two parts that the daemon and a container's shim have, in one process here: runtime/process.h on the one end of a
- * connection has the streams, shim/exec.h on the other one the process.
+ * Exec. Two parts that the daemon and a container's shim have, in one process here: runtime/process.h on the one end of
+ * a connection has the streams, shim/exec.h on the other one the process.
  */
 #include "shim/exec.h"
 
@@ -179,7 +179,8 @@ static struct shim shim_of(struct guest *g, struct shim_options *options)
 }
 
 /* Children that are born meanwhile are in the payload's pid namespace. */
-static int begin_in_payload(struct exec_call *e, const struct shim_exec *request, const int *fds, size_t n_fds, struct error *err)
+static int begin_in_payload(struct exec_call *e, const struct shim_exec *request, const int *fds, size_t n_fds,
+			    struct error *err)
 {
 	_cleanup_close_ int own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	struct shim_options options;
@@ -261,7 +262,8 @@ static int check(const struct exec_call *e, const Start *start, struct error *er
 	if (e->guest->payload.state != PAYLOAD_RUNNING)
 		return error_set(err, ERR_FAILED_PRECONDITION, "the payload does not run");
 	if (count_processes(e->guest) >= GUEST_EXECS_MAX)
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "%d processes were started in it already", GUEST_EXECS_MAX);
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "%d processes were started in it already",
+				 GUEST_EXECS_MAX);
 	if (!start->n_command || !*start->command[0])
 		return error_set(err, ERR_INVALID_ARGUMENT, "there is no command");
 	return 0;

@@ -110,12 +110,13 @@ void guest_reap(struct guest *g)
 
 	for (;;) {
 		bool starting = p->state == PAYLOAD_STARTING;
+		idtype_t which = starting ? P_PID : P_ALL;
 		siginfo_t info = { .si_pid = 0 };
 
 		/* Until it is known what became of the payload's process its zombie is kept. */
 		if (starting && !p->runtime)
 			return;
-		if (waitid(starting ? P_PID : P_ALL, (id_t)p->runtime, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
+		if (waitid(which, (id_t)p->runtime, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
 			return;
 		/* libuv reaps its own, in this round of the loop. */
 		if (copy_owns(g, info.si_pid)) {

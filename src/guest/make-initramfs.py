@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""Writes the base initramfs of microVMs: the first process, static programs, and dynamic ones with the libraries they load.
+"""Writes the base initramfs of microVMs: the first process, static programs, and dynamic ones with what they load.
 
-A cpio archive (kernel: driver-api/early-userspace/buffer-format.rst), not compressed: unpacking would cost the guest more time
-than reading. The same inputs give the same bytes. A kernel with modules gets them from a second archive behind this one:
-files, and /modules/order, a list of their paths, one a line, in the order in which they are to be loaded.
+A cpio archive (kernel: driver-api/early-userspace/buffer-format.rst), not compressed: unpacking would cost the guest
+more time than reading. The same inputs give the same bytes. A kernel with modules gets them from a second archive
+behind this one: files, and /modules/order, a list of their paths, one a line, in the order in which they are to be
+loaded.
 """
 import argparse
 import errno
@@ -31,7 +32,8 @@ class Archive:
     def add(self, name, mode, content=b"", device=0):
         self.inode += 1
         self.names.add(name)
-        fields = [self.inode, mode, 0, 0, 1, 0, len(content), 0, 0, os.major(device), os.minor(device), len(name) + 1, 0]
+        fields = [self.inode, mode, 0, 0, 1, 0, len(content), 0, 0, os.major(device), os.minor(device),
+                  len(name) + 1, 0]
         self.data += b"070701" + b"".join(b"%08X" % f for f in fields) + name.encode() + b"\0"
         self.pad()
         self.data += content
@@ -57,9 +59,13 @@ class Archive:
         return bytes(self.data)
 
 
+def output(*argv):
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
 def libraries(program):
     """What the dynamic linker loads for it, itself included: paths by the name that it is looked for under."""
-    listed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    listed = output("ldd", program)
     if "not found" in listed:
         raise SystemExit(f"a library of {program} is missing:\n{listed}")
     return re.findall(r"(?:=> )?(/\S+) \(0x", listed)
@@ -67,8 +73,7 @@ def libraries(program):
 
 def needed(path):
     """The names of the libraries that a file itself asks for."""
-    listed = subprocess.run(["readelf", "-d", path], check=True, capture_output=True, text=True).stdout
-    return re.findall(r"\(NEEDED\).*\[(.*)\]", listed)
+    return re.findall(r"\(NEEDED\).*\[(.*)\]", output("readelf", "-d", path))
 
 
 def without(program, library):
@@ -84,19 +89,20 @@ def without(program, library):
 
 
 def without_systemd(program, compiler, directory):
-    """A libsystemd that says that there is none (ENOSYS), with the functions that the program asks for. In a guest that is true, and
-    the real one with the five libraries that it loads is two thirds of the time that crun takes to start."""
-    listed = subprocess.run(["nm", "-D", "--undefined-only", program], check=True, capture_output=True, text=True).stdout
+    """A libsystemd that says that there is none (ENOSYS), with the functions that the program asks for. In a guest that
+    is true, and the real one with the five libraries that it loads is two thirds of crun's start in emulation."""
+    listed = output("nm", "-D", "--undefined-only", program)
     versions = {}
     for function, version in re.findall(r" (\w+)@+(LIBSYSTEMD_\w+)$", listed, re.MULTILINE):
         versions.setdefault(version, []).append(function)
     source, script, library = (os.path.join(directory, name) for name in ("systemd.c", "systemd.map", SYSTEMD))
     with open(source, "w") as f:
-        f.writelines(f"int {name}(void)\n{{\n\treturn -{errno.ENOSYS};\n}}\n" for names in versions.values() for name in names)
+        for name in sum(versions.values(), []):
+            f.write(f"int {name}(void)\n{{\n\treturn -{errno.ENOSYS};\n}}\n")
     with open(script, "w") as f:
         f.writelines(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items())
-    subprocess.run([*compiler, "-shared", "-fPIC", "-O2", "-nostdlib", f"-Wl,-soname,{SYSTEMD}", f"-Wl,--version-script={script}",
-                    "-o", library, source], check=True)
+    subprocess.run([*compiler, "-shared", "-fPIC", "-O2", "-nostdlib", f"-Wl,-soname,{SYSTEMD}",
+                    f"-Wl,--version-script={script}", "-o", library, source], check=True)
     return library
 
 
@@ -120,7 +126,8 @@ def main():
     parser.add_argument("--init", required=True)
     parser.add_argument("--program", action="append", default=[], metavar="PATH:NAME", help="a static one")
     parser.add_argument("--compiler", action="append", required=True, metavar="WORD")
-    parser.add_argument("--dynamic", action="append", default=[], metavar="NAME", help="one of this machine, with its libraries")
+    parser.add_argument("--dynamic", action="append", default=[], metavar="NAME",
+                        help="one of this machine, with its libraries")
     options = parser.parse_args()
     archive, inputs = Archive(), []
     for name in DIRECTORIES:

@@ -172,7 +172,8 @@ static void on_timer(uv_timer_t *timer)
 	struct payload *p = timer->data;
 
 	if (p->state == PAYLOAD_STARTING)
-		error_set(&p->failure, ERR_DEADLINE_EXCEEDED, "the payload was not started within %d s", START_TIMEOUT_MS / 1000);
+		error_set(&p->failure, ERR_DEADLINE_EXCEEDED, "the payload was not started within %d s",
+			  START_TIMEOUT_MS / 1000);
 	kill_all(p);
 	if (p->state == PAYLOAD_STARTING && !p->runtime)
 		begin_end(p);
@@ -410,10 +411,12 @@ static int execute_runtime(const char *name, const struct ends *ends, struct err
 		return error_errno(err, errno, "cannot read the OCI runtime " RUNTIME);
 	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, err) < 0)
 		return -1;
-	if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(errors, 2) < 0 || dup2(gate, OCI_RUN_GATE_FD) < 0 ||
-	    chdir(GUEST_BUNDLE) < 0)
+	if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(errors, 2) < 0 ||
+	    dup2(gate, OCI_RUN_GATE_FD) < 0 || chdir(GUEST_BUNDLE) < 0)
 		return error_errno(err, errno, "cannot arrange what the OCI runtime gets");
-	(void)execveat(sealed, "", (char *const *)(uintptr_t)run.argv, (char *const *)(uintptr_t)oci_run_env, AT_EMPTY_PATH);
+	/* execveat() takes the strings as not const but does not change them. */
+	(void)execveat(sealed, "", (char *const *)(uintptr_t)run.argv, (char *const *)(uintptr_t)oci_run_env,
+		       AT_EMPTY_PATH);
 	return error_errno(err, errno, "cannot execute the OCI runtime " RUNTIME);
 }
 
@@ -468,9 +471,12 @@ static char *find_cgroup(const RunRequest *request, struct error *err)
 	const char *path;
 	char *copy;
 
-	for (size_t i = 0; i < request->n_files && !config; i++)
+	for (size_t i = 0; i < request->n_files && !config; i++) {
+		const ProtobufCBinaryData *content = &request->files[i]->content;
+
 		if (!strcmp(request->files[i]->name, "config.json"))
-			config = json_loadb((const char *)request->files[i]->content.data, request->files[i]->content.len, 0, NULL);
+			config = json_loadb((const char *)content->data, content->len, 0, NULL);
+	}
 	path = json_string_value(json_object_get(json_object_get(config, "linux"), "cgroupsPath"));
 	copy = path && path[0] == '/' && path[1] ? strdup(path) : NULL;
 	json_decref(config);

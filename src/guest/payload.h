@@ -35,7 +35,7 @@ struct payload {
 	struct guest *guest;
 	enum payload_state state;
 	struct rpc_call *call;          /* Run; NULL: closed */
-	char *name, *cgroup;            /* owned; NULL before Run */
+	char *cgroup;                   /* owned; NULL before Run */
 	int report_fd;                  /* the child's word on what failed; -1: none */
 	struct output gate, streams[2]; /* stdout, stderr */
 	pid_t runtime, pid, cleaner;    /* 0: there is none, or it was reaped */

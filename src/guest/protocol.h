@@ -4,8 +4,8 @@
 /*
  * Where host and guest of a microVM find each other, beside proto/capsule/guest/guest.proto.
  *
- * Version. It grows when a peer must know more than protocol buffers tell by themselves (a field that is not there, a method
- * that answers UNIMPLEMENTED). Each side names the newest that it speaks, both speak the older of the two.
+ * Version. It grows when a peer must know more than protocol buffers tell by themselves (a field that is not there, a
+ * method that answers UNIMPLEMENTED). Each side names the newest that it speaks, both speak the older of the two.
  */
 #ifndef CAPSULE_GUEST_PROTOCOL_H
 #define CAPSULE_GUEST_PROTOCOL_H

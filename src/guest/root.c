@@ -63,8 +63,8 @@ static char *find_disk(const Disk *disk, const char *what, struct error *err)
 	if (!path && !strncmp(disk->device, "/dev/vd", 7) && stat(disk->device, &st) == 0 && S_ISBLK(st.st_mode))
 		path = strdup(disk->device);
 	if (!path)
-		error_set(err, ERR_FAILED_PRECONDITION, "the disk of %s (serial \"%s\", %s) is not there", what, disk->serial,
-			  disk->device);
+		error_set(err, ERR_FAILED_PRECONDITION, "the disk of %s (serial \"%s\", %s) is not there", what,
+			  disk->serial, disk->device);
 	return path;
 }
 
@@ -85,13 +85,20 @@ static int mount_read_only(const char *device, const char *type, const char *tar
 	return strcmp(type, "ext4") ? -1 : mount(device, target, type, MS_RDONLY, "noload");
 }
 
-static int mount_disk(const Disk *disk, const char *what, const char *type, const char *target, bool read_only, struct error *err)
+/* The inode tables of a sparse file are zeros already: not to be written once more in the background. */
+static int mount_writable(const char *device, const char *type, const char *target)
+{
+	return mount(device, target, type, 0, "noinit_itable");
+}
+
+static int mount_disk(const Disk *disk, const char *what, const char *type, const char *target, bool read_only,
+		      struct error *err)
 {
 	_cleanup_free_ char *device = find_disk(disk, what, err);
 
 	if (!device || (read_only && protect(device, err) < 0) || fs_mkdir_all(AT_FDCWD, target, 0755, err) < 0)
 		return -1;
-	if ((read_only ? mount_read_only(device, type, target) : mount(device, target, type, 0, NULL)) < 0)
+	if ((read_only ? mount_read_only : mount_writable)(device, type, target) < 0)
 		return error_errno(err, errno, "cannot mount %s (%s, %s)", what, device, type);
 	return 0;
 }
@@ -102,8 +109,8 @@ static int mount_root(const RunRequest *request, struct error *err)
 
 	if (mount_disk(request->payload, "the image", "erofs", PAYLOAD, true, err) < 0 ||
 	    mount_disk(request->disk, "the writable layer", "ext4", DISK, false, err) < 0 ||
-	    fs_mkdir_all(AT_FDCWD, DISK "/upper", 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, DISK "/work", 0755, err) < 0 ||
-	    fs_mkdir_all(AT_FDCWD, ROOTFS, 0755, err) < 0)
+	    fs_mkdir_all(AT_FDCWD, DISK "/upper", 0755, err) < 0 ||
+	    fs_mkdir_all(AT_FDCWD, DISK "/work", 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, ROOTFS, 0755, err) < 0)
 		return -1;
 	return overlay_mount(layers, 1, DISK, ROOTFS, err);
 }

@@ -37,7 +37,7 @@ static void stream_found(struct stream *s, int fd)
 
 /* ---- virtio-serial ---- */
 
-/* A port hangs up as long as nobody is at its other end. Watched for edges, it does not keep the loop busy meanwhile. */
+/* A port hangs up as long as nobody is at its other end. Watched for edges it does not keep the loop busy. */
 static void on_port(uv_poll_t *poll, int status, int events)
 {
 	struct stream *s = poll->data;
@@ -132,7 +132,9 @@ static void on_connection(uv_poll_t *poll, int status, int events)
 /* A kernel without vsock is no error. */
 static int listen_on_vsock(struct stream *s, struct error *err)
 {
-	struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = GUEST_VSOCK_PORT };
+	struct sockaddr_vm address = {
+		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = GUEST_VSOCK_PORT,
+	};
 
 	s->listen_fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (s->listen_fd < 0)

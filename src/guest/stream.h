@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * The byte stream to the host: the virtio-serial port GUEST_PORT_NAME, or a connection that the host makes to vsock port
- * GUEST_VSOCK_PORT, whichever is there first. There is one in the life of a guest.
+ * The byte stream to the host: the virtio-serial port GUEST_PORT_NAME, or a connection that the host makes to vsock
+ * port GUEST_VSOCK_PORT, whichever is there first. There is one in the life of a guest.
  *
  * Threads: the loop's. Nothing is polled: the kernel tells of a port that appears, and of a host at its other end.
  */

@@ -135,7 +135,7 @@ static int run_maker(const struct payloads *p, const char *stage, const struct i
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "the disk of %s is full; free some space", p->root);
 	while (result.output_len > 0 && result.output[result.output_len - 1] == '\n')
 		result.output[--result.output_len] = '\0';
-	return error_set(err, ERR_INTERNAL, "its maker exited %d: %s", result.exit_code,
+	return error_set(err, ERR_INTERNAL, "its maker exited %d%s%s", result.exit_code, result.output_len ? ": " : "",
 			 strrchr(result.output, '\n') ? strrchr(result.output, '\n') + 1 : result.output);
 }
 

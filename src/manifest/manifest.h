@@ -119,10 +119,6 @@ int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct
  * name, status, desired state and times do not count. */
 bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
-/* Whether the running process may stay when one becomes the other: kind, spec and resources are equal, and at most
- * restart policy, grace and health check differ. */
-bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
-
 /* Field by field; either may be NULL. Both normalized. Lists of strings count as one value, and so does an element of
  * ports or mounts that is on one side only. Status and times are left out, and so is a desired state that `to` does not
  * name. The caller frees through manifest_changes_free(). 0, or -1 without memory. */

@@ -149,7 +149,7 @@ void manifest_normalize_workload(Capsule__V1__Workload *workload)
 /* ---- equality ---- */
 
 /* What the fields that matter look like on the wire; normalized workloads have one form only. */
-static uint8_t *pack(const Capsule__V1__Workload *workload, bool with_policy, size_t *ret_len)
+static uint8_t *pack(const Capsule__V1__Workload *workload, size_t *ret_len)
 {
 	Capsule__V1__Workload w;
 	uint8_t *bytes;
@@ -160,12 +160,10 @@ static uint8_t *pack(const Capsule__V1__Workload *workload, bool with_policy, si
 	w.container = workload->container;
 	w.micro_vm = workload->micro_vm;
 	w.resources = workload->resources;
-	if (with_policy) {
-		w.restart_policy = workload->restart_policy;
-		w.stop_grace_case = workload->stop_grace_case;
-		w.stop_grace_period_seconds = workload->stop_grace_period_seconds;
-		w.health_check = workload->health_check;
-	}
+	w.restart_policy = workload->restart_policy;
+	w.stop_grace_case = workload->stop_grace_case;
+	w.stop_grace_period_seconds = workload->stop_grace_period_seconds;
+	w.health_check = workload->health_check;
 	len = capsule__v1__workload__get_packed_size(&w);
 	bytes = malloc(len + 1);
 	if (bytes)
@@ -173,21 +171,11 @@ static uint8_t *pack(const Capsule__V1__Workload *workload, bool with_policy, si
 	return bytes;
 }
 
-static bool packed_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b, bool with_policy)
+bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b)
 {
 	size_t n_a = 0, n_b = 0;
-	_cleanup_free_ uint8_t *bytes_a = pack(a, with_policy, &n_a), *bytes_b = pack(b, with_policy, &n_b);
+	_cleanup_free_ uint8_t *bytes_a = pack(a, &n_a), *bytes_b = pack(b, &n_b);
 
 	/* Without memory nothing is known to be equal. */
 	return bytes_a && bytes_b && n_a == n_b && memcmp(bytes_a, bytes_b, n_a) == 0;
-}
-
-bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b)
-{
-	return packed_equal(a, b, true);
-}
-
-bool manifest_workload_same_process(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b)
-{
-	return packed_equal(a, b, false);
 }

@@ -32,6 +32,7 @@ static const struct exception {
 } exceptions[] = {
 	{ WORKLOAD, "status", .refused = READ_ONLY },
 	{ WORKLOAD, "created_at_unix", .refused = READ_ONLY },
+	{ WORKLOAD, "ephemeral", .refused = "is for clients of the API and has no place in a manifest; remove it" },
 	{ MICRO_VM, "vcpus", .not_zero = true },
 	{ MICRO_VM, "memory_mib", .not_zero = true },
 	{ MICRO_VM, "disk_size", .is_size = true },

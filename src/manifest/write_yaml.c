@@ -200,6 +200,8 @@ int manifest_print_workload(const Capsule__V1__Workload *workload, struct buf *o
 	/* What the daemon reports is not part of what a user declares. */
 	desired.status = NULL;
 	desired.created_at_unix = 0;
+	/* What is applied from a manifest stays. */
+	desired.ephemeral = false;
 	if (desired.desired_state == CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_DELETING)
 		desired.desired_state = CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_UNSPECIFIED;
 	return write_yaml(&desired.base, true, out);

@@ -179,12 +179,24 @@ static void add_restarts(const Capsule__V1__Workload *workload, void *arg)
 		 workload->status->restart_count);
 }
 
+/* Only what a health check has found out. */
+static void add_healthy(const Capsule__V1__Workload *workload, void *arg)
+{
+	Capsule__V1__Health health = workload->status->health;
+
+	if (health == CAPSULE__V1__HEALTH__HEALTH_HEALTHY || health == CAPSULE__V1__HEALTH__HEALTH_UNHEALTHY)
+		buf_addf(arg, "capsule_workload_healthy{name=\"%s\"} %d\n", workload->name,
+			 health == CAPSULE__V1__HEALTH__HEALTH_HEALTHY);
+}
+
 static void add_workloads(const struct scrape *s, struct buf *out)
 {
 	struct reconciler *r = s->metrics->host->reconciler;
 
 	add_family(out, "capsule_workload_running", "gauge", "Whether it runs.");
 	reconciler_each(r, add_running, out);
+	add_family(out, "capsule_workload_healthy", "gauge", "Whether its health check succeeds.");
+	reconciler_each(r, add_healthy, out);
 	add_family(out, "capsule_workload_restarts_total", "counter", "Restarts by its restart policy.");
 	reconciler_each(r, add_restarts, out);
 	for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)

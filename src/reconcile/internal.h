@@ -7,6 +7,7 @@
 
 #include "reconcile/reconcile.h"
 #include "reconcile/spec.h"
+#include "runtime/limit.h"
 #include "runtime/shim_client.h"
 #include "shim/protocol.h"
 
@@ -52,6 +53,12 @@ struct workload {
 	size_t n_layers;
 	bool emulated; /* the run: a microVM without KVM */
 
+	/* See limits.c. */
+	struct limits limits;   /* that the run has, or is being given */
+	bool limits_known;      /* of one that was taken up they are not */
+	bool limiting;          /* the task is under way */
+	char *limits_failure;   /* why they could not be set; NULL: they could */
+
 	/* What comes next. */
 	struct reconciler_access *accesses; /* utlist; see access.h */
 	bool clean_due;         /* a run has ended: step_clean() comes before anything else */
@@ -70,6 +77,10 @@ struct workload {
 	uv_timer_t timer;
 
 	struct health *health; /* see health.c; NULL: nothing is checked */
+
+	/* See ephemeral.c. */
+	struct ephemeral *ephemeral;            /* NULL: it stays */
+	struct reconciler_hold *holds_of_calls; /* utlist */
 
 	/* While PULLING. */
 	struct pull_ticket *ticket;
@@ -165,6 +176,23 @@ void health_end(struct workload *w);
 
 /* UNSPECIFIED if nothing is checked. *ret_message: why the last probe failed, or ""; valid until the next event. */
 Capsule__V1__Health health_state(const struct workload *w, const char **ret_message);
+
+/* ---- ephemeral.c ---- */
+
+/* An ephemeral workload that nobody uses any more is deleted after a while. */
+void ephemeral_follow(struct workload *w);
+void ephemeral_end(struct workload *w);
+
+/* The workload goes before those that hold it. */
+void ephemeral_orphan(struct workload *w);
+
+/* ---- limits.c ---- */
+
+/* Gives the workload the limits of its record if it runs and has others. */
+void limits_follow(struct workload *w);
+
+/* It runs with these. */
+void limits_note(struct workload *w, const struct limits *limits);
 
 /* ---- access.c ---- */
 

@@ -77,12 +77,14 @@ void workload_free(struct workload *w)
 	HASH_DEL(w->owner->workloads, w);
 	access_orphan(w);
 	health_end(w);
+	ephemeral_orphan(w);
 	puller_drop(w->ticket);
 	shim_client_free(w->shim);
 	workload_keep_layers(w, NULL, 0);
 	store_workload_release(&w->record);
 	free(w->image_digest);
 	free(w->failure);
+	free(w->limits_failure);
 	free(w->pull_status);
 	w->owner->closing++;
 	uv_close((uv_handle_t *)&w->timer, on_timer_closed);
@@ -447,8 +449,8 @@ static void advance(struct workload *w)
 		return; /* what ends these comes back here */
 	}
 	w->state = STATE_DOWN;
-	/* The end of the last one comes back here. */
-	if (!access_is_active(w))
+	/* The end of what is under way comes back here. */
+	if (!access_is_active(w) && !w->limiting)
 		advance_down(w);
 }
 
@@ -460,5 +462,7 @@ void workload_advance(struct workload *w)
 		access_revoke(w, true);
 	advance(w);
 	health_follow(w);
+	limits_follow(w);
+	ephemeral_follow(w);
 	access_admit(w);
 }

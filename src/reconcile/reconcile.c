@@ -85,8 +85,10 @@ void reconciler_halt(struct reconciler *r)
 	struct workload *w, *next;
 
 	r->halted = true;
-	HASH_ITER(hh, r->workloads, w, next)
+	HASH_ITER(hh, r->workloads, w, next) {
 		health_end(w);
+		ephemeral_end(w);
+	}
 }
 
 static struct workload *find(struct reconciler *r, const char *name)

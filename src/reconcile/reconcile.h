@@ -81,6 +81,16 @@ Capsule__V1__Workload *reconciler_get(struct reconciler *r, const char *name);
  * NOT_FOUND, or FAILED_PRECONDITION with what state it is in. */
 struct driver *reconciler_running(struct reconciler *r, const char *name, pid_t *ret_pid, struct error *err);
 
+/* Keeps an ephemeral workload from being deleted, for a call that runs a process in it. The hold is the caller's, who lets
+ * go of it in the end, whatever has become of the workload; one of zeros holds nothing. */
+struct reconciler_hold {
+	struct workload *workload;
+	struct reconciler_hold *prev, *next; /* the reconciler's */
+};
+
+void reconciler_hold(struct reconciler *r, const char *name, struct reconciler_hold *hold);
+void reconciler_let_go(struct reconciler_hold *hold);
+
 /* Calls fn with every workload, by name. The message is valid for the time of the call. */
 void reconciler_each(struct reconciler *r, void (*fn)(const Capsule__V1__Workload *workload, void *arg), void *arg);
 

@@ -101,6 +101,8 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 	case STATE_RUNNING:
 		if (spec_on_bridge(w->record.spec))
 			obstacle = bridge_obstacle(w->owner);
+		if (w->limits_failure)
+			obstacle = w->limits_failure;
 		snprintf(out, size, "%s%s%s", w->emulated ? "emulated" : "", w->emulated && *obstacle ? "; " : "", obstacle);
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
 	case STATE_STOPPING:
@@ -139,5 +141,8 @@ void status_fill(const struct workload *w, struct status_view *view)
 		view->status.image_digest = w->image_digest;
 	view->status.health = health_state(w, &health_message);
 	view->status.health_message = (char *)(uintptr_t)health_message;
+	if (w->state == STATE_WAITING && workload_wants_run(w))
+		view->status.next_attempt_unix_ms =
+			(time_realtime_ns() + w->due_at_ns - time_monotonic_ns()) / NSEC_PER_MSEC;
 	view->status.pid = up ? (uint32_t)w->pid : 0;
 }

@@ -178,9 +178,14 @@ static void start_done(void *arg)
 {
 	struct step *s = arg;
 	struct workload *w = s->w;
+	struct limits limits;
 
 	w->image_missing = s->image_missing;
 	bridge_note(w->owner, &s->look);
+	if (s->ok) {
+		limits = limits_of(s->record.spec->resources);
+		limits_note(w, &limits);
+	}
 	workload_started(w, s->ok ? &s->instance : NULL, s->record.generation, &s->err);
 	step_free(s);
 }

@@ -24,6 +24,7 @@ struct exec {
 	enum exec_state state;
 	Capsule__V1__WorkloadExecConfig *config;
 	struct process *process;
+	struct reconciler_hold hold;
 
 	/* The task's. */
 	struct driver *driver;
@@ -35,6 +36,7 @@ struct exec {
 static void exec_free(struct exec *e)
 {
 	process_free(e->process);
+	reconciler_let_go(&e->hold);
 	driver_process_release(&e->prepared);
 	if (e->config)
 		capsule__v1__workload_exec_config__free_unpacked(e->config, NULL);
@@ -173,6 +175,7 @@ static int begin(struct exec *e, const Capsule__V1__WorkloadExecConfig *config, 
 	e->driver = reconciler_running(e->host->reconciler, config->name, &e->pid, err);
 	if (!e->driver)
 		return -1;
+	reconciler_hold(e->host->reconciler, config->name, &e->hold);
 	e->config = (Capsule__V1__WorkloadExecConfig *)message_copy(&config->base);
 	e->process = process_new(e->host->loop, &events);
 	if (!e->process)

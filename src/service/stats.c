@@ -43,6 +43,7 @@ static void list_one(const Capsule__V1__Workload *workload, void *arg)
 	one->name = strdup(workload->name);
 	if (!one->name)
 		abort();
+	one->health = workload->status->health;
 	listing->stats->stats[listing->stats->n_stats++] = one;
 }
 

@@ -73,8 +73,8 @@ int oci_run_pid(int bundle_fd, pid_t *ret_pid, struct error *err)
 	return 0;
 }
 
-/* The kernel clears the one flag and sets the other before it shuts the gate. (runc does not pass the gate on; what it cannot
- * execute it finds out earlier.) */
+/* The kernel clears the one flag and sets the other before it shuts the gate. (runc does not pass the gate on; what it
+ * cannot execute it finds out earlier.) */
 bool oci_run_ended_before_exec(pid_t pid)
 {
 	_cleanup_free_ char *text = NULL;
@@ -86,7 +86,9 @@ bool oci_run_ended_before_exec(pid_t pid)
 	if (fs_read(AT_FDCWD, path, 4096, &text, NULL, NULL) < 0)
 		return false;
 	p = strrchr(text, ')');
-	return p && sscanf(p, ") %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && flags & PF_FORKNOEXEC && flags & PF_EXITING;
+	if (!p || sscanf(p, ") %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
+		return false;
+	return flags & PF_FORKNOEXEC && flags & PF_EXITING;
 }
 
 /* The last line of a text, without the time that the runtimes put in front of it. */
@@ -131,5 +133,6 @@ int oci_run_failure(int bundle_fd, int stderr_fd, struct error *err)
 		said[n > 0 ? n : 0] = '\0';
 		text = last_line(said);
 	}
-	return error_set(err, ERR_FAILED_PRECONDITION, "%s", *text ? text : "the OCI runtime started no payload and does not say why");
+	return error_set(err, ERR_FAILED_PRECONDITION, "%s",
+			 *text ? text : "the OCI runtime started no payload and does not say why");
 }

@@ -77,6 +77,10 @@ static Capsule__V1__Workload process_part(const Capsule__V1__Workload *workload)
 	part.restart_policy = CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_UNSPECIFIED;
 	part.stop_grace_case = CAPSULE__V1__WORKLOAD__STOP_GRACE__NOT_SET;
 	part.health_check = NULL;
+	/* Those of a microVM lie inside the machine. */
+	if (workload->kind == CAPSULE__V1__WORKLOAD_KIND__WORKLOAD_KIND_CONTAINER)
+		part.resources = NULL;
+	part.ephemeral = false;
 	return part;
 }
 

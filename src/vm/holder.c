@@ -179,7 +179,8 @@ static void note_reason(struct vm *vm, const char *why)
 	if (*vm->result.reason)
 		return;
 	console_last_lines(&vm->console, lines);
-	snprintf(vm->result.reason, sizeof vm->result.reason, "%s%s%s", why, *lines ? "; its console ends with: " : "", lines);
+	snprintf(vm->result.reason, sizeof vm->result.reason, "%s%s%s", why, *lines ? "; its console ends with: " : "",
+		 lines);
 }
 
 static void on_silence_timeout(uv_timer_t *timer)
@@ -209,7 +210,9 @@ static void note_end(struct vm *vm, int status)
 	char why[128], lines[CONSOLE_LINES_MAX];
 
 	r->oom_killed = cgroup_oom_killed(vm->options->cgroup);
-	if (!vm->options->agent && vm->monitor->powered_off && !strstr(console_last_lines(&vm->console, lines), "Kernel panic"))
+	/* A monitor ends well when the guest powers off or, without ACPI, resets. So does a kernel that panics. */
+	if (!vm->options->agent && WIFEXITED(status) && WEXITSTATUS(status) == 0 &&
+	    !strstr(console_last_lines(&vm->console, lines), "Kernel panic"))
 		return;
 	r->exit_code = vm->stopping ? 128 + SIGKILL : EXIT_UNKNOWN;
 	if (WIFSIGNALED(status))
@@ -310,7 +313,8 @@ static void on_run_ended(const struct error *why, void *arg)
 		fail(vm, &err);
 	} else {
 		/* Most likely the machine is ending, which tells more. */
-		error_set(&vm->silence, ERR_UNAVAILABLE, "%s", why ? error_message(why) : "the guest said no more of its payload");
+		error_set(&vm->silence, ERR_UNAVAILABLE, "%s",
+			  why ? error_message(why) : "the guest said no more of its payload");
 		arm(vm, SILENCE_MS, on_silence_timeout);
 	}
 }

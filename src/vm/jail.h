@@ -20,6 +20,7 @@
 #define JAIL_ARGS_MAX 255
 #define JAIL_FDS_MAX 48
 #define JAIL_BINDS_MAX 48
+#define JAIL_SCRATCH "/scratch"
 #define JAIL_FD_FIRST 3 /* number in the process of the first descriptor that was added */
 
 struct jail_bind {
@@ -36,6 +37,7 @@ struct jail {
 	const char *mount_point; /* any directory; used in the process's own mount namespace only */
 	uid_t uid;
 	bool host_network; /* it stays in the caller's network namespace */
+	bool scratch;      /* JAIL_SCRATCH is a directory of its own, for sockets */
 	char *args[JAIL_ARGS_MAX + 1];
 	size_t n_args;
 	int fds[JAIL_FDS_MAX];

@@ -86,12 +86,12 @@ static int add_library_place(int root, const char *path, struct error *err)
 	return symlinkat(target, root, path + 1) < 0 ? error_errno(err, errno, "cannot make %s", path) : 0;
 }
 
-/* A device such as /dev/kvm opens for a group; the process gets that, and no other. */
+/* A device such as /dev/kvm opens for a group. The process gets that, with which it can open nothing but what is here. */
 static void add_group(struct groups *groups, const char *source)
 {
 	struct stat st;
 
-	if (stat(source, &st) == 0 && S_ISCHR(st.st_mode) && st.st_gid != 0 && st.st_mode & S_IWGRP &&
+	if (stat(source, &st) == 0 && (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) && st.st_gid != 0 && st.st_mode & S_IWGRP &&
 	    groups->n < GROUPS_MAX)
 		groups->ids[groups->n++] = st.st_gid;
 }
@@ -115,6 +115,18 @@ static int fill_root(const struct jail *j, int root, struct groups *groups, stru
 	return 0;
 }
 
+static int make_scratch(const struct jail *j, int root, struct error *err)
+{
+	char options[64], path[32];
+
+	snprintf(options, sizeof options, "size=64k,nr_inodes=64,mode=0700,uid=%u,gid=%u", (unsigned)j->uid, (unsigned)j->uid);
+	snprintf(path, sizeof path, "/proc/self/fd/%d" JAIL_SCRATCH, root);
+	if (mkdirat(root, JAIL_SCRATCH + 1, 0755) < 0 ||
+	    mount("scratch", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+		return error_errno(err, errno, "cannot make a directory for sockets");
+	return 0;
+}
+
 static int change_root(const struct jail *j, struct groups *groups, struct error *err)
 {
 	_cleanup_close_ int root = -1;
@@ -126,7 +138,7 @@ static int change_root(const struct jail *j, struct groups *groups, struct error
 	root = open(j->mount_point, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
 		return error_errno(err, errno, "cannot open the new root");
-	if (fill_root(j, root, groups, err) < 0)
+	if (fill_root(j, root, groups, err) < 0 || (j->scratch && make_scratch(j, root, err) < 0))
 		return -1;
 	if (fchdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ||
 	    mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) < 0)

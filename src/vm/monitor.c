@@ -121,9 +121,9 @@ static int describe(struct monitor *m, struct jail *jail, struct error *err)
 	if (check_readable("kernel", o->kernel, err) < 0 ||
 	    (o->initramfs && check_readable("initramfs", o->initramfs, err) < 0))
 		return -1;
-	jail_add_bind(jail, o->kernel, "/kernel", false, false);
+	jail_add_bind(jail, o->kernel, MONITOR_KERNEL, false, false);
 	if (o->initramfs)
-		jail_add_bind(jail, o->initramfs, "/initramfs", false, false);
+		jail_add_bind(jail, o->initramfs, MONITOR_INITRAMFS, false, false);
 	if (!o->emulated)
 		jail_add_bind(jail, "/dev/kvm", "/dev/kvm", true, false);
 	return m->ops->describe(m, jail, err);

@@ -36,7 +36,6 @@ struct monitor {
 	struct monitor_events events;
 	pid_t pid;             /* 0: reaped */
 	struct watch *process; /* its pidfd */
-	bool powered_off;      /* the guest ended the machine, which also a kernel does that panics */
 	void *data;            /* the operations' own */
 };
 
@@ -71,6 +70,9 @@ void monitor_kill(struct monitor *m);
 
 /* After `ended`, or in it. NULL is fine. */
 void monitor_free(struct monitor *m);
+
+#define MONITOR_KERNEL "/kernel" /* in the jail */
+#define MONITOR_INITRAMFS "/initramfs"
 
 /* For the operations. Opens a file or block device of the VM, which must be there. */
 int monitor_open_disk(const struct vm_disk *disk, struct error *err);

@@ -148,10 +148,10 @@ static void add_kernel(struct jail *jail, const struct vm_options *o, bool acpi)
 	monitor_cmdline(o, acpi, &cmdline);
 	jail->failed |= cmdline.failed;
 	jail_add_arg(jail, "-kernel");
-	jail_add_arg(jail, "/kernel");
+	jail_add_arg(jail, MONITOR_KERNEL);
 	if (o->initramfs) {
 		jail_add_arg(jail, "-initrd");
-		jail_add_arg(jail, "/initramfs");
+		jail_add_arg(jail, MONITOR_INITRAMFS);
 	}
 	jail_add_arg(jail, "-append");
 	jail_add_arg(jail, "%s", buf_str(&cmdline));
@@ -202,14 +202,10 @@ static void on_event(const char *name, const json_t *data, void *arg)
 	struct monitor *m = arg;
 	struct qemu *q = m->data;
 	const char *id = json_string_value(json_object_get(data, "id"));
-	const char *reason = json_string_value(json_object_get(data, "reason"));
 
 	if (!strcmp(name, "VSERPORT_CHANGE") && id && !strcmp(id, "agent") && json_is_true(json_object_get(data, "open")) &&
 	    q->agent_fd >= 0)
 		m->events.agent(steal_fd(&q->agent_fd), m->events.arg);
-	/* Without ACPI a system can only reset itself, which ends the machine as well. */
-	else if (!strcmp(name, "SHUTDOWN") && reason)
-		m->powered_off = !strcmp(reason, "guest-shutdown") || !strcmp(reason, "guest-reset");
 }
 
 static void on_failed(const struct error *err, void *arg)

@@ -3,8 +3,10 @@
 
 /*
  * The way of a pushed archive, and of a layer alone, into a store of its own with small limits. The first byte of the
- * input says which ('L': a layer). Headers' checksums are put right before, or hardly any mutation would get past them.
+ * input says which ('L': a layer).
  */
+#include "checksums.h"
+
 #include "base/fs.h"
 #include "image/store.h"
 #include "imager/archive.h"
@@ -18,7 +20,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define BLOCK 512
 #define COLLECT_EVERY 256
 
 static char root[] = "/dev/shm/capsule-fuzz-XXXXXX";
@@ -38,23 +39,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	if (dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDOUT_FILENO) < 0)
 		abort();
 	return 0;
-}
-
-static void correct_checksums(uint8_t *data, size_t len)
-{
-	for (size_t at = 0; at + BLOCK <= len; at += BLOCK) {
-		uint8_t *h = data + at;
-		unsigned sum = 0;
-		char text[8];
-
-		if (memcmp(h + 257, "ustar", 5) != 0)
-			continue;
-		memset(h + 148, ' ', 8);
-		for (size_t i = 0; i < BLOCK; i++)
-			sum += h[i];
-		snprintf(text, sizeof text, "%06o", sum & 0777777);
-		memcpy(h + 148, text, 7);
-	}
 }
 
 static void push_layer(struct content *content, const uint8_t *data, size_t len)

@@ -28,8 +28,10 @@ COPY_WORKER = BUILD / "src/copier/capsule-copy"
 VOLUME_WORKER = BUILD / "src/volumer/capsule-volume"
 VM_HOLDER = BUILD / "src/vm/capsule-vm"
 GUEST_DIR = BUILD / "src/guest"
-# The kernel of microVMs: that of `make guest-kernel`, or another one.
-GUEST_KERNEL = pathlib.Path(os.environ.get("CAPSULE_GUEST_KERNEL", BUILD / "guest/vmlinux"))
+# The kernel of microVMs: that of `make guest-kernel`, built once for all builds, or another one.
+GUEST_KERNEL = pathlib.Path(os.environ.get("CAPSULE_GUEST_KERNEL", TOP / "build/guest/vmlinux"))
+# Debian's, unpacked as the part `kernel` of tests/check does it.
+CLOUD_KERNEL = TOP / "build/guest/cloud"
 # What capsulectl needs to find the program of this build.
 CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
 # A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
@@ -135,7 +137,8 @@ class Capsule:
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
                 "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--copy-worker", COPY_WORKER,
                 "--volume-worker", VOLUME_WORKER,
-                "--vm-holder", VM_HOLDER, "--guest-dir", GUEST_DIR, "--guest-kernel", GUEST_KERNEL,
+                "--vm-holder", VM_HOLDER,
+                *([] if "--guest-dir" in self.options else ["--guest-dir", GUEST_DIR, "--guest-kernel", GUEST_KERNEL]),
                 "--config", "/dev/null", "--stop-grace", "1s", *self.options]
 
     def start(self, wait=True):

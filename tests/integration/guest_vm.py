@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""A microVM with capsule-guest in it, booted by QEMU directly, and an independent client (grpcio) in the place of its holder.
+"""A microVM with capsule-guest in it, booted by QEMU directly, and grpcio, an independent client, as its holder.
 
-The kernel is that of `make guest-kernel`, or the one that CAPSULE_GUEST_KERNEL names.
+The kernel is that of `make guest-kernel`, or the one that CAPSULE_GUEST_KERNEL names (capsule.py).
 """
+import base64
 import json
 import os
 import pathlib
 import queue
+import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
 import grpc
 
-from capsule import BUILD, MARK, PATIENCE, TOP, Failed, wait_for
+from capsule import BUILD, GUEST_KERNEL, MARK, PATIENCE, TOP, Failed, wait_for
 from images import BUSYBOX_ETC, busybox_entries, layer_tar
 
+sys.path.insert(0, str(TOP / "tests/vm"))
+
+from tsc import tsc_khz  # noqa: E402
+
 INITRAMFS = BUILD / "src/guest/initramfs.cpio"
-KERNEL = pathlib.Path(os.environ.get("CAPSULE_GUEST_KERNEL", BUILD / "guest/vmlinux"))
-CMDLINE = "console=ttyS0 panic=-1 reboot=t"
+KERNEL = GUEST_KERNEL
+CMDLINE = f"console=ttyS0 panic=-1 reboot=t tsc_early_khz={tsc_khz()}"
 TIMEOUT = 3 * PATIENCE  # of a call that waits for something in an emulated machine
 CGROUP = "/capsule/payload"
 MIB = 1 << 20
@@ -29,7 +36,8 @@ MIB = 1 << 20
 def make_payload(path, extra=()):
     """A read-only EROFS file with busybox and extra entries, as the daemon makes it of an image."""
     with tempfile.TemporaryDirectory() as tree:
-        subprocess.run(["tar", "-x", "-C", tree], input=layer_tar([*busybox_entries(), *BUSYBOX_ETC, *extra]), check=True)
+        layer = layer_tar([*busybox_entries(), *BUSYBOX_ETC, *extra])
+        subprocess.run(["tar", "-x", "-C", tree], input=layer, check=True)
         subprocess.run(["mkfs.erofs", "--quiet", str(path), tree], check=True)
 
 
@@ -39,20 +47,31 @@ def make_ext4(path, size=64 * MIB):
     subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", str(path)], check=True)
 
 
-CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE"]
+CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+                "CAP_NET_BIND_SERVICE"]
 
 
 def mount(destination, type, *options, source=None):
     return {"destination": destination, "type": type, "source": source or type, "options": list(options)}
 
 
-def config_json(*command, volumes=(), memory=None, user=(0, 0), env=()):
+def refuse(call):
+    """A system call filter, as crun takes it ready-made: this call fails with EPERM."""
+    load, equal, end = 0x20, 0x15, 0x06
+    program = [(load, 0, 0, 0), (equal, 0, 1, call), (end, 0, 0, 0x00050001), (end, 0, 0, 0x7fff0000)]
+    return base64.b64encode(b"".join(struct.pack("HBBI", *instruction) for instruction in program)).decode()
+
+
+def config_json(*command, volumes=(), memory=None, user=(0, 0), env=(), refused_call=None):
     """An OCI configuration such as the daemon writes, for this command. volumes: (name, path, "rw" or "ro")."""
     mounts = [mount("/proc", "proc"), mount("/dev", "tmpfs", "nosuid", "mode=755"),
               mount("/dev/pts", "devpts", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
               mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"), mount("/sys/fs/cgroup", "cgroup", "ro")]
-    mounts += [mount(f"/etc/{f}", "bind", "rbind", "rw", source=f"/run/capsule/bundle/{f}") for f in ("hosts", "resolv.conf")]
-    mounts += [mount(path, "bind", "rbind", mode, source=f"/run/capsule/volumes/{name}") for name, path, mode in volumes]
+    for name in ("hosts", "resolv.conf"):
+        mounts.append(mount(f"/etc/{name}", "bind", "rbind", "rw", source=f"/run/capsule/bundle/{name}"))
+    for name, path, mode in volumes:
+        mounts.append(mount(path, "bind", "rbind", mode, source=f"/run/capsule/volumes/{name}"))
+    filtered = {} if refused_call is None else {"run.oci.seccomp_bpf_data": refuse(refused_call)}
     return {
         "ociVersion": "1.0.2", "root": {"path": "rootfs"}, "hostname": "payload",
         "process": {
@@ -60,14 +79,14 @@ def config_json(*command, volumes=(), memory=None, user=(0, 0), env=()):
             "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", *env],
             "noNewPrivileges": True,
             "capabilities": {k: CAPABILITIES for k in ("bounding", "effective", "permitted")}},
-        "mounts": mounts,
+        "mounts": mounts, "annotations": filtered,
         "linux": {
             "cgroupsPath": CGROUP, "namespaces": [{"type": t} for t in ("mount", "uts", "pid", "ipc", "cgroup")],
             "resources": {"memory": {"limit": memory, "swap": memory}} if memory else {}}}
 
 
 class Stream:
-    """A call with a stream each way (Exec, Copy): messages go out as they are sent, events are collected by a thread."""
+    """A call with a stream each way (Exec, Copy): messages go out as they are sent."""
 
     def __init__(self, method, *messages):
         self.outgoing = queue.SimpleQueue()
@@ -143,7 +162,8 @@ class Run:
             if not self.changed.wait_for(lambda: condition(self) or not self.thread.is_alive(), TIMEOUT):
                 raise Failed(f"timed out waiting for {what}")
             if not condition(self):
-                raise Failed(f"waiting for {what}: the payload has ended: {self.error} {self.exited} {self.out} {self.err}")
+                raise Failed(f"waiting for {what}: the payload has ended: "
+                             f"{self.error} {self.exited} {self.out} {self.err}")
 
     def wait_started(self):
         self.wait(lambda r: r.started, "the payload to run")
@@ -179,7 +199,8 @@ class GuestVM:
         self.channel, self.stub = None, None
 
     def argv(self, disks, cmdline, memory):
-        argv = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "microvm,acpi=off,rtc=on", "-m", str(memory),
+        argv = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "microvm,acpi=off,rtc=on",
+                "-m", str(memory),
                 "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-kernel", str(KERNEL), "-initrd", str(INITRAMFS), "-append", f"{CMDLINE} {cmdline}",
                 "-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console",
@@ -187,7 +208,8 @@ class GuestVM:
                 "-device", "virtserialport,chardev=agent,name=capsule.agent", "-netdev", "user,id=net,restrict=on",
                 "-device", "virtio-net-device,netdev=net"]
         for i, (serial, path, read_only) in enumerate(disks):
-            argv += ["-drive", f"if=none,id=disk{i},file={path},format=raw,file.locking=off,readonly={'on' if read_only else 'off'}",
+            access = "on" if read_only else "off"
+            argv += ["-drive", f"if=none,id=disk{i},file={path},format=raw,file.locking=off,readonly={access}",
                      "-device", f"virtio-blk-device,drive=disk{i},serial={serial}"]
         return argv
 
@@ -199,18 +221,19 @@ class GuestVM:
         return self
 
     def hello(self, **fields):
-        fields = {"protocol": 1, "host_version": "test", "realtime_ns": time.time_ns(), "entropy": os.urandom(64), **fields}
+        fields = {"protocol": 1, "host_version": "test", "realtime_ns": time.time_ns(), "entropy": os.urandom(64),
+                  **fields}
         return self.stub.Hello(self.pb.HelloRequest(**fields), timeout=TIMEOUT, wait_for_ready=True)
 
-    def run(self, *command, link=None, files=None, hello=True, **config):
+    def run(self, *command, link=None, hello=True, **config):
         if self.stub is None:
             self.connect()
         if hello:
             self.hello()
         disk = lambda serial: self.pb.Disk(serial=serial)  # noqa: E731
         mounts = {name: mode for name, _, mode in config.get("volumes", ())}
-        files = files or {"config.json": json.dumps(config_json(*command, **config)).encode(), "hosts": b"127.0.0.1 localhost\n",
-                          "hostname": b"payload\n", "resolv.conf": b"nameserver 10.0.2.3\n"}
+        files = {"config.json": json.dumps(config_json(*command, **config)).encode(),
+                 "hosts": b"127.0.0.1 localhost\n", "hostname": b"payload\n", "resolv.conf": b"nameserver 10.0.2.3\n"}
         request = self.pb.RunRequest(
             name="payload", payload=disk("payload"), disk=disk("disk"), link=link,
             volumes=[self.pb.Volume(name=name, disk=disk(f"volume-{i}"), read_only=mounts.get(name) == "ro")

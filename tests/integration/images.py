@@ -28,6 +28,7 @@ import io
 import json
 import os
 import platform
+import re
 import stat
 import struct
 import subprocess
@@ -285,33 +286,33 @@ def library_closure(program):
     return found
 
 
+def add_from_host(entries, path):
+    """Adds a file, link or directory of this machine with its parents to entries (path -> entry), once each. Links on the way
+    to it are resolved first, so that the names do not depend on how this machine's / is merged: the name it got."""
+    name = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    if name == "/" or name in entries:
+        return name
+    add_from_host(entries, os.path.dirname(name))
+    st = os.lstat(name)
+    if stat.S_ISDIR(st.st_mode):
+        entries[name] = Dir(name, stat.S_IMODE(st.st_mode))
+    elif stat.S_ISLNK(st.st_mode):
+        entries[name] = Symlink(name, os.readlink(name))
+    elif stat.S_ISREG(st.st_mode):
+        entries[name] = Host(name)
+    return name
+
+
 def tree_entries(paths):
-    """Files, links and directories of this machine below the given paths, with their parents, once each. Links on the way to
-    a path are resolved first, so that the names do not depend on how this machine's / is merged."""
+    """Files, links and directories of this machine below the given paths, with their parents, once each."""
     entries = {}
-
-    def add(path):
-        parent = os.path.dirname(path)
-        if parent != "/" and parent not in entries:
-            add(parent)
-        if path in entries:
-            return
-        st = os.lstat(path)
-        if stat.S_ISDIR(st.st_mode):
-            entries[path] = Dir(path, stat.S_IMODE(st.st_mode))
-        elif stat.S_ISLNK(st.st_mode):
-            entries[path] = Symlink(path, os.readlink(path))
-        elif stat.S_ISREG(st.st_mode):
-            entries[path] = Host(path)
-
     for path in paths:
-        name = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-        add(name)
+        name = add_from_host(entries, path)
         if os.path.islink(name):
-            add(os.path.realpath(name))
+            add_from_host(entries, os.path.realpath(name))
         for base, dirs, files in os.walk(name):
             for f in sorted(dirs + files):
-                add(os.path.join(base, f))
+                add_from_host(entries, os.path.join(base, f))
     return list(entries.values())
 
 
@@ -347,6 +348,46 @@ def make_nginx_image(path, ref, fmt="docker", compression="", outer="", config=N
     return make_image(path, ref, None, {**defaults, **(config or {})}, fmt, compression, outer, [base, nginx])
 
 
+# ---- Debian ----
+
+def dpkg_query(field, *packages):
+    return subprocess.run(["dpkg-query", "-W", "-f", "${binary:Package} ${%s}\\n" % field, *packages], check=True,
+                          capture_output=True, text=True).stdout.splitlines()
+
+
+def debian_packages(wanted):
+    """The packages that Debian calls essential and the wanted ones, with all that they depend on, of those installed here."""
+    needs = {}
+    for field in ("Depends", "Pre-Depends"):
+        for line in dpkg_query(field):
+            name, _, text = line.partition(" ")
+            names = needs.setdefault(name.partition(":")[0], set())
+            names.update(re.split(r"[ (:]", one.strip())[0] for one in re.split(r"[,|]", text))
+    found = set()
+    more = {line.partition(" ")[0].partition(":")[0] for line in dpkg_query("Essential") if line.endswith(" yes")} | set(wanted)
+    while more:
+        found |= more
+        more = {n for package in more for n in needs[package] if n in needs} - found
+    return sorted(found)
+
+
+def make_debian_image(path, ref, fmt="docker", compression="", outer="", config=None, packages=("passwd", "procps")):
+    """Debian's base system as it is installed on this machine, without documentation and translations."""
+    useless = re.compile(r"/usr/share/(doc|man|info|locale|lintian|i18n|perl|zoneinfo)/|/usr/lib/.*/gconv/")
+    listed = subprocess.run(["dpkg-query", "-L", *debian_packages(packages)], check=True, capture_output=True, text=True)
+    entries = {}
+    for name in sorted(set(listed.stdout.splitlines())):
+        if name.startswith("/") and name != "/." and not useless.search(name) and os.path.lexists(name):
+            add_from_host(entries, name)
+    for name in ("passwd", "group"):
+        entries[f"/etc/{name}"] = Host(f"/usr/share/base-passwd/{name}.master", f"/etc/{name}")
+    base = [e for e in MERGED if "/" + e.name not in entries] + list(entries.values())
+    defaults = {"Cmd": ["bash"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
+    return make_image(path, ref, base, {**defaults, **(config or {})}, fmt, compression, outer)
+
+
+# ---- a program of ours ----
+
 def make_udp_image(path, ref):
     """A program that answers datagrams with the address that they came from (udp_echo.c), on the port that is its argument."""
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "udp_echo.c")
@@ -357,7 +398,7 @@ def make_udp_image(path, ref):
 
 
 def main():
-    makers = {"busybox": make_busybox_image, "nginx": make_nginx_image}
+    makers = {"busybox": make_busybox_image, "debian": make_debian_image, "nginx": make_nginx_image}
     parser = argparse.ArgumentParser(description="Makes an image from files of this machine.")
     parser.add_argument("image", choices=sorted(makers))
     parser.add_argument("--ref", required=True)

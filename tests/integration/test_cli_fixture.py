@@ -620,13 +620,6 @@ def test_nothing_asked():
     assert done.stdout == "" and done.stderr.startswith("Usage: capsulectl workload COMMAND")
 
 
-@pytest.mark.parametrize("document, form", [("docs/cli.md", "markdown"), ("man/capsulectl.1.scd", "scdoc")])
-def test_documents_hold_what_the_program_says(document, form):
-    """Refresh with docs/update-cli-reference."""
-    text = (TOP / document).read_text()
-    assert Client(pathlib.Path("/")).out("__help-all", form).strip() in text
-
-
 # ---- terminals, pipes, disks ----
 
 

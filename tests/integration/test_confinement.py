@@ -172,7 +172,8 @@ def test_host_bind_paths(capsule, tmp_path):
 
 
 def test_a_host_bind_path_that_is_not_there(capsule):
-    done = capsule.run_container("w", "busybox:test", command=SLEEP, hostBindPaths=["/no/such/path:/x"], check=False)
+    done = capsule.run_container("w", "busybox:test", command=SLEEP, hostBindPaths=["/no/such/path:/x"], check=False,
+                                 restartPolicy="Never")
     assert done.returncode == 1 and "/no/such/path" in done.err and "No such file" in done.err
 
 

@@ -19,6 +19,8 @@ from guest_vm import MIB, TIMEOUT, GuestVM, make_ext4, make_payload, Stream
 from images import File
 
 FOREVER = ("sh", "-c", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 1000 & wait; done")
+EXECS_MAX = 256  # GUEST_EXECS_MAX in src/guest/guest.h
+MKDIR = 83  # its number on x86-64
 DEAF = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done")
 
 
@@ -91,7 +93,7 @@ def test_what_a_newer_host_knows_besides_does_no_harm(boot, pb):
     vm.hello()
     unknown_field = pb[0].StatsRequest.FromString(b"\xfa\x01\x03new")
     assert vm.stub.Stats(unknown_field, timeout=TIMEOUT).memory_total_bytes > 100 * MIB
-    newer = vm.channel.unary_unary("/capsule.guest.v1.GuestService/Newer", request_serializer=bytes, response_deserializer=bytes)
+    newer = vm.channel.unary_unary("/capsule.guest.v1.GuestService/Newer", bytes, bytes)
     fails(lambda: newer(b"", timeout=TIMEOUT), Code.UNIMPLEMENTED)
 
 
@@ -141,7 +143,8 @@ def test_each_failed_step_has_its_name(boot, pb):
     config = pb[0].File(name="config.json", content=b'{"linux": {"cgroupsPath": "/capsule/x"}}')
     request = pb[0].RunRequest(name="x", payload=pb[0].Disk(serial="absent", device="/dev/vdq"), files=[config])
     details = fails(lambda: list(vm.stub.Run(request, timeout=TIMEOUT)), Code.FAILED_PRECONDITION)
-    assert details == 'the guest cannot make the root file system: the disk of the image (serial "absent", /dev/vdq) is not there'
+    assert details == "the guest cannot make the root file system: " \
+                      'the disk of the image (serial "absent", /dev/vdq) is not there'
     vm.wait_off()
 
 
@@ -214,7 +217,8 @@ def test_what_was_written_is_there_in_the_next_machine(boot, tmp_path):
     make_ext4(disk)
     make_ext4(volume)
     vm = boot(disk=disk, volumes=[("data", volume, False)])
-    run = vm.run("sh", "-c", "echo one > /kept; echo two > /data/kept; rm /bin/plain", volumes=[("data", "/data", "rw")]).end()
+    write = "echo one > /kept; echo two > /data/kept; rm /bin/plain"
+    run = vm.run("sh", "-c", write, volumes=[("data", "/data", "rw")]).end()
     assert run.exited.exit_code == 0, run.err
     vm.wait_off()
     vm = boot(disk=disk, volumes=[("data", volume, False)])
@@ -252,7 +256,8 @@ def test_exec_of_what_is_not_there(running):
 
 
 def test_exec_environment_user_and_directory(running):
-    assert text(running.exec("sh", "-c", "echo $FROM_CONFIG $NEW; pwd", env={"NEW": "x y"}, workdir="/var")) == "yes x y\n/var\n"
+    result = running.exec("sh", "-c", "echo $FROM_CONFIG $NEW; pwd", env={"NEW": "x y"}, workdir="/var")
+    assert text(result) == "yes x y\n/var\n"
     assert text(running.exec("sh", "-c", "id; echo $HOME", user="web")) == \
         "uid=1000(web) gid=1000(web) groups=50(staff),1000(web)\n/var/www\n"
 
@@ -262,6 +267,18 @@ def test_exec_is_in_the_payloads_namespaces(running):
     assert text(running.exec("cat", "/proc/1/comm")) == "sh\n"
     assert text(running.exec("hostname")) == "payload\n"
     assert text(running.exec("cat", "/proc/self/cgroup")) == "0::/\n"
+
+
+def test_exec_may_do_what_the_payload_may(boot):
+    rights = "grep -E '^(Cap(Bnd|Prm|Eff|Amb)|NoNewPrivs|Seccomp):' /proc/self/status; mkdir /tmp/$$ 2>&1"
+    vm = boot()
+    run = vm.run("sh", "-c", f"{rights}; echo end; sleep 1000", refused_call=MKDIR).wait_output(b"end\n")
+    payload = run.out.decode().removesuffix("end\n")
+    result = vm.exec("sh", "-c", rights)
+    assert "NoNewPrivs:\t1" in payload and "Seccomp:\t2" in payload and "Operation not permitted" in payload
+    assert [line for line in result.out.decode().splitlines() if "mkdir" not in line] == \
+        [line for line in payload.splitlines() if "mkdir" not in line]
+    assert b"Operation not permitted" in result.out
 
 
 def test_exec_bulk_both_ways(running):
@@ -274,8 +291,8 @@ def test_exec_bulk_both_ways(running):
 
 
 def test_exec_with_a_terminal(running, pb):
-    stream = running.start_exec("sh", "-c", "tty; stty size; trap 'stty size; exit 4' WINCH; echo go; read x; read x", terminal=True,
-                                size=pb[0].Size(columns=100, rows=30))
+    script = "tty; stty size; trap 'stty size; exit 4' WINCH; echo go; read x; read x"
+    stream = running.start_exec("sh", "-c", script, terminal=True, size=pb[0].Size(columns=100, rows=30))
     seen = b""
     for event in stream.call:
         assert event.WhichOneof("event") != "stderr"
@@ -299,7 +316,8 @@ def left_behind(vm, mark):
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_cancelled_exec_is_killed_with_its_session(running, terminal):
-    stream = running.start_exec("sh", "-c", "sleep 1001 & echo ready; sleep 1002", terminal=terminal, env={"MARK": "cancelled"})
+    script = "sleep 1001 & echo ready; sleep 1002"
+    stream = running.start_exec("sh", "-c", script, terminal=terminal, env={"MARK": "cancelled"})
     for event in stream.call:
         if b"ready" in event.stdout:
             break
@@ -328,12 +346,16 @@ def test_a_call_without_a_start_is_refused(running, pb):
 
 
 def test_the_number_of_processes_has_a_limit(running):
-    streams = [running.start_exec("cat", env={"MARK": "many"}) for _ in range(40)]
-    for stream in streams:
-        assert next(iter(stream.call)).WhichOneof("event") == "started"
+    streams = []
+    for _ in range(EXECS_MAX):
+        streams.append(running.start_exec("cat"))
+        assert next(iter(streams[-1].call)).WhichOneof("event") == "started"
+    refused = running.exec("true").failed
+    assert refused.exit_code == 0 and f"{EXECS_MAX} processes" in refused.message
     for stream in streams:
         stream.half_close()
         assert stream.result().exit_code == 0
+    assert text(running.exec("echo", "again")) == "again\n"
 
 
 # ---- copy ----

@@ -138,7 +138,7 @@ def test_apply_pulls_with_credentials_and_says_when_they_are_needed(make_capsule
     for content, complaint in ((None, "it needs credentials"), ("wrong", "refuses the credentials")):
         if content:
             credentials(file, registry.address, "ann", content)
-        done = run_service(capsule, "w", reference, wait=True, check=False)
+        done = run_service(capsule, "w", reference, check=False, restartPolicy="Never")
         assert done.returncode == 1 and complaint in done.err and registry.address in done.err
         assert "wrong" not in done.err
         capsule.ctl("workload", "delete", "w")
@@ -150,8 +150,10 @@ def test_apply_pulls_with_credentials_and_says_when_they_are_needed(make_capsule
 def test_a_pull_that_failed_is_tried_again_until_the_image_is_there(make_capsule, registry, tmp_path):
     capsule = make_capsule("--plain-http", registry.address, push=())
     reference = f"{registry.address}/tools:1"
-    done = run_service(capsule, "w", reference, check=False)
-    assert done.returncode == 1 and f"{registry.address}" in done.err and "no such image" in done.err
+    run_service(capsule, "w", reference, wait=False)
+    capsule.wait_phase("w", "failed")
+    message = capsule.status("w")["message"]
+    assert registry.address in message and "no such image" in message
     skopeo_fill(busybox(tmp_path / "image.tar", "x:1", fmt="oci"), registry, "tools:1")
     capsule.wait_phase("w", "running")
 
@@ -344,7 +346,7 @@ def test_user(make_capsule, tmp_path, user, uid, gid, groups):
 def test_a_user_that_the_image_does_not_know(make_capsule, tmp_path):
     capsule = make_capsule(push=())
     configured(capsule, tmp_path, {"User": "nobodyknows", "Cmd": ["id"]})
-    done = capsule.run_container("w", "app", check=False)
+    done = capsule.run_container("w", "app", check=False, restartPolicy="Never")
     assert done.returncode == 1 and "nobodyknows" in done.err
 
 
@@ -370,5 +372,5 @@ def test_an_image_without_a_program(make_capsule, tmp_path):
     capsule = make_capsule(push=())
     images.make_image(str(tmp_path / "empty.tar"), "empty:1", MARKED, {})
     capsule.push(tmp_path / "empty.tar")
-    done = capsule.run_container("w", "empty:1", check=False)
+    done = capsule.run_container("w", "empty:1", check=False, restartPolicy="Never")
     assert done.returncode == 1 and "names no program" in done.err and "container.command" in done.err

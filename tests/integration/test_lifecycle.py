@@ -132,18 +132,18 @@ def test_status_tells_when_the_next_attempt_is(capsule):
 
 
 def test_a_command_that_is_not_there(capsule):
-    done = capsule.run_container("w", "busybox:test", check=False, command=["/bin/nope"])
+    done = capsule.run_container("w", "busybox:test", check=False, command=["/bin/nope"], restartPolicy="Never")
     assert done.returncode == 1
     assert "/bin/nope" in done.err
     assert capsule.phase("w") == "Failed"
 
 
 def test_an_image_that_is_not_there(capsule):
-    done = capsule.run_container("w", "localhost:1/nothing:here", check=False)
-    assert done.returncode == 1
-    assert "localhost:1" in done.err
+    capsule.run_container("w", "localhost:1/nothing:here", wait=False)
+    capsule.wait_phase("w", "failed")
     status = capsule.status("w")
-    assert status["phase"] == "WORKLOAD_PHASE_FAILED" and "trying again in" in status["message"]
+    assert "localhost:1" in status["message"] and "trying again in" in status["message"]
+    assert 0 < int(status["nextAttemptUnixMs"]) - time.time() * 1000 <= 30000
 
 
 def test_a_push_wakes_who_waits_for_the_image(make_capsule, archives):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """The endpoint for Prometheus."""
+import json
 import os
 import re
 import signal
@@ -92,6 +93,19 @@ def test_figures_of_workloads(measured):
     assert found["capsule_workload_network_sent_bytes_total", "w"] > 100_000
     measured.ctl("workload", "delete", "w")
     assert not [key for key in figures(measured) if key[1] == "w"]
+
+
+def test_health(measured):
+    measured.run_container("plain", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    measured.run_container("checked", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0, restartPolicy="Never",
+                           healthCheck={"exec": {"command": ["test", "-e", "/ready"]}, "interval": "1s", "retries": 1})
+    for script, state, figure in (("true", "HEALTH_UNHEALTHY", 0), ("touch /ready", "HEALTH_HEALTHY", 1)):
+        measured.ctl("workload", "exec", "checked", "--", "sh", "-c", script)
+        wait_for(lambda: measured.status("checked")["health"] == state, state)
+        found = figures(measured)
+        assert {key[1]: value for key, value in found.items() if key[0] == "capsule_workload_healthy"} == {"checked": figure}
+        stats = json.loads(measured.ctl("workload", "stats", "--no-stream", "-o", "json").out)["stats"]
+        assert {s["name"]: s.get("health") for s in stats} == {"checked": state, "plain": None}
 
 
 @pytest.mark.parametrize("request_text,status,header", [

@@ -43,6 +43,9 @@ def test_a_microvm_does_what_a_container_does(capsule, tmp_path):
                    "httpd -p 80 -h /www", *STOPPABLE, env={"GREETING": "hello"},
                    ports=[{"containerPort": 80, "hostPort": port}])
     said(capsule, "web", "hello\n")
+    how = capsule.ctl("capsule", "info").out.split("MicroVMs:")[1].splitlines()[0].strip()
+    assert (how, capsule.status("web").get("message", "")) in [("qemu, emulated", "emulated"), ("qemu, KVM", ""),
+                                                               ("firecracker, KVM", "")]
     assert os.uname().release not in capsule.logs("web")
     status = capsule.status("web")
     assert status["imageDigest"].startswith("sha256:") and status["address"].startswith(capsule.net)
@@ -211,8 +214,10 @@ def test_failures_name_the_step(make_capsule, tmp_path):
     capsule = make_capsule("--guest-kernel", tmp_path / "kernel")
     capsule.run_vm("vm", "busybox:test", IDLE, wait=False, restartPolicy="Never")
     capsule.wait_phase("vm", "failed", BOOT)
-    assert "QEMU" in capsule.status("vm")["message"] or "kernel" in capsule.status("vm")["message"]
-    assert "emulated" in capsule.ctl("capsule", "info").out or "KVM" in capsule.ctl("capsule", "info").out
+    message = capsule.status("vm")["message"]
+    assert str(tmp_path / "kernel") in message
+    info = capsule.ctl("capsule", "info").out
+    assert str(tmp_path / "kernel") in info.split("MicroVMs:")[1].splitlines()[0]
 
 
 def test_a_program_that_is_not_there_is_a_failed_start(capsule):

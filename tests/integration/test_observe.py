@@ -3,6 +3,7 @@
 """What an operator looks with: wait, events, stats, diff."""
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -92,6 +93,34 @@ def test_wait_for_the_end_of_a_job(capsule):
     done = capsule.ctl("workload", "wait", "bad", "good", "--for=stopped", check=False)
     assert done.returncode == 1
     assert done.out == "workload/good stopped\n" and done.err == "capsulectl: workload/bad failed: exited 3\n"
+
+
+WAITS = {"apply": ("apply", "-f", "late.json", "--wait"), "wait": ("workload", "wait", "late")}
+
+
+@pytest.mark.parametrize("verb", WAITS)
+def test_a_wait_goes_on_while_it_is_tried_again(capsule, tmp_path, verb):
+    late = tmp_path / "late"
+    manifest = {"name": "late", "kind": "Container", "container": {"image": "busybox:test", "command": FOREVER,
+                                                                   "hostBindPaths": [f"{late}:/late"]}}
+    (tmp_path / "late.json").write_text(json.dumps(manifest))
+    if verb == "wait":
+        capsule.apply(manifest)
+    argv = [str(tmp_path / word) if word == "late.json" else word for word in WAITS[verb]]
+    done = capsule.ctl(*argv, "--timeout", "4s", check=False)
+    assert done.returncode == 1 and len(re.findall(f"workload/late failed: .*{late}.*; trying again in", done.err)) == 1
+    assert "capsulectl: workload/late is still " in done.err and "not done within 4s" in done.err
+    waiting = Background(capsule, *argv)
+    late.mkdir()
+    out, _, code = waiting.finish()
+    assert (out.splitlines()[-1], code) == ("workload/late running", 0)
+
+
+def test_a_wait_ends_with_a_failure_that_is_the_last(capsule):
+    capsule.apply({"name": "w", "kind": "Container", "restartPolicy": "Never",
+                   "container": {"image": "busybox:test", "command": ["/bin/nope"]}})
+    done = capsule.ctl("workload", "wait", "w", check=False)
+    assert done.returncode == 1 and done.err.startswith("capsulectl: workload/w failed: ") and "/bin/nope" in done.err
 
 
 def test_wait_for_deletion_and_its_limit(capsule):

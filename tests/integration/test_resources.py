@@ -11,15 +11,19 @@ from capsule import wait_for
 FOREVER = ["sleep", "100000"]
 
 
-def cgroup_file(capsule, name, *candidates):
-    """The content of the first of these files (v1's name, v2's name) of a workload's cgroup."""
+def cgroup_path(capsule, name, *candidates):
+    """The first of these files (v1's name, v2's name) that a workload's cgroup has."""
     for candidate in candidates:
         controller, _, file = candidate.partition("/")
         for place in (f"{controller}/{capsule.table}/{name}/{file}", f"{capsule.table}/{name}/{file}"):
             path = pathlib.Path("/sys/fs/cgroup") / place
             if path.exists():
-                return path.read_text().strip()
+                return path
     raise AssertionError(f"{name} has none of {candidates}")
+
+
+def cgroup_file(capsule, name, *candidates):
+    return cgroup_path(capsule, name, *candidates).read_text().strip()
 
 
 def test_the_cgroup_holds_the_limits(capsule):
@@ -46,18 +50,79 @@ def test_shown_as_they_were_written(capsule):
     assert capsule.apply(manifest).out == "workload/w unchanged\n"
 
 
-def test_a_changed_limit_recreates(capsule):
-    capsule.run_container("w", "busybox:test", command=FOREVER, resources={"memoryMib": 64})
-    pid = capsule.status("w")["pid"]
+def memory_limit(capsule, name="w"):
+    return cgroup_file(capsule, name, "memory/memory.limit_in_bytes", "memory/memory.max")
+
+
+def limited(capsule, **resources):
+    """Gives w other limits and nothing else: what apply says."""
+    return capsule.apply({"name": "w", "kind": "Container", "container": {"image": "busybox:test", "command": FOREVER},
+                          **({"resources": resources} if resources else {})}).out
+
+
+def test_changed_limits_reach_the_running_process(capsule):
+    capsule.run_container("w", "busybox:test", command=FOREVER, resources={"memoryMib": 64, "cpus": 1})
+    before = capsule.status("w")
     manifest = {"name": "w", "kind": "Container", "container": {"image": "busybox:test", "command": FOREVER},
                 "resources": {"memoryMib": 96, "pidsMax": 7}}
     plan = capsule.apply(manifest, "--dry-run").out
     assert plan == ("workload/w would be configured\n"
+                    "  - resources.cpus: 1\n"
                     "  ~ resources.memoryMib: 64 -> 96\n"
                     "  + resources.pidsMax: 7\n")
-    capsule.apply(manifest, "--wait")
-    assert capsule.status("w")["pid"] != pid
-    assert cgroup_file(capsule, "w", "memory/memory.limit_in_bytes", "memory/memory.max") == str(96 << 20)
+    for resources, memory, pids, quota in (({"memoryMib": 96, "pidsMax": 7}, 96 << 20, "7", ("-1", "max")),
+                                           ({"memoryMib": 32, "cpus": 0.5}, 32 << 20, "max", ("50000",)),
+                                           ({"memoryMib": 128, "cpus": 2}, 128 << 20, "max", ("200000",))):
+        assert limited(capsule, **resources) == "workload/w configured\n"
+        wait_for(lambda: memory_limit(capsule) == str(memory), "the limit on memory")
+        wait_for(lambda: cgroup_file(capsule, "w", "pids/pids.max") == pids, "the limit on processes")
+        assert cgroup_file(capsule, "w", "cpu/cpu.cfs_quota_us", "cpu/cpu.max").split()[0] in quota
+        assert cgroup_file(capsule, "w", "memory/memory.memsw.limit_in_bytes", "memory/memory.swap.max") in (str(memory), "0")
+    limited(capsule)
+    wait_for(lambda: memory_limit(capsule) not in (str(128 << 20),), "no limit")
+    assert memory_limit(capsule) == "max" or int(memory_limit(capsule)) > 1 << 60
+    assert {k: capsule.status("w")[k] for k in ("pid", "startedAtUnixMs")} == {k: before[k] for k in ("pid", "startedAtUnixMs")}
+
+
+def test_a_changed_limit_is_kept_for_the_next_run(capsule):
+    capsule.run_container("w", "busybox:test", command=FOREVER, resources={"memoryMib": 64})
+    limited(capsule, memoryMib=80)
+    capsule.ctl("workload", "restart", "w")
+    capsule.wait_phase("w", "running")
+    assert memory_limit(capsule) == str(80 << 20)
+    bundle = json.loads((capsule.run_dir / "workloads/w/config.json").read_text())
+    assert bundle["linux"]["resources"]["memory"]["limit"] == 80 << 20
+
+
+def test_a_daemon_that_comes_back_sees_to_the_limits(capsule):
+    """As if it had been killed after it wrote the wish down, before the kernel was told."""
+    capsule.run_container("w", "busybox:test", command=FOREVER, resources={"pidsMax": 50})
+    pid = capsule.status("w")["pid"]
+    capsule.kill()
+    path = cgroup_path(capsule, "w", "pids/pids.max")
+    path.write_text("51")
+    capsule.start()
+    wait_for(lambda: path.read_text() == "50\n", "the limit to be what was applied")
+    assert capsule.status("w")["pid"] == pid
+
+
+def test_less_memory_than_is_in_use(capsule):
+    """The kernel refuses (v1): said in the status, until a limit comes that it takes; or it kills (v2)."""
+    hold = ["sh", "-c", "head -c 60000000 /dev/zero | tail -n 1 | sleep 100000"]
+    spec = {"name": "w", "kind": "Container", "restartPolicy": "Never", "container": {"image": "busybox:test", "command": hold}}
+    capsule.apply({**spec, "resources": {"memoryMib": 256}}, "--wait")
+    usage = cgroup_path(capsule, "w", "memory/memory.usage_in_bytes", "memory/memory.current")
+    wait_for(lambda: int(usage.read_text()) > 55 << 20, "it to use memory")
+    capsule.apply({**spec, "resources": {"memoryMib": 16}})
+    refused = "it uses more memory than the new limit of 16 MiB; restart it"
+    killed = "killed: out of memory"
+    message = wait_for(lambda: capsule.status("w").get("message"), "a word about it")
+    assert message == (refused if usage.name == "memory.usage_in_bytes" else killed)
+    if message == refused:
+        assert capsule.phase("w") == "Running" and memory_limit(capsule) == str(256 << 20)
+        capsule.apply({**spec, "resources": {"memoryMib": 200}})
+        wait_for(lambda: memory_limit(capsule) == str(200 << 20), "the limit on memory")
+        wait_for(lambda: "message" not in capsule.status("w"), "the message to go")
 
 
 @pytest.mark.parametrize("runtime", ["crun", "runc"])

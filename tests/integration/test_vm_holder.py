@@ -10,7 +10,9 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import struct
+import subprocess
 import tarfile
 import tempfile
 import termios
@@ -24,6 +26,7 @@ from guest_vm import INITRAMFS, KERNEL, config_json, make_ext4, make_payload
 from vm_holder import Holder, wait_ended, wait_for
 
 QEMU = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64"
+FIRECRACKER = shutil.which("firecracker")
 MIB = 1 << 20
 LIVE = ("/bin/sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1; done")
 
@@ -397,6 +400,117 @@ def test_bad_options(tmp_path):
             connection = holder.start(begin=False)
             assert holder.status == 2
             assert connection.expect(vm_holder.FAILED).startswith(b"capsule-vm: ")
+
+
+def test_second_boot_after_silence(payload):
+    with machine(payload) as holder:
+        connection = holder.start()
+        first = vm_holder.first_pid(holder.cgroup)
+        os.kill(first, signal.SIGSTOP)
+        _, _, pid, _ = struct.unpack("=QqiI", connection.expect(vm_holder.HELLO))
+        assert pid != first and not pathlib.Path(f"/proc/{first}").exists()
+
+
+# ---- guests that are not ours ----
+
+def make_initramfs(path, *script):
+    """One whose first process is this shell script."""
+    with tempfile.TemporaryDirectory() as tree:
+        top = pathlib.Path(tree)
+        for name in ("bin", "dev", "proc"):
+            (top / name).mkdir()
+        shutil.copy("/bin/busybox", top / "bin")
+        os.mknod(top / "dev/console", 0o600 | stat.S_IFCHR, os.makedev(5, 1))
+        (top / "init").write_text("\n".join(["#!/bin/busybox sh", "export PATH=/bin", "/bin/busybox --install /bin",
+                                             "mount -t devtmpfs dev /dev", *script]) + "\n")
+        (top / "init").chmod(0o755)
+        names = "\n".join(str(p.relative_to(top)) for p in sorted(top.rglob("*")))
+        with open(path, "wb") as f:
+            subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=tree, input=names.encode(), stdout=f, check=True)
+
+
+@pytest.mark.parametrize("script, text", [
+    ("yes garbage > $(ls /dev/vport*); sleep 1000", "the guest's answer was not understood: lost the connection to the guest"),
+    # What looks like the beginning of HTTP/2 and goes on with one frame of 16 MB.
+    (r"(printf '\0\0\0\4\0\0\0\0\0\377\377\377\0\0\0\0\0\1'; cat /dev/zero) > $(ls /dev/vport*); sleep 1000", "was not understood"),
+    ("exec sleep 0", "before the guest answered; its console ends with: "),
+], ids=["garbage", "huge", "none"])
+def test_hostile_guest_does_not_start(payload, tmp_path, script, text):
+    make_initramfs(tmp_path / "initramfs", script)
+    with machine(payload, "--initramfs", tmp_path / "initramfs") as holder:
+        reason = failure(holder)
+        assert text in reason, reason
+        wait_ended(holder.pid)
+        assert not vm_holder.cgroup_pids(holder.cgroup)
+
+
+def test_endless_console(payload, tmp_path):
+    make_initramfs(tmp_path / "initramfs", "yes console")
+    with machine(payload, "--initramfs", tmp_path / "initramfs", "--log-max-bytes", "50000", "--log-max-files", "2") as holder:
+        connection = holder.start()
+        wait_for((holder.state / "serial.log.1").exists, "a second file")
+        connection.stop(0)
+        assert connection.expect(vm_holder.FAILED) == b"the workload was stopped during its start"
+        wait_ended(holder.pid)
+        assert sum(p.stat().st_size for p in holder.state.iterdir()) <= 100000
+
+
+@contextlib.contextmanager
+def own_system(directory, *script):
+    """A machine whose root file system has only busybox and this script as init."""
+    tree = directory / "tree"
+    for name in ("bin", "dev", "proc", "sbin"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", tree / "bin")
+    (tree / "sbin/init").write_text("\n".join(["#!/bin/busybox sh", *script]) + "\n")
+    (tree / "sbin/init").chmod(0o755)
+    subprocess.run(["mkfs.ext4", "-q", "-d", tree, directory / "rootfs", "16M"], check=True)
+    holder = Holder(directory, "--monitor", "qemu", "--monitor-program", QEMU, "--accel", "emulated", "--kernel", KERNEL,
+                    "--vcpus", "2", "--memory", "128", "--no-agent", "--disk", f"rootfs:rw:{directory}/rootfs", "--generation", "42")
+    try:
+        yield holder
+    finally:
+        holder.close()
+
+
+def test_own_system_ends_by_itself(tmp_path):
+    with own_system(tmp_path, "echo I am $$; /bin/busybox reboot -f") as holder:
+        connection, _ = running(holder)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"], result["reason"]) == (0, False, "")
+        assert "I am 1\n" in holder.log("serial.log")["stdout"]
+
+
+def test_own_system_that_panics(tmp_path):
+    with own_system(tmp_path, "exit 3") as holder:
+        connection, _ = running(holder)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (255, False)
+        assert "Kernel panic" in result["reason"]
+
+
+def test_own_system_is_stopped_and_takes_no_processes(tmp_path):
+    with own_system(tmp_path, "echo up; exec /bin/busybox sleep 1000") as holder:
+        connection, _ = running(holder)
+        wait_for(lambda: "up\n" in holder.log("serial.log")["stdout"], "its init")
+        assert "no agent" in Exec(holder, "/bin/true").failed()[1]
+        connection.stop(500)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (137, True)
+
+
+def test_firecracker_needs_kvm(payload):
+    with machine(payload, "--monitor", "firecracker") as holder:
+        assert failure(holder) == "Firecracker needs KVM, which does not work on this host"
+
+
+@pytest.mark.skipif(not FIRECRACKER, reason="there is no firecracker in PATH")
+def test_firecracker(payload):
+    with machine(payload, "--monitor", "firecracker", "--accel", "kvm", monitor=FIRECRACKER) as holder:
+        connection, _ = running(holder, up=True)
+        assert run(holder, "/bin/cat", stdin=b"through\n") == (0, b"through\n", b"")
+        connection.stop(20000)
+        assert connection.expect_exit()["code"] == 7
 
 
 # ---- further processes ----

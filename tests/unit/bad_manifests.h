@@ -132,6 +132,8 @@ static const struct {
 	  "args, env, mounts, networkMode, ports, privileged, hostPid, hostMount, hostIpc, hostBindPaths\n" },
 	{ WEB "status:\n  phase: WORKLOAD_PHASE_RUNNING\n",
 	  "5:1: status: is set by the daemon and has no place in a manifest; remove it\n" },
+	{ WEB "ephemeral: true\n",
+	  "5:1: ephemeral: is for clients of the API and has no place in a manifest; remove it\n" },
 	{ "name: web\nkind: Container\ncontaner:\n  image: nginx\n  ports:\n"
 	  "    - containerPort: 80\n",
 	  "3:1: contaner: unknown field \"contaner\"; did you mean \"container\"?\n"

@@ -71,8 +71,9 @@ static struct elf_file pvh_kernel(void)
 {
 	struct elf_file f = {
 		.header = {
-			.e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT }, .e_type = ET_EXEC,
-			.e_machine = EM_X86_64, .e_phoff = sizeof(Elf64_Ehdr), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 1,
+			.e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
+			.e_type = ET_EXEC, .e_machine = EM_X86_64, .e_phoff = sizeof(Elf64_Ehdr),
+			.e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 1,
 		},
 		.segment = { .p_type = PT_NOTE, .p_offset = offsetof(struct elf_file, notes), .p_filesz = sizeof f.notes },
 		.notes = { { { 4, 4, 1 }, "GNU", 0 }, { { 4, 4, 18 }, "Xen", 0x1000000 } },
@@ -191,7 +192,8 @@ static const char dependencies[] =
 	"kernel/fs/erofs/erofs.ko: kernel/lib/libcrc32c.ko\n"
 	"kernel/lib/libcrc32c.ko:\n";
 static const char builtin[] = "kernel/fs/ext4/ext4.ko\nkernel/fs/fuse/fuse.ko\nkernel/drivers/char/virtio_console.ko\n"
-			      "kernel/drivers/char/hw_random/virtio-rng.ko\nkernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko\n";
+			      "kernel/drivers/char/hw_random/virtio-rng.ko\n"
+			      "kernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko\n";
 
 static void write_cloud_kernel(void)
 {
@@ -213,7 +215,7 @@ static void write_cloud_kernel(void)
 }
 
 /* The base is not looked into: this is none, and its length is no multiple of 4. */
-#define BASE "the base"  "x"
+#define BASE "the base."
 #define BASE_PADDED 12
 
 /* What libarchive reads behind the base: "path=content\n" of every file. Caller frees. */

@@ -8,13 +8,13 @@
 #include "runtime/container/seccomp.h"
 #include "runtime/container/security.h"
 #include "runtime/container/user.h"
+#include "runtime/limit.h"
 #include "shim/protocol.h"
 
 #include <errno.h>
 #include <fcntl.h>
 
 #define HOSTS_MAX (256u << 10)
-#define CPU_PERIOD_US 100000 /* the kernel's own default */
 
 static int no_memory(struct error *err)
 {
@@ -239,10 +239,9 @@ static json_t *namespaces_of(const struct bundle *b)
 
 /* A limit on memory holds for swap too, where the kernel counts that: else a workload over its limit would not end but
  * slow the host down. */
-static void limit_memory(json_t *resources, uint32_t mib, bool counts_swap)
+static void limit_memory(json_t *resources, int64_t bytes, bool counts_swap)
 {
-	json_int_t bytes = (json_int_t)mib << 20;
-	json_t *memory = json_pack("{s:I}", "limit", bytes);
+	json_t *memory = json_pack("{s:I}", "limit", (json_int_t)bytes);
 
 	if (counts_swap)
 		json_object_set_new(memory, "swap", json_integer(bytes));
@@ -252,18 +251,17 @@ static void limit_memory(json_t *resources, uint32_t mib, bool counts_swap)
 static json_t *resources_of(const struct bundle *b)
 {
 	json_t *resources = json_pack("{s:o}", "devices", security_device_rules(b->payload->privileged));
-	const Capsule__V1__Resources *limits = b->plan->spec->resources;
+	const struct limits limits = limits_of(b->plan->spec->resources);
 
-	if (!resources || !limits)
-		return resources;
-	if (limits->memory_mib)
-		limit_memory(resources, limits->memory_mib, b->counts_swap);
-	if (limits->cpus > 0)
-		json_object_set_new(resources, "cpu", json_pack("{s:I, s:I}", "quota",
-								(json_int_t)(limits->cpus * CPU_PERIOD_US + 0.5),
-								"period", (json_int_t)CPU_PERIOD_US));
-	if (limits->pids_max)
-		json_object_set_new(resources, "pids", json_pack("{s:I}", "limit", (json_int_t)limits->pids_max));
+	if (!resources)
+		return NULL;
+	if (limits.memory_bytes)
+		limit_memory(resources, limits.memory_bytes, b->counts_swap);
+	if (limits.cpu_quota_us)
+		json_object_set_new(resources, "cpu", json_pack("{s:I, s:I}", "quota", (json_int_t)limits.cpu_quota_us,
+								"period", (json_int_t)LIMITS_CPU_PERIOD_US));
+	if (limits.pids_max)
+		json_object_set_new(resources, "pids", json_pack("{s:I}", "limit", (json_int_t)limits.pids_max));
 	return resources;
 }
 

@@ -52,9 +52,9 @@ static int find_cloud_kernel(const struct boot_options *o, struct cloud_kernel *
 	if (r == 0)
 		r = cloud_kernel_find(o->host_dir, ret, err);
 	if (r == 0)
-		return error_set(err, ERR_FAILED_PRECONDITION, "there is no kernel for microVMs: neither %s/" BOOT_KERNEL " nor Debian's "
-				 "for clouds; install it (apt install linux-image-cloud-amd64), or build ours (make guest-kernel)",
-				 o->guest_dir);
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "there is no kernel for microVMs: neither %s/" BOOT_KERNEL " nor Debian's for clouds; install it "
+				 "(apt install linux-image-cloud-amd64), or build ours (make guest-kernel)", o->guest_dir);
 	return r < 0 ? -1 : 0;
 }
 
@@ -98,7 +98,8 @@ static int use_qemu(struct boot *b, struct error *err)
 	b->monitor_program = process_find(QEMU_PROGRAM);
 	if (b->monitor_program)
 		return 0;
-	return error_set(err, ERR_FAILED_PRECONDITION, QEMU_PROGRAM " is not installed; install it (apt install qemu-system-x86)");
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 QEMU_PROGRAM " is not installed; install it (apt install qemu-system-x86)");
 }
 
 /* *why_not: half a sentence. */

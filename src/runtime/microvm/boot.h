@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * What a microVM boots from and what runs it (docs/microvm.md, Kernel). All of it is looked up at each start, so that what was
- * installed meanwhile counts; only whether KVM works is asked once. Threads: any; blocks.
+ * What a microVM boots from and what runs it (docs/microvm.md, Kernel). All of it is looked up at each start, so that
+ * what was installed meanwhile counts; only whether KVM works is asked once. Threads: any; blocks.
  */
 #ifndef CAPSULE_RUNTIME_MICROVM_BOOT_H
 #define CAPSULE_RUNTIME_MICROVM_BOOT_H

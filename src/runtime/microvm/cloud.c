@@ -76,8 +76,10 @@ int cloud_kernel_find(const char *dir, struct cloud_kernel *ret, struct error *e
 	_cleanup_closedir_ DIR *d = boot ? opendir(boot) : NULL;
 	const struct dirent *entry;
 
+	if (!d && (errno == ENOENT || errno == ENOTDIR))
+		return 0;
 	if (!d)
-		return boot && (errno == ENOENT || errno == ENOTDIR) ? 0 : error_errno(err, errno, "cannot look for a kernel in %s/boot", dir);
+		return error_errno(err, errno, "cannot look for a kernel in %s/boot", dir);
 	while ((entry = readdir(d)))
 		consider(dir, entry->d_name, &best);
 	if (!best.modules)
@@ -122,7 +124,7 @@ static int add_module(struct module_list *list, const char *path, struct error *
 	return 0;
 }
 
-/* A line of modules.dep names a module and all that it needs, what is needed by none of the others last (modules.dep(5)). */
+/* A line of modules.dep names a module and all that it needs: load them from the last to the first (modules.dep(5)). */
 static int add_line(struct module_list *list, const char *line, size_t len, struct error *err)
 {
 	_cleanup_free_ char *copy = strndup(line, len);
@@ -152,7 +154,8 @@ static const char *find_name(const char *text, const char *name, const char *fol
 	return NULL;
 }
 
-static int want(struct module_list *list, const char *name, const char *dependencies, const char *builtin, struct error *err)
+static int want(struct module_list *list, const char *name, const char *dependencies, const char *builtin,
+		struct error *err)
 {
 	const char *line = find_name(dependencies, name, ":");
 
@@ -198,8 +201,8 @@ static void pad(struct buf *out)
 static void add_entry(struct buf *out, const char *name, mode_t mode, const void *content, size_t len)
 {
 	pad(out);
-	buf_addf(out, "070701%08X%08X%08X%08X%08X%08X%08zX%08X%08X%08X%08X%08zX%08X", 0u, mode, 0u, 0u, 1u, 0u, len, 0u, 0u, 0u, 0u,
-		 strlen(name) + 1, 0u);
+	buf_addf(out, "070701%08X%08X%08X%08X%08X%08X%08zX%08X%08X%08X%08X%08zX%08X", 0u, mode, 0u, 0u, 1u, 0u, len, 0u, 0u,
+		 0u, 0u, strlen(name) + 1, 0u);
 	buf_add(out, name, strlen(name) + 1);
 	pad(out);
 	buf_add(out, content, len);
@@ -229,7 +232,8 @@ static int add_module_files(struct buf *out, const struct cloud_kernel *kernel, 
 	return 0;
 }
 
-static int write_initramfs(const struct cloud_kernel *kernel, const char *base, int cachefd, const char *name, struct error *err)
+static int write_initramfs(const struct cloud_kernel *kernel, const char *base, int cachefd, const char *name,
+			   struct error *err)
 {
 	_cleanup_(module_list_release) struct module_list modules = { .n = 0 };
 	_cleanup_buf_ struct buf out = BUF_INIT(INITRAMFS_MAX);

@@ -2,9 +2,9 @@
 /* Copyright The Capsule authors */
 
 /*
- * Debian's cloud kernel, for hosts without a guest kernel of our own. What a microVM needs of it are modules, so the initramfs
- * gets them in a second archive behind the base one: the modules, and /modules/order, their paths in the order in which they
- * need each other, one a line. capsule-guest loads them.
+ * Debian's cloud kernel, for hosts without a guest kernel of our own. What a microVM needs of it are modules, so the
+ * initramfs gets them in a second archive behind the base one: the modules, and /modules/order, their paths in the order
+ * in which they need each other, one a line. capsule-guest loads them.
  *
  * That initramfs is made once for a kernel and a base and kept. Functions block on the disk; threads: any.
  */
@@ -26,8 +26,8 @@ void cloud_kernel_release(struct cloud_kernel *kernel);
 /* The newest one installed below dir that has its modules. 1: found, 0: there is none. */
 int cloud_kernel_find(const char *dir, struct cloud_kernel *ret, struct error *err);
 
-/* The initramfs for it, in the directory cache, which is made: *ret_path is owned by the caller. Its name tells kernel and base
- * apart; those of others are removed. Several callers at a time wait for one another. */
+/* The initramfs for it, in the directory cache, which is made: *ret_path is owned by the caller. Its name tells kernel and
+ * base apart; those of others are removed. Several callers at a time wait for one another. */
 int cloud_initramfs_ensure(const struct cloud_kernel *kernel, const char *base, const char *cache, char **ret_path,
 			   struct error *err);
 

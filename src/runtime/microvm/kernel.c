@@ -92,11 +92,12 @@ static int check_elf(int fd, const char *path, struct error *err)
 	Elf64_Ehdr elf;
 
 	if (!read_at(fd, &elf, sizeof elf, 0) || elf.e_ident[EI_CLASS] != ELFCLASS64 || elf.e_machine != EM_X86_64)
-		return error_set(err, ERR_FAILED_PRECONDITION, "%s is a program or kernel for another processor; a microVM boots "
-				 "kernels for x86-64", path);
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "%s is a program or kernel for another processor; a microVM boots kernels for x86-64", path);
 	if (!elf_has_entry(fd, &elf))
-		return error_set(err, ERR_FAILED_PRECONDITION, "%s is an ELF file without the entry that a microVM needs; build the "
-				 "kernel with CONFIG_PVH=y, or take its bzImage", path);
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "%s is an ELF file without the entry that a microVM needs; build the kernel with "
+				 "CONFIG_PVH=y, or take its bzImage", path);
 	return 0;
 }
 
@@ -147,8 +148,8 @@ int kernel_check(const char *path, enum kernel_format *ret, struct error *err)
 		return 0;
 	}
 	if (is_compressed(magic))
-		return error_set(err, ERR_FAILED_PRECONDITION, "%s is compressed; a microVM boots a bzImage or a vmlinux that is not",
-				 path);
-	return error_set(err, ERR_FAILED_PRECONDITION, "%s is no kernel that a microVM can boot: neither a bzImage nor an ELF file "
-			 "(vmlinux)", path);
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "%s is compressed; a microVM boots a bzImage or a vmlinux that is not", path);
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "%s is no kernel that a microVM can boot: neither a bzImage nor an ELF file (vmlinux)", path);
 }

@@ -11,8 +11,8 @@
 #include "base/error.h"
 
 enum kernel_format {
-	KERNEL_ELF,     /* an uncompressed vmlinux for x86-64 with a PVH entry (Linux: Documentation/x86/boot/pvh, xen/interface/elfnote.h) */
-	KERNEL_BZIMAGE, /* Linux: Documentation/x86/boot.rst, protocol 2.06 or newer, loaded high */
+	KERNEL_ELF,     /* a vmlinux for x86-64 with a PVH entry (Xen: misc/pvh.pandoc) */
+	KERNEL_BZIMAGE, /* of boot protocol 2.06 or newer (Linux: Documentation/x86/boot.rst) */
 };
 
 /* One of these, or FAILED_PRECONDITION: what it is instead and what to do. */
