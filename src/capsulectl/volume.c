@@ -263,9 +263,10 @@ static const struct command command_delete = {
 };
 
 static const struct command *const verbs[] = {
-	&command_create,	&command_list,		&command_get,		&command_resize,	&command_delete,
-	&volume_du_command,	&volume_snapshot_command, &volume_clone_command, &volume_export_command,
-	&volume_import_command, NULL,
+	&command_create,   &command_list,     &command_get,
+	&command_resize,   &command_delete,   &volume_du_command,
+	&volume_snapshot_command, &volume_clone_command,
+	&volume_export_command,   &volume_import_command, NULL,
 };
 
 const struct command volume_command = {

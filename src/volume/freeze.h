@@ -29,11 +29,12 @@ struct freeze {
 
 #define FREEZE_INIT { NULL, NULL, 0, -1 }
 
-/* worker: the program capsule-volume; it and the device stay valid until freeze_end(). `what` names the volume in messages. FAILED_PRECONDITION if nothing has mounted the
- * device. */
+/* worker: the program capsule-volume; it and the device stay valid until freeze_end(). `what` names the volume in
+ * messages. FAILED_PRECONDITION if nothing has mounted the device. */
 int freeze_begin(const char *worker, const char *what, const char *device, struct freeze *ret, struct error *err);
 
-/* Thaws, also where the process was killed. DEADLINE_EXCEEDED if it was thawed before, so that what was copied meanwhile is worth nothing. */
+/* Thaws, also where the process was killed: ABORTED. DEADLINE_EXCEEDED if it was thawed before. After either what was
+ * copied meanwhile is worth nothing. */
 int freeze_end(struct freeze *freeze, const char *what, struct error *err);
 
 #endif

@@ -245,7 +245,8 @@ def test_a_pool_that_gets_full(capsule, pool):
     assert "Warning" not in capsule.ctl("info").out
     capsule.apply(volume(size="1GiB"))
     run_with_volume(capsule)
-    capsule.inside("w", "sh", "-c", f"echo kept > {DATA}/file; dd if=/dev/urandom of={DATA}/big bs=1M count=492 2>/dev/null; sync")
+    fill = f"dd if=/dev/urandom of={DATA}/big bs=1M count=492 2>/dev/null"
+    capsule.inside("w", "sh", "-c", f"echo kept > {DATA}/file; {fill}; sync")
     assert int(info(capsule)["thinpoolUsedBytes"]) > 0.95 * POOL_SIZE
     assert "Warning" in capsule.ctl("info").out
     for verb in (("create", "--size", "16MiB", "new"), ("clone", "data", "new"), ("snapshot", "create", "data", "s")):
