@@ -15,7 +15,7 @@
 
 static void take_result(struct workload *w, const struct driver_instance *instance)
 {
-	const struct run_result result = {
+	struct run_result result = {
 		.valid = true,
 		.lost = instance->exit_code == 255 && !instance->finished_at_ns,
 		.oom_killed = instance->oom_killed,
@@ -23,10 +23,22 @@ static void take_result(struct workload *w, const struct driver_instance *instan
 		.finished_at_ns = instance->finished_at_ns ? instance->finished_at_ns : time_realtime_ns(),
 	};
 
+	snprintf(result.reason, sizeof result.reason, "%s", instance->reason);
 	w->run_generation = instance->generation;
 	w->started_at_ns = instance->started_at_ns;
 	log_info("workload %s: ended with exit code %d while the daemon was away", w->name, result.exit_code);
 	workload_note_end(w, &result, instance->stopped);
+}
+
+void workload_found(struct workload *w, struct driver_instance *instance)
+{
+	if (instance->ended) {
+		take_result(w, instance);
+	} else if (instance->shim_fd >= 0) {
+		workload_adopt(w, instance);
+		log_info("workload %s: still running, pid %d", w->name, (int)w->pid);
+	}
+	driver_instance_release(instance);
 }
 
 static void recover_run(struct workload *w)
@@ -35,19 +47,16 @@ static void recover_run(struct workload *w)
 	struct driver *driver = driver_of(&w->owner->host, w->record.spec);
 	struct driver_instance instance = { .shim_fd = -1 };
 
-	if (driver->ops->recover(driver, w->name, &instance, &err) < 0) {
+	if (driver->ops->recover(driver, w->name, false, &instance, &err) < 0) {
 		/* Nothing is known: whatever is there goes before it is started again. */
 		log_warn("workload %s: cannot take up its last run: %s", w->name, error_message(&err));
 		(void)driver->ops->cleanup(driver, w->name, NULL);
 		return;
 	}
-	if (instance.ended) {
-		take_result(w, &instance);
-	} else if (instance.shim_fd >= 0) {
-		workload_adopt(w, &instance);
-		log_info("workload %s: still running, pid %d", w->name, (int)w->pid);
-	}
-	driver_instance_release(&instance);
+	if (instance.starting)
+		step_take_up(w);
+	else
+		workload_found(w, &instance);
 }
 
 static int load(struct reconciler *r, struct error *err)
@@ -90,7 +99,7 @@ static int recover_net(struct reconciler *r, struct error *err)
 	if (!endpoints || !ports || !owners || !present)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	HASH_ITER(hh, r->workloads, w, next) {
-		if (w->state != STATE_RUNNING || !w->record.address)
+		if ((w->state != STATE_RUNNING && w->state != STATE_STARTING) || !w->record.address)
 			continue;
 		if (endpoint_of(&w->record, &endpoints[n], &ports[n]) < 0)
 			break;
