@@ -25,6 +25,8 @@ enum state {
 	STATE_REMOVING, /* (task) */
 };
 
+#define RUN_REASON_MAX 512
+
 /* How the last run ended. */
 struct run_result {
 	bool valid;
@@ -33,6 +35,7 @@ struct run_result {
 	bool unhealthy; /* it was stopped because its health check failed */
 	int exit_code;
 	int64_t finished_at_ns;
+	char reason[RUN_REASON_MAX]; /* why a microVM ended before its payload; "" */
 };
 
 struct workload {
@@ -135,6 +138,9 @@ void workload_advance(struct workload *w);
 /* Takes note of the end of a run and decides about a restart. asked: it ended because the daemon wanted it to. */
 void workload_note_end(struct workload *w, const struct run_result *result, bool asked);
 
+/* What was found of a run at start-up (recover.c). Takes what the instance owns. */
+void workload_found(struct workload *w, struct driver_instance *instance);
+
 /* The end of step_start() for a spec of this generation: instance is NULL on failure. */
 void workload_started(struct workload *w, struct driver_instance *instance, uint64_t generation, const struct error *err);
 
@@ -214,6 +220,7 @@ size_t access_layers(const struct workload *w, const char **layers, size_t max);
 /* ---- steps.c: what the tasks do; each begins one and ends in workload_advance() ---- */
 
 void step_start(struct workload *w);
+void step_take_up(struct workload *w); /* of a run that was found starting: waits for what becomes of it */
 void step_clean(struct workload *w);
 void step_remove(struct workload *w);
 
@@ -262,7 +269,7 @@ void status_fill(const struct workload *w, struct status_view *view);
 unsigned workload_seconds_left(const struct workload *w);
 
 /* "exited 1", "killed: out of memory". */
-#define RUN_RESULT_TEXT 80
+#define RUN_RESULT_TEXT (80 + RUN_REASON_MAX)
 const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT]);
 
 #endif

@@ -42,6 +42,7 @@ void holder_command_end(struct holder_command *c, const char *name);
 /* What one start needs beside the command. Borrowed. */
 struct holder_start {
 	const struct holder_command *command;
+	const char *program;              /* path of what is executed as command->argv[0]; NULL: that */
 	int dirfd;                        /* the run directory */
 	const struct process_fd *fds;     /* beside those that every holder gets */
 	size_t n_fds;
@@ -54,7 +55,7 @@ int holder_run(const struct holder_start *start, struct driver_instance *ret, st
 
 /* What there is of a run now: driver_ops.recover without its origin. begun: a path that exists once the run has begun, so that
  * a start that was cut off is told from a run whose holder was killed; of that one what is left is killed. */
-int holder_find(const struct places *p, const char *name, const char *begun, struct driver_instance *ret,
+int holder_find(const struct places *p, const char *name, const char *begun, bool patient, struct driver_instance *ret,
 		struct error *err);
 
 /* A further connection to the holder of a run directory, or -1. */

@@ -32,7 +32,8 @@ class Daemon(capsule.Capsule):
     # Not /var/tmp: where much was deleted of late (by tests), ext4 takes a millisecond to find a free inode.
     place = "/var/lib"
 
-    def __init__(self, *options):
+    def __init__(self, *options, place=None):
+        self.place = place or self.place
         super().__init__(*options)
         self.run_dir = TMPFS / self.dir.name
         self.socket = self.run_dir / "capsule.sock"
