@@ -105,8 +105,9 @@ def test_errors_are_clear_and_what_runs_goes_on(capsule, disk, archives):
     capsule.apply(manifest("late", command=["sleep", "1000"]), "--wait")
 
 
-def test_what_makes_room_is_possible(capsule, disk):
+def test_what_makes_room_is_possible(capsule, disk, archives):
     """Stop, start and delete are recorded and done on a full disk, also by a daemon that starts there."""
+    capsule.push(archives["nginx:test"])
     for i in range(20):
         capsule.apply(manifest(f"w{i}", command=["sleep", "1000"]))
     capsule.wait_phase("w0", "running")
@@ -120,6 +121,9 @@ def test_what_makes_room_is_possible(capsule, disk):
     capsule.restart()
     disk.fill()
     capsule.ctl("workload", "delete", *(f"w{i}" for i in range(20)))
+    disk.fill()
+    assert "nginx:test" in capsule.ctl("image", "delete", "nginx:test").out
+    assert "nginx" not in capsule.ctl("image", "list").out
     assert capsule.names() == ["ticker"]
 
 
