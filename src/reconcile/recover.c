@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/timeutil.h"
+#include "reconcile/volumes.h"
 
 #include <string.h>
 
@@ -136,58 +137,12 @@ static void remove_stranger(const char *name, void *arg)
 		log_warn("workload %s: %s", name, error_message(&err));
 }
 
-/* A volume whose creation or removal was cut off has never been promised to anyone, or no longer is. A resize that was cut
- * off is completed. */
-static void recover_volume(struct reconciler *r, const struct store_volume *v)
-{
-	struct volume_backend *backend = r->host.volumes;
-	_cleanup_error_ struct error err = ERROR_INIT;
-	int result = 0;
-
-	if (!v->ready) {
-		log_info("volume %s: removing what an interrupted creation or removal left", v->name);
-		result = backend->ops->remove(backend, v->name, &err);
-		if (result == 0)
-			result = store_volume_remove(r->host.store, v->name, &err);
-	} else if (!v->claimed_by) {
-		result = backend->ops->grow(backend, v->name, v->size_bytes, &err);
-	}
-	if (result < 0)
-		log_warn("volume %s: %s", v->name, error_message(&err));
-}
-
-static void report_unknown_volume(const char *name, void *arg)
-{
-	struct reconciler *r = arg;
-	_cleanup_store_volume_ struct store_volume v = { 0 };
-
-	/* Never removed: this is somebody's data, and the store may be the one that is wrong. */
-	if (store_volume_get(r->host.store, name, &v, NULL) < 0)
-		log_warn("volume %s is in storage but not in the store; it is left alone", name);
-}
-
-static int recover_volumes(struct reconciler *r, struct error *err)
-{
-	struct volume_backend *backend = r->host.volumes;
-	struct store_volume *volumes;
-	size_t n;
-
-	if (store_volume_list(r->host.store, &volumes, &n, err) < 0)
-		return -1;
-	for (size_t i = 0; i < n; i++) {
-		recover_volume(r, &volumes[i]);
-		store_volume_release(&volumes[i]);
-	}
-	free(volumes);
-	return backend->ops->enumerate(backend, report_unknown_volume, r, err);
-}
-
 int reconciler_recover(struct reconciler *r, struct error *err)
 {
 	struct workload *w, *next;
 
 	if (load(r, err) < 0 || recover_net(r, err) < 0 ||
-	    driver_enumerate(r->host.driver_options, remove_stranger, r, err) < 0 || recover_volumes(r, err) < 0)
+	    driver_enumerate(r->host.driver_options, remove_stranger, r, err) < 0 || volumes_recover(&r->host, err) < 0)
 		return error_wrap(err, "cannot take up what is on this host");
 	HASH_ITER(hh, r->workloads, w, next)
 		workload_advance(w);

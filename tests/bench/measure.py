@@ -106,9 +106,9 @@ class Report:
         else:
             self.figure(what, f"{of_medians:.2f} (least: {of_least:.2f})")
 
-    def missing(self, what):
+    def missing(self, what, why="not installed"):
         self.skipped += 1
-        self.figure(what, "skipped: not installed")
+        self.figure(what, f"skipped: {why}")
 
     def end(self):
         print(f"\n{self.met} aims met, {self.missed} not met, {self.skipped} peers missing")

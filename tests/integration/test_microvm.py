@@ -27,6 +27,13 @@ def holder(capsule, name):
     return int((capsule.run_dir / f"workloads/{name}/shim.pid").read_text().split()[0])
 
 
+def is_monitor(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/exe").rsplit("/", 1)[-1].startswith(("qemu-system", "firecracker"))
+    except OSError:
+        return False
+
+
 def wait_new_run(capsule, name, pid):
     wait_for(lambda: capsule.phase(name) == "Running" and capsule.status(name).get("pid") not in (None, pid),
              f"another run of {name}", BOOT)
@@ -191,7 +198,7 @@ def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhil
     """The machine's boot is held up: its monitor is stopped for a while."""
     capsule.run_vm("vm", "busybox:test", "echo up", IDLE, wait=False)
     wait_for((capsule.run_dir / "workloads/vm/shim.pid").exists, "the holder", BOOT)
-    monitor = wait_for(lambda: [p for p in capsule.pids() if "qemu-system" in os.readlink(f"/proc/{p}/exe")], "the monitor", BOOT)[0]
+    monitor = wait_for(lambda: [p for p in capsule.pids() if is_monitor(p)], "the monitor", BOOT)[0]
     os.kill(monitor, signal.SIGSTOP)
     capsule.kill()
     capsule.start()
@@ -200,7 +207,8 @@ def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhil
     capsule.wait_phase("vm", "running", BOOT)
     assert int(capsule.status("vm")["pid"]) == monitor
     said(capsule, "vm", "up")
-    capsule.run_container("client", "busybox:test", command=["ping", "-c", "1", "-W", "60", "vm"], restartPolicy="Never", wait=False)
+    capsule.run_container("client", "busybox:test", command=["ping", "-c", "1", "-W", "60", "vm"], restartPolicy="Never",
+                          wait=False)
     said(capsule, "client", "1 packets received")
 
 
