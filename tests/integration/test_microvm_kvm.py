@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """MicroVMs where KVM runs guests, as on most hosts: in the emulated machine, whose processor has AMD's virtualisation."""
+import os
 import pathlib
+import stat
 
 import pytest
 
@@ -27,8 +29,20 @@ def run_writer(capsule, line):
     return capsule.logs("writer")
 
 
-def open_files(pid):
-    return [str(p.readlink()) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+def expect_kvm(pid):
+    assert "anon_inode:kvm-vm" in [os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def expect_kvm_without_rights(pid):
+    """The monitor's user has nothing but a device of its own, as the host's may be root's alone."""
+    expect_kvm(pid)
+    process = pathlib.Path(f"/proc/{pid}")
+    uid = process.stat().st_uid
+    assert uid >= 0x70000000
+    assert "Groups:" in [line.strip() for line in (process / "status").read_text().splitlines()]
+    assert {p.name for p in (process / "root/dev").iterdir()} == {"null", "kvm"}
+    device = (process / "root/dev/kvm").stat()
+    assert (device.st_uid, stat.S_IMODE(device.st_mode)) == (uid, 0o600)
 
 
 def test_a_microvm_runs_on_kvm(capsule):
@@ -43,8 +57,7 @@ def test_a_microvm_runs_on_kvm(capsule):
                    ports=[{"containerPort": 80, "hostPort": port}])
     status = capsule.status("web")
     assert "message" not in status, "it is not emulated"
-    assert "anon_inode:kvm-vm" in open_files(status["pid"])
-    assert pathlib.Path(f"/proc/{status['pid']}").stat().st_uid >= 0x70000000  # a user of its own, in no group of the device
+    expect_kvm_without_rights(status["pid"])
     wait_for(lambda: capsule.logs("web") == "container\n", "what the container wrote", BOOT)
     assert wait_for(lambda: http_get("127.0.0.1", port), "the page", BOOT) == "page\n"
     assert output(capsule, "web", "--", "cat", "/data/log") == "container\nmachine\n"
@@ -67,7 +80,7 @@ def test_an_own_kernel_runs_on_kvm(capsule, own_rootfs):
     capsule.run_vm("own", "", kernelPath=str(GUEST_KERNEL), rootfsPath=str(own_rootfs), kernelCmdlineExtra="word")
     for words in ("own root 1", capsule.address("own")):
         wait_for(lambda: words in capsule.logs("own"), words, BOOT)
-    assert "anon_inode:kvm-vm" in open_files(capsule.status("own")["pid"])
+    expect_kvm(capsule.status("own")["pid"])
 
 
 def test_emulation_by_choice_is_said(make_capsule):
