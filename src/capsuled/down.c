@@ -42,7 +42,7 @@ static struct shim_client *stop(struct ending *ending, const Capsule__V1__Worklo
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct shim_client *shim = NULL;
 
-	if (driver->ops->recover(driver, spec->name, &instance, &err) < 0) {
+	if (driver->ops->recover(driver, spec->name, false, &instance, &err) < 0) {
 		note(ending, &err);
 		return NULL;
 	}

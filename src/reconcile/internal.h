@@ -135,6 +135,9 @@ void workload_advance(struct workload *w);
 /* Takes note of the end of a run and decides about a restart. asked: it ended because the daemon wanted it to. */
 void workload_note_end(struct workload *w, const struct run_result *result, bool asked);
 
+/* What was found of a run at start-up (recover.c). Takes what the instance owns. */
+void workload_found(struct workload *w, struct driver_instance *instance);
+
 /* The end of step_start() for a spec of this generation: instance is NULL on failure. */
 void workload_started(struct workload *w, struct driver_instance *instance, uint64_t generation, const struct error *err);
 
@@ -214,6 +217,7 @@ size_t access_layers(const struct workload *w, const char **layers, size_t max);
 /* ---- steps.c: what the tasks do; each begins one and ends in workload_advance() ---- */
 
 void step_start(struct workload *w);
+void step_take_up(struct workload *w); /* of a run that was found starting: waits for what becomes of it */
 void step_clean(struct workload *w);
 void step_remove(struct workload *w);
 

@@ -28,25 +28,33 @@ static void take_result(struct workload *w, const struct driver_instance *instan
 	workload_note_end(w, &result, instance->stopped);
 }
 
+void workload_found(struct workload *w, struct driver_instance *instance)
+{
+	if (instance->ended) {
+		take_result(w, instance);
+	} else if (instance->shim_fd >= 0) {
+		workload_adopt(w, instance);
+		log_info("workload %s: still running, pid %d", w->name, (int)w->pid);
+	}
+	driver_instance_release(instance);
+}
+
 static void recover_run(struct workload *w)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct driver *driver = driver_of(&w->owner->host, w->record.spec);
 	struct driver_instance instance = { .shim_fd = -1 };
 
-	if (driver->ops->recover(driver, w->name, &instance, &err) < 0) {
+	if (driver->ops->recover(driver, w->name, false, &instance, &err) < 0) {
 		/* Nothing is known: whatever is there goes before it is started again. */
 		log_warn("workload %s: cannot take up its last run: %s", w->name, error_message(&err));
 		(void)driver->ops->cleanup(driver, w->name, NULL);
 		return;
 	}
-	if (instance.ended) {
-		take_result(w, &instance);
-	} else if (instance.shim_fd >= 0) {
-		workload_adopt(w, &instance);
-		log_info("workload %s: still running, pid %d", w->name, (int)w->pid);
-	}
-	driver_instance_release(&instance);
+	if (instance.starting)
+		step_take_up(w);
+	else
+		workload_found(w, &instance);
 }
 
 static int load(struct reconciler *r, struct error *err)
@@ -89,7 +97,7 @@ static int recover_net(struct reconciler *r, struct error *err)
 	if (!endpoints || !ports || !owners || !present)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	HASH_ITER(hh, r->workloads, w, next) {
-		if (w->state != STATE_RUNNING || !w->record.address)
+		if ((w->state != STATE_RUNNING && w->state != STATE_STARTING) || !w->record.address)
 			continue;
 		if (endpoint_of(&w->record, &endpoints[n], &ports[n]) < 0)
 			break;

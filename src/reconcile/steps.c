@@ -198,6 +198,41 @@ void step_start(struct workload *w)
 	task_start(w->owner->host.tasks, start_work, start_done, s);
 }
 
+/* ---- a start that another daemon began ---- */
+
+static void take_up_work(void *arg)
+{
+	struct step *s = arg;
+	struct driver *driver = driver_of(s->host, s->record.spec);
+
+	s->ok = driver->ops->recover(driver, s->name, true, &s->instance, &s->err) == 0;
+}
+
+static void take_up_done(void *arg)
+{
+	struct step *s = arg;
+	struct workload *w = s->w;
+
+	w->state = STATE_DOWN;
+	if (s->ok) {
+		workload_found(w, &s->instance);
+	} else {
+		log_warn("workload %s: cannot take up its start: %s", w->name, error_message(&s->err));
+		w->clean_due = true;
+	}
+	step_free(s);
+	workload_advance(w);
+	workload_changed(w);
+}
+
+void step_take_up(struct workload *w)
+{
+	struct step *s = step_new(w, STATE_STARTING);
+
+	log_info("workload %s: is being started", w->name);
+	task_start(w->owner->host.tasks, take_up_work, take_up_done, s);
+}
+
 /* ---- clean ---- */
 
 static int clean_run(struct step *s)

@@ -52,6 +52,7 @@ struct driver_instance {
 	uint64_t generation;          /* of the plan it was started from */
 	int64_t started_at_ns;        /* realtime */
 	int shim_fd;                  /* connected to the shim; owned; -1 if there is no shim any more */
+	bool starting;                /* recover(): it may run soon, and nothing else is known */
 	bool ended;                   /* the run is over and the fields below say how */
 	int exit_code;                /* 128 + signal for a kill; 255 unknown */
 	bool oom_killed;
@@ -119,8 +120,10 @@ struct driver_ops {
 	int (*remove)(struct driver *d, const char *name, struct error *err);
 
 	/* At start-up: what there is of this workload now. A live shim: a connected instance. A run that ended while
-	 * nobody looked, or whose shim was killed: ended = true. Nothing at all: returns 0 with pid 0 and ended false. */
-	int (*recover)(struct driver *d, const char *name, struct driver_instance *ret, struct error *err);
+	 * nobody looked, or whose shim was killed: ended = true. Nothing at all: returns 0 with pid 0 and ended false. A
+	 * shim that has yet to start its payload is waited for and, when that takes too long, killed; unless patient, it
+	 * is left to itself after a second: starting = true. */
+	int (*recover)(struct driver *d, const char *name, bool patient, struct driver_instance *ret, struct error *err);
 
 	/* The files of the run whose first process is pid or, with pid 0, those that the last run of this generation
 	 * left; then the caller sees to it that none is started meanwhile. FAILED_PRECONDITION if there are none. */

@@ -16,7 +16,8 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
-#define FIND_TIMEOUT_MS 300000 /* of a daemon that finds a holder which is still starting its payload */
+#define PATIENCE_MS 300000     /* for a holder that is found still starting its payload */
+#define IMPATIENCE_MS 1000
 #define GRACE_MS_DEFAULT 10000
 #define BACKLOG 128          /* connections that the holder has not seen yet */
 #define CONNECT_TIMEOUT_S 10 /* where there are more */
@@ -264,12 +265,14 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 	};
 }
 
-int holder_find(const struct places *p, const char *name, const char *begun, struct driver_instance *ret,
+int holder_find(const struct places *p, const char *name, const char *begun, bool patient, struct driver_instance *ret,
 		struct error *err)
 {
 	_cleanup_close_ int dirfd = -1, fd = -1;
 	struct shim_result result = { .exit_code = 255 };
+	_cleanup_error_ struct error why = ERROR_INIT;
 	struct shim_message message;
+	int hello = -1;
 
 	dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0 && !cgroup_exists(p->cgroup)) {
@@ -278,8 +281,14 @@ int holder_find(const struct places *p, const char *name, const char *begun, str
 	}
 	if (dirfd >= 0)
 		fd = holder_connect(dirfd);
-	if (fd >= 0 && await_hello(fd, FIND_TIMEOUT_MS, &message, NULL) == 1) {
+	if (fd >= 0)
+		hello = await_hello(fd, patient ? PATIENCE_MS : IMPATIENCE_MS, &message, &why);
+	if (hello > 0) {
 		instance_running(ret, &message, &fd);
+		return 0;
+	}
+	if (why.code == ERR_DEADLINE_EXCEEDED && !patient) {
+		*ret = (struct driver_instance){ .shim_fd = -1, .starting = true };
 		return 0;
 	}
 	if (dirfd >= 0 && shim_result_read(dirfd, &result) == 1) {
@@ -290,7 +299,7 @@ int holder_find(const struct places *p, const char *name, const char *begun, str
 	 * would be seen by nobody, so it does not go on. */
 	if ((dirfd >= 0 && holder_kill(dirfd, err) < 0) || cgroup_kill(p->cgroup, HOLDER_KILL_TIMEOUT_MS, err) < 0)
 		return error_wrap(err, "cannot take up %s", name);
-	if (access(begun, F_OK) < 0)
+	if (hello == 0 || access(begun, F_OK) < 0)
 		*ret = (struct driver_instance){ .shim_fd = -1 };
 	else
 		instance_ended(ret, &result);

@@ -54,7 +54,7 @@ int holder_run(const struct holder_start *start, struct driver_instance *ret, st
 
 /* What there is of a run now: driver_ops.recover without its origin. begun: a path that exists once the run has begun, so that
  * a start that was cut off is told from a run whose holder was killed; of that one what is left is killed. */
-int holder_find(const struct places *p, const char *name, const char *begun, struct driver_instance *ret,
+int holder_find(const struct places *p, const char *name, const char *begun, bool patient, struct driver_instance *ret,
 		struct error *err);
 
 /* A further connection to the holder of a run directory, or -1. */

@@ -2,6 +2,7 @@
 # Copyright The Capsule authors
 import contextlib
 import pathlib
+import subprocess
 import sys
 import types
 
@@ -163,3 +164,23 @@ def small_disk(tmp_path):
     capsule_module.run("mount", "-o", "loop", disk, directory)
     yield directory
     capsule_module.run("umount", directory)
+
+
+@pytest.fixture
+def own_rootfs(tmp_path):
+    """An ext4 with busybox whose init says what it finds and serves a page."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    init = ("#!/bin/sh\nmount -t proc proc /proc; mount -t devtmpfs dev /dev; mount -t sysfs sysfs /sys\n"
+            "echo own $(cat /marker) $(grep -c word /proc/cmdline); ip -4 addr show eth0\n"
+            "mkdir -p /vol; mount /dev/vdb /vol && echo from-own >/vol/f && umount /vol && echo volume written\n"
+            "httpd -p 80 -h /www; while :; do sleep 1; done\n")
+    entries = [*images.busybox_entries(), *images.BUSYBOX_ETC, images.File("/sbin/init", init.encode(), mode=0o755),
+               images.File("/marker", b"root"), images.File("/www/index.html", b"own page\n"),
+               *(images.Dir(d) for d in ("/proc", "/sys", "/dev"))]
+    subprocess.run(["tar", "-x", "-C", tree], input=images.layer_tar(entries), check=True)
+    rootfs = tmp_path / "rootfs.img"
+    with open(rootfs, "wb") as f:
+        f.truncate(32 << 20)
+    capsule_module.run("mkfs.ext4", "-q", "-d", tree, rootfs)
+    return rootfs

@@ -4,12 +4,10 @@
 import os
 import pathlib
 import signal
-import subprocess
 
 import pytest
 
-import images
-from capsule import GUEST_KERNEL, PATIENCE, alive, free_port, http_get, run, wait_for
+from capsule import GUEST_KERNEL, PATIENCE, alive, free_port, http_get, wait_for
 from exec_tools import argv_of, output, run_in
 from terminal import Terminal
 
@@ -182,6 +180,23 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(capsule):
     assert capsule.status("vm")["exitCode"] == 137
 
 
+def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhile(capsule):
+    """The machine's boot is held up: its monitor is stopped for a while."""
+    capsule.run_vm("vm", "busybox:test", "echo up", IDLE, wait=False)
+    wait_for((capsule.run_dir / "workloads/vm/shim.pid").exists, "the holder", BOOT)
+    monitor = wait_for(lambda: [p for p in capsule.pids() if "qemu-system" in os.readlink(f"/proc/{p}/exe")], "the monitor", BOOT)[0]
+    os.kill(monitor, signal.SIGSTOP)
+    capsule.kill()
+    capsule.start()
+    assert capsule.phase("vm") == "Pending" and capsule.status("vm")["message"] == "starting"
+    os.kill(monitor, signal.SIGCONT)
+    capsule.wait_phase("vm", "running", BOOT)
+    assert int(capsule.status("vm")["pid"]) == monitor
+    said(capsule, "vm", "up")
+    capsule.run_container("client", "busybox:test", command=["ping", "-c", "1", "-W", "60", "vm"], restartPolicy="Never", wait=False)
+    said(capsule, "client", "1 packets received")
+
+
 def test_a_machine_whose_payload_ends_is_off(capsule):
     capsule.run_vm("once", "busybox:test", "echo done; exit 7", restartPolicy="OnFailure", wait=False)
     wait_for(lambda: capsule.status("once").get("restartCount", 0) >= 1, "a restart", BOOT)
@@ -228,26 +243,6 @@ def test_a_program_that_is_not_there_is_a_failed_start(capsule):
 
 
 # ---- a kernel and a root file system of the user's own ----
-
-@pytest.fixture
-def own_rootfs(tmp_path):
-    """An ext4 with busybox whose init says what it finds and serves a page."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    init = ("#!/bin/sh\nmount -t proc proc /proc; mount -t devtmpfs dev /dev; mount -t sysfs sysfs /sys\n"
-            "echo own $(cat /marker) $(grep -c word /proc/cmdline); ip -4 addr show eth0\n"
-            "mkdir -p /vol; mount /dev/vdb /vol && echo from-own >/vol/f && umount /vol && echo volume written\n"
-            "httpd -p 80 -h /www; while :; do sleep 1; done\n")
-    entries = [*images.busybox_entries(), *images.BUSYBOX_ETC, images.File("/sbin/init", init.encode(), mode=0o755),
-               images.File("/marker", b"root"), images.File("/www/index.html", b"own page\n"),
-               *(images.Dir(d) for d in ("/proc", "/sys", "/dev"))]
-    subprocess.run(["tar", "-x", "-C", tree], input=images.layer_tar(entries), check=True)
-    rootfs = tmp_path / "rootfs.img"
-    with open(rootfs, "wb") as f:
-        f.truncate(32 << 20)
-    run("mkfs.ext4", "-q", "-d", tree, rootfs)
-    return rootfs
-
 
 def test_an_own_kernel_with_its_own_root_file_system(capsule, own_rootfs, tmp_path):
     port = free_port()

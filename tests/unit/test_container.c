@@ -325,7 +325,7 @@ START_TEST(killed_shim_takes_the_container_along)
 	ck_assert_int_eq(kill(shim_pid("web"), SIGKILL), 0);
 	ck_assert_int_eq(shim_receive(i.shim_fd, &m), 0);
 	close(i.shim_fd);
-	ck_assert_msg(f.driver->ops->recover(f.driver, "web", &again, &err) == 0, "%s", error_message(&err));
+	ck_assert_msg(f.driver->ops->recover(f.driver, "web", true, &again, &err) == 0, "%s", error_message(&err));
 	ck_assert(again.ended);
 	ck_assert_int_eq(again.exit_code, 255);
 	ck_assert_int_eq(again.shim_fd, -1);
@@ -334,7 +334,7 @@ START_TEST(killed_shim_takes_the_container_along)
 	ck_assert_int_eq(f.driver->ops->cleanup(f.driver, "web", &err), 0);
 	ck_assert_int_eq(f.driver->ops->cleanup(f.driver, "web", &err), 0);
 	ck_assert_int_eq(access(path, F_OK), 0);
-	ck_assert_int_eq(f.driver->ops->recover(f.driver, "web", &again, &err), 0);
+	ck_assert_int_eq(f.driver->ops->recover(f.driver, "web", true, &again, &err), 0);
 	ck_assert(!again.ended && again.pid == 0);
 }
 END_TEST
@@ -361,7 +361,7 @@ START_TEST(found_again_alive_and_ended)
 
 	/* The daemon dies: its connection goes, the container does not. */
 	close(i.shim_fd);
-	ck_assert_msg(f.driver->ops->recover(f.driver, "web", &again, &err) == 0, "%s", error_message(&err));
+	ck_assert_msg(f.driver->ops->recover(f.driver, "web", true, &again, &err) == 0, "%s", error_message(&err));
 	ck_assert(!again.ended);
 	ck_assert_int_eq(again.pid, i.pid);
 	ck_assert_uint_eq(again.generation, 7);
@@ -372,7 +372,7 @@ START_TEST(found_again_alive_and_ended)
 	fixture_stop(&again, SIGKILL, 0);
 	fixture_wait(&again, &r);
 	driver_instance_release(&again);
-	ck_assert_int_eq(f.driver->ops->recover(f.driver, "web", &again, &err), 0);
+	ck_assert_int_eq(f.driver->ops->recover(f.driver, "web", true, &again, &err), 0);
 	ck_assert(again.ended && again.stopped);
 	ck_assert_int_eq(again.exit_code, 137);
 	ck_assert(again.finished_at_ns == r.finished_at_ns);

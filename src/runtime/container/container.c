@@ -148,12 +148,13 @@ static int container_start(struct driver *driver, const struct driver_plan *plan
 
 /* ---- recover ---- */
 
-static int container_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
+static int container_recover(struct driver *driver, const char *name, bool patient, struct driver_instance *ret,
+			     struct error *err)
 {
 	_cleanup_places_ struct places p = { 0 };
 
 	/* A start that was cut off before the OCI runtime knew of the container is no run. */
-	if (places_init(&p, driver, name, err) < 0 || holder_find(&p, name, p.runtime_state, ret, err) < 0)
+	if (places_init(&p, driver, name, err) < 0 || holder_find(&p, name, p.runtime_state, patient, ret, err) < 0)
 		return -1;
 	if (ret->pid || ret->ended)
 		origin_read(p.state_dir, ret);

@@ -178,7 +178,8 @@ static int microvm_start(struct driver *driver, const struct driver_plan *plan, 
 
 /* ---- recover ---- */
 
-static int microvm_recover(struct driver *driver, const char *name, struct driver_instance *ret, struct error *err)
+static int microvm_recover(struct driver *driver, const char *name, bool patient, struct driver_instance *ret,
+			     struct error *err)
 {
 	_cleanup_free_ char *begun = NULL;
 	_cleanup_places_ struct places p = { 0 };
@@ -188,7 +189,7 @@ static int microvm_recover(struct driver *driver, const char *name, struct drive
 	begun = fs_path("%s/" SHIM_PID_FILE, p.run_dir);
 	if (!begun)
 		return error_errno(err, ENOMEM, "cannot take up %s", name);
-	if (holder_find(&p, name, begun, ret, err) < 0)
+	if (holder_find(&p, name, begun, patient, ret, err) < 0)
 		return -1;
 	if (ret->pid || ret->ended)
 		origin_read(p.state_dir, ret);
