@@ -7,29 +7,19 @@ import signal
 
 import pytest
 
-from capsule import GUEST_KERNEL, PATIENCE, alive, free_port, http_get, wait_for
+from capsule import BOOT, GUEST_KERNEL, alive, free_port, http_get, wait_for
 from exec_tools import argv_of, output, run_in
+from kinds import said, wait_new_run
 from terminal import Terminal
 
 pytestmark = pytest.mark.skipif(not GUEST_KERNEL.exists(), reason=f"there is no guest kernel {GUEST_KERNEL}: make guest-kernel")
 
-BOOT = 3 * PATIENCE  # an emulated machine that shares its host with others
 IDLE = "while :; do sleep 1; done"
 STOPPABLE = ("trap 'echo bye; exit 3' TERM", IDLE)
 
 
-def said(capsule, name, text, *options):
-    """Waits until the workload has written the text."""
-    wait_for(lambda: text in capsule.logs(name, *options), f"{name} to write {text!r}", BOOT)
-
-
 def holder(capsule, name):
     return int((capsule.run_dir / f"workloads/{name}/shim.pid").read_text().split()[0])
-
-
-def wait_new_run(capsule, name, pid):
-    wait_for(lambda: capsule.phase(name) == "Running" and capsule.status(name).get("pid") not in (None, pid),
-             f"another run of {name}", BOOT)
 
 
 # ---- what a container does ----
@@ -68,7 +58,7 @@ def test_a_microvm_does_what_a_container_does(capsule, tmp_path):
     assert http_get("127.0.0.1", port) == "page\n"
     assert "unchanged" in capsule.ctl("apply", "-f", "-", input=capsule.ctl("workload", "get", "-o", "manifest", "web").out).out
 
-    capsule.ctl("workload", "stop", "web", timeout=BOOT)
+    capsule.ctl("workload", "stop", "web")
     ended = capsule.status("web")
     assert ended["exitCode"] == 3 and capsule.logs("web").endswith("bye\n") and not alive(int(status["pid"]))
     assert "start it first" in capsule.ctl("cp", "web:/www", tmp_path / "x", check=False).err
@@ -93,8 +83,8 @@ def exec_and_copy(capsule, tmp_path):
     (tree / "sub").mkdir(parents=True)
     (tree / "sub/big").write_bytes(os.urandom(3 << 20))
     (tree / "link").symlink_to("sub/big")
-    capsule.ctl("cp", tree, "web:/srv", timeout=BOOT)
-    capsule.ctl("cp", "web:/srv", tmp_path / "back", timeout=BOOT)
+    capsule.ctl("cp", tree, "web:/srv")
+    capsule.ctl("cp", "web:/srv", tmp_path / "back")
     assert (tmp_path / "back/sub/big").read_bytes() == (tree / "sub/big").read_bytes()
     assert os.readlink(tmp_path / "back/link") == "sub/big"
     done = capsule.ctl("cp", "web:/nosuch", tmp_path / "x", check=False)
@@ -111,7 +101,7 @@ def test_its_disk_lasts_as_long_as_a_containers_layer(capsule):
     assert run_in(capsule, "vm", "--", "touch", "/data/x").returncode == 1
     disk = capsule.root / "workloads/vm/disk.img"
     assert disk.stat().st_size == 64 << 20 and disk.stat().st_blocks * 512 < 16 << 20
-    capsule.ctl("workload", "restart", "vm", timeout=BOOT)
+    capsule.ctl("workload", "restart", "vm")
     said(capsule, "vm", "2\n")
     capsule.run_vm("vm", "busybox:test", count, *STOPPABLE, memoryMib=192, **spec)  # a changed spec begins anew
     wait_for(lambda: capsule.logs("vm").count("1\n") == 2, "a fresh disk", BOOT)
@@ -128,7 +118,7 @@ def test_a_workload_becomes_the_other_kind_and_back(capsule):
     said(capsule, "w", "container .")
     capsule.apply({"name": "w", "kind": "MicroVM", "microVm": {
         "image": "busybox:test", "command": ["/bin/sh", "-c", f"{script}; {IDLE}", "machine"], "mounts": mounts}},
-        "--wait", timeout=BOOT)
+        "--wait")
     said(capsule, "w", "container machine .")
     assert not (capsule.root / "workloads/w/upper").exists()
     other = capsule.run_container("other", "busybox:test", wait=False, check=False, mounts=mounts)
@@ -176,7 +166,7 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(capsule):
 
     pid = capsule.status("vm")["pid"]
     assert run_in(capsule, "vm", "--", "kill", "-9", "1").returncode in (0, 1, 137)  # PID 1 of a namespace ignores it
-    capsule.ctl("workload", "stop", "vm", timeout=BOOT)
+    capsule.ctl("workload", "stop", "vm")
     assert capsule.status("vm")["exitCode"] == 137
 
 
@@ -217,7 +207,7 @@ def test_the_machines_of_an_image_share_one_payload_that_goes_with_it(capsule):
     assert [p.name for p in made] == [capsule.status("a")["imageDigest"].removeprefix("sha256:") + ".erofs"]
     capsule.ctl("image", "prune")
     assert list(payloads.iterdir()) == made
-    capsule.ctl("workload", "delete", "--all", timeout=BOOT)
+    capsule.ctl("workload", "delete", "--all")
     capsule.ctl("image", "delete", "busybox:test")
     wait_for(lambda: not list(payloads.iterdir()), "the payload to go")
 
@@ -255,7 +245,7 @@ def test_an_own_kernel_with_its_own_root_file_system(capsule, own_rootfs, tmp_pa
     assert wait_for(lambda: http_get("127.0.0.1", port), "the page", BOOT) == "own page\n"
     for refused in (("workload", "exec", "own", "--", "true"), ("cp", "own:/marker", tmp_path / "x")):
         assert "in which Capsule has no process" in capsule.ctl(*refused, check=False).err
-    capsule.ctl("workload", "delete", "own", timeout=BOOT)
+    capsule.ctl("workload", "delete", "own")
     capsule.run_container("c", "busybox:test", command=["cat", "/data/f"], restartPolicy="Never", wait=False,
                           mounts=[{"volumeName": "data", "mountPath": "/data"}])
     said(capsule, "c", "from-own")
