@@ -261,9 +261,7 @@ class Capsule:
 
     def wait_listening(self, name, port):
         """Waits until something in the workload listens on the TCP port: running says only that its process was started."""
-        connect = f"import socket; socket.create_connection(({self.address(name)!r}, {port}), 1)"
-        wait_for(lambda: run(*in_netns(self.netns), sys.executable, "-c", connect, check=False).returncode == 0,
-                 f"{name} to listen on {port}", BOOT)
+        wait_for(lambda: tcp_connect(self.address(name), port, self.netns), f"{name} to listen on {port}", BOOT)
 
     def push(self, archive):
         return self.ctl("image", "push", archive)
@@ -338,14 +336,14 @@ class Capsule:
         return found
 
     def shim(self, name):
-        """The pid of the workload's shim, or None."""
+        """The pid of the workload's shim, or of what holds its microVM, or None."""
         for pid in self.pids():
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as f:
                     argv = f.read().split(b"\0")[:-1]
             except OSError:
                 continue
-            if argv and argv[0].endswith(b"/capsule-shim") and argv[-1] == name.encode():
+            if argv and argv[0].endswith((b"/capsule-shim", b"/capsule-vm")) and argv[-1] == name.encode():
                 return pid
         return None
 
@@ -370,6 +368,12 @@ def free_port():
     with socket.socket() as s:
         s.bind(("", 0))
         return s.getsockname()[1]
+
+
+def tcp_connect(host, port, netns=None):
+    """One connection, closed at once; whether there was one. netns: from inside this namespace."""
+    code = f"import socket; socket.create_connection(({host!r}, {port}), 1)"
+    return run(*in_netns(netns), sys.executable, "-c", code, check=False).returncode == 0
 
 
 def http_get(host, port, path="/", timeout=5, netns=None):

@@ -12,6 +12,7 @@ from capsule import BOOT, wait_for
 IDS = {"container": "Container", "microvm": "MicroVM"}
 
 both_kinds = pytest.mark.parametrize("kind", list(IDS), indirect=True)
+microvms_only = pytest.mark.parametrize("kind", ["microvm"], indirect=True)
 
 
 def containers_only(reason):
