@@ -17,7 +17,7 @@ all: $(BUILD)/build.ninja
 $(BUILD)/build.ninja:
 	@meson setup $(BUILD) --prefix=$(PREFIX)
 
-# The kernel of microVMs, from Debian's source of Linux 6.1: some five minutes on two cores, nothing when it is there.
+# The kernel of microVMs, from Debian's source of Linux 6.1: some seven minutes on two idle cores, nothing when it is there.
 guest-kernel:
 	@packaging/dependencies run kernel
 	@guest/build-kernel $(BUILD)

@@ -21,6 +21,9 @@ static int get_info(struct cli *cli, Info **ret, struct error *err)
 
 /* ---- info ---- */
 
+/* Somewhat before the daemon begins nothing more in it (volume/lvm_backend.c). */
+#define POOL_WARN_PERCENT 85
+
 /* "1.2GiB of 8.0GiB used"; nothing where the host has no such thing. */
 static void print_usage(const char *name, uint64_t used, uint64_t total)
 {
@@ -59,6 +62,8 @@ static void print_info(const Info *info)
 		output_field("MicroVMs", "%s", info->vm_obstacle);
 	print_usage("State", info->perm_used_bytes, info->perm_total_bytes);
 	print_usage("Thin pool", info->thinpool_used_bytes, info->thinpool_total_bytes);
+	if (info->thinpool_used_bytes > info->thinpool_total_bytes / 100 * POOL_WARN_PERCENT)
+		output_field("Warning", "the thin pool is nearly full; extend it, or delete snapshots or volumes");
 	output_field("Boot disk", "%s", info->boot_disk);
 	if (info->disk_total_bytes)
 		output_field("Disk", "%s", text_bytes(info->disk_total_bytes, text));

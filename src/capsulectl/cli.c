@@ -45,6 +45,10 @@ const struct option_spec option_specs[OPT_COUNT] = {
 		      "an environment variable; NAME alone takes its value from here; may be repeated" },
 	[OPT_WORKDIR] = { 'w', "workdir", VALUE_TEXT, "DIR", "directory to run in; without it the workload's" },
 	[OPT_USER] = { 'u', "user", VALUE_TEXT, "USER[:GROUP]", "user by name or number; without it the workload's" },
+	[OPT_BACKEND] = { 0, "backend", VALUE_WORD, "BACKEND", "file or lvm; without it the daemon's default",
+			  .words = "file|lvm" },
+	[OPT_FROM_SNAPSHOT] = { 0, "from-snapshot", VALUE_TEXT, "VOLUME/SNAPSHOT", "content of the new volume" },
+	[OPT_SNAPSHOT] = { 0, "snapshot", VALUE_TEXT, "SNAPSHOT", "the volume as it was then; without it as it is now" },
 };
 
 /* ---- the tree ---- */

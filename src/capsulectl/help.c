@@ -94,10 +94,11 @@ void help_print(const struct command *command, struct buf *out)
 		buf_adds(out, "\nExamples:\n");
 		add_examples(command, "  ", out);
 	}
-	if (command->children && command != &root_command)
-		buf_addf(out, "\n\"capsulectl %s COMMAND --help\" tells more.\n", command->name);
-	else if (command->children)
-		buf_adds(out, "\n\"capsulectl COMMAND --help\" tells more.\n");
+	if (command->children) {
+		buf_adds(out, "\n\"");
+		command_path(command, out);
+		buf_adds(out, " COMMAND --help\" tells more.\n");
+	}
 }
 
 static void print_markdown(const struct command *command, struct buf *out)

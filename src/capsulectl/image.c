@@ -7,7 +7,7 @@
 #include "capsulectl/commands.h"
 #include "capsulectl/output.h"
 #include "capsulectl/progress.h"
-#include "capsulectl/push.h"
+#include "capsulectl/upload.h"
 
 #include "image.pb-c.h"
 
@@ -48,10 +48,32 @@ static int run_list(struct cli *cli, struct error *err)
 
 /* ---- push, pull ---- */
 
+static void push_first(struct rpc_call *call, uint64_t total, void *arg)
+{
+	Capsule__V1__ImagePushRequest request = CAPSULE__V1__IMAGE_PUSH_REQUEST__INIT;
+	Capsule__V1__ImagePushMetadata metadata = CAPSULE__V1__IMAGE_PUSH_METADATA__INIT;
+
+	metadata.total_bytes = total;
+	request.msg_case = CAPSULE__V1__IMAGE_PUSH_REQUEST__MSG_METADATA;
+	request.metadata = &metadata;
+	rpc_call_send(call, &request.base);
+}
+
+static void push_chunk(struct rpc_call *call, const uint8_t *data, size_t len)
+{
+	Capsule__V1__ImagePushRequest request = CAPSULE__V1__IMAGE_PUSH_REQUEST__INIT;
+
+	request.msg_case = CAPSULE__V1__IMAGE_PUSH_REQUEST__MSG_CHUNK;
+	request.chunk.data = (uint8_t *)(uintptr_t)data;
+	request.chunk.len = len;
+	rpc_call_send(call, &request.base);
+}
+
 static int run_push(struct cli *cli, struct error *err)
 {
+	const struct upload upload = { &image_push, "an archive", push_first, push_chunk, NULL };
 	_cleanup_message_ Capsule__V1__ImagePushResponse *reply = NULL;
-	int r = push_archive(cli, cli->names[0], &reply, err);
+	int r = upload_file(cli, &upload, cli->names[0], &reply, err);
 
 	if (r < 0)
 		return r;

@@ -15,7 +15,9 @@
 
 #include <uv.h>
 
-#define INPUT_CHUNK (512u << 10)
+/* Below the size (128 KiB) from which malloc() takes fresh memory of the kernel for each piece: the daemon keeps a few copies of
+ * every chunk for a moment. */
+#define INPUT_CHUNK (64u << 10)
 
 struct input {
 	/* Sends a chunk; says that there is no more (and what then is to be said to the call). */

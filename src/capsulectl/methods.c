@@ -33,6 +33,15 @@ METHOD(volume_list, "VolumeService", "List", volume_list_request, volume_list_re
 METHOD(volume_delete, "VolumeService", "Delete", volume_delete_request, volume_delete_response);
 METHOD(volume_resize, "VolumeService", "Resize", volume_resize_request, volume);
 
+METHOD(snapshot_create, "VolumeService", "CreateSnapshot", volume_snapshot_request, volume_snapshot);
+METHOD(snapshot_list, "VolumeService", "ListSnapshots", volume_snapshot_list_request, volume_snapshot_list_response);
+METHOD(snapshot_delete, "VolumeService", "DeleteSnapshot", volume_snapshot_request, volume_snapshot_delete_response);
+METHOD(snapshot_restore, "VolumeService", "RestoreSnapshot", volume_snapshot_request, volume);
+METHOD(volume_clone, "VolumeService", "Clone", volume_clone_request, volume);
+METHOD(volume_export, "VolumeService", "Export", volume_export_request, volume_export_chunk, STREAM);
+METHOD(volume_import, "VolumeService", "Import", volume_import_request, volume);
+METHOD(volume_usage, "VolumeService", "Usage", volume_usage_request, volume_usage_response);
+
 METHOD(image_list, "ImageService", "List", image_list_request, image_list_response);
 METHOD(image_push, "ImageService", "Push", image_push_request, image_push_response);
 METHOD(image_pull, "ImageService", "Pull", image_pull_request, image_pull_progress, STREAM);

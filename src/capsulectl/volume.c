@@ -10,6 +10,8 @@
 #include "capsulectl/output.h"
 #include "manifest/manifest.h"
 
+#include <string.h>
+
 typedef Capsule__V1__Volume Volume;
 
 #define MIB (UINT64_C(1) << 20)
@@ -67,6 +69,10 @@ int volume_apply(struct cli *cli, Capsule__V1__VolumeCreateRequest *wanted, bool
 	}
 	if (r < 0)
 		return r;
+	if (*wanted->backend && strcmp(wanted->backend, have->backend) != 0)
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "volume %s is in backend %s and cannot move to %s; export it and import it under another name",
+				 wanted->name, have->backend, wanted->backend);
 	manifest_format_size(have->size_bytes, from);
 	manifest_format_size(bytes, to);
 	if (bytes < have->size_bytes) {
@@ -148,6 +154,7 @@ static int run_get(struct cli *cli, struct error *err)
 	output_field("Name", "%s", v->name);
 	output_field("Size", "%s", manifest_format_size(v->size_bytes, size));
 	output_field("Mounted by", "%s", v->n_mounted_by ? buf_str(&users) : "-");
+	output_field("Backend", "%s", v->backend);
 	output_field("Path", "%s", v->host_path);
 	if (v->created_at_unix)
 		output_field("Created", "%s", time_format_rfc3339(v->created_at_unix * NSEC_PER_SEC, 0, created));
@@ -159,7 +166,8 @@ static int run_get(struct cli *cli, struct error *err)
 static int run_create(struct cli *cli, struct error *err)
 {
 	Capsule__V1__VolumeCreateRequest request = CAPSULE__V1__VOLUME_CREATE_REQUEST__INIT;
-	const struct option_value *size = cli_option(cli, OPT_SIZE);
+	const struct option_value *size = cli_option(cli, OPT_SIZE), *backend = cli_option(cli, OPT_BACKEND);
+	const struct option_value *snapshot = cli_option(cli, OPT_FROM_SNAPSHOT);
 	_cleanup_message_ Volume *v = NULL;
 	char text[MANIFEST_SIZE_TEXT];
 	int r;
@@ -170,6 +178,10 @@ static int run_create(struct cli *cli, struct error *err)
 		return cli_usage(err, "--size: a volume needs more than 0 bytes");
 	if (size)
 		request.size_mib = mib_of_bytes((uint64_t)size->number);
+	if (backend)
+		request.backend = (char *)(uintptr_t)backend->text;
+	if (snapshot)
+		request.from_snapshot = (char *)(uintptr_t)snapshot->text;
 	r = client_call(cli, &volume_create, &request, &v, err);
 	if (r == 0)
 		output_text("volume/%s created (%s)\n", v->name, manifest_format_size(v->size_bytes, text));
@@ -217,10 +229,10 @@ static int run_delete(struct cli *cli, struct error *err)
 /* ---- commands ---- */
 
 static const struct command command_create = {
-	.name = "create", .summary = "create an empty volume",
+	.name = "create", .summary = "create a volume, empty or with the content of a snapshot",
 	.examples = "capsulectl volume create --size 10GiB data",
 	.arguments = "NAME", .min_arguments = 1, .max_arguments = 1,
-	.options = OPTION(SIZE), .run = run_create,
+	.options = OPTION(SIZE) | OPTION(BACKEND) | OPTION(FROM_SNAPSHOT), .run = run_create,
 };
 
 static const struct command command_list = {
@@ -250,8 +262,12 @@ static const struct command command_delete = {
 	.options = OPTION(FORCE), .run = run_delete,
 };
 
-static const struct command *const verbs[] = { &command_create, &command_list, &command_get, &command_resize,
-					       &command_delete, NULL };
+static const struct command *const verbs[] = {
+	&command_create,   &command_list,     &command_get,
+	&command_resize,   &command_delete,   &volume_du_command,
+	&volume_snapshot_command, &volume_clone_command,
+	&volume_export_command,   &volume_import_command, NULL,
+};
 
 const struct command volume_command = {
 	.name = "volume", .alias = "v", .summary = "file systems that outlive the workloads that mount them",

@@ -36,7 +36,7 @@ struct daemon {
 	struct task_runner *tasks;
 	struct store *store;
 	struct image_store *images;
-	struct volume_backend *volumes;
+	struct volume_backends volumes;
 	struct net *net;
 	struct driver *container, *micro_vm;
 	struct puller *puller;
@@ -105,15 +105,39 @@ static int prepare_roots(struct daemon *d, struct error *err)
 
 /* ---- the parts ---- */
 
+static int add_backend(struct daemon *d, const char *kind, struct error *err)
+{
+	_cleanup_free_ char *directory = fs_path("%s/volumes", d->options.root);
+	struct volume_backend **next = &d->volumes.items[d->volumes.n];
+	int r;
+
+	if (!directory)
+		return error_errno(err, ENOMEM, "cannot open %s", d->options.root);
+	if (!strcmp(kind, "file"))
+		r = volume_file_backend_new(directory, d->options.volume_worker, next, err);
+	else
+		r = volume_lvm_backend_new(kind + strlen(OPTIONS_LVM), next, err);
+	if (r == 0)
+		d->volumes.n++;
+	return r;
+}
+
+/* The file backend is always there; it is the default unless another one is asked for. */
+static int open_volumes(struct daemon *d, struct error *err)
+{
+	if (strcmp(d->options.volumes, "file") != 0 && add_backend(d, d->options.volumes, err) < 0)
+		return error_wrap(err, "--volumes %s", d->options.volumes);
+	return add_backend(d, "file", err);
+}
+
 static int open_parts(struct daemon *d, struct error *err)
 {
 	const struct options *o = &d->options;
 	_cleanup_free_ char *db = fs_path("%s/state.db", o->root);
-	_cleanup_free_ char *volumes = fs_path("%s/volumes", o->root);
 	struct net_options net = { .bridge = o->bridge, .table = o->table, .run_dir = d->dns_dir, .dnsmasq = o->dnsmasq,
 				   .linger = true };
 
-	if (!db || !volumes)
+	if (!db)
 		return error_errno(err, ENOMEM, "cannot open %s", o->root);
 	if (net_parse_subnet(o->subnet, &net.address, &net.prefix, err) < 0)
 		return error_wrap(err, "--subnet");
@@ -145,7 +169,7 @@ static int open_parts(struct daemon *d, struct error *err)
 	d->transfer_options = (struct transfer_options){ o->image_worker, o->root, d->registries_file };
 	if (store_open(db, &d->store, err) < 0 || store_adopt_subnet(d->store, &d->host.subnet, err) < 0 ||
 	    image_store_open(o->root, &d->images, err) < 0 ||
-	    volume_file_backend_new(volumes, &d->volumes, err) < 0 || net_new(&net, &d->net, err) < 0 ||
+	    open_volumes(d, err) < 0 || net_new(&net, &d->net, err) < 0 ||
 	    container_driver_new(&d->driver_options, &d->container, err) < 0 ||
 	    microvm_driver_new(&d->driver_options, &d->micro_vm, err) < 0)
 		return -1;
@@ -167,7 +191,7 @@ static int start_reconciler(struct daemon *d, struct error *err)
 		.store = d->store,
 		.images = d->images,
 		.puller = d->puller,
-		.volumes = d->volumes,
+		.volumes = &d->volumes,
 		.net = d->net,
 		.container = d->container,
 		.micro_vm = d->micro_vm,
@@ -216,7 +240,8 @@ static int serve(struct daemon *d, struct error *err)
 	d->host.puller = d->puller;
 	d->host.transfer = &d->transfer_options;
 	d->host.copy_worker = d->options.copy_worker;
-	d->host.volumes = d->volumes;
+	d->host.volumes = &d->volumes;
+	d->host.volume_worker = d->options.volume_worker;
 	d->host.micro_vm = d->micro_vm;
 	d->host.reconciler = d->reconciler;
 	d->host.net = d->net;
@@ -334,8 +359,7 @@ static void release(struct daemon *d)
 	if (d->reconciler && net_sweep(d->net, &err) < 0)
 		log_warn("network: %s", error_message(&err));
 	net_free(d->net);
-	if (d->volumes)
-		d->volumes->ops->free(d->volumes);
+	volume_backends_free(&d->volumes);
 	image_store_free(d->images);
 	store_close(d->store);
 	logfile_close();

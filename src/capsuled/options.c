@@ -74,6 +74,23 @@ static int set_mirror(struct options *o, size_t offset, const char *value, struc
 	return set_list(o, offset, value, err);
 }
 
+/* "VG/POOL" */
+static bool is_pool(const char *text)
+{
+	const char *slash = strchr(text, '/');
+
+	return slash && slash > text && slash[1] && !strchr(slash + 1, '/');
+}
+
+static int set_volumes(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	size_t prefix = strlen(OPTIONS_LVM);
+
+	if (strcmp(value, "file") != 0 && (strncmp(value, OPTIONS_LVM, prefix) || !is_pool(value + prefix)))
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is neither file nor of the form lvm:VG/POOL", value);
+	return set_string(o, offset, value, err);
+}
+
 /* One of the words, which end with a NULL. */
 static int set_word(struct options *o, size_t offset, const char *value, const char *const *words, struct error *err)
 {
@@ -163,6 +180,10 @@ static const struct option_row rows[] = {
 	  TEXT(image_worker) },
 	{ "copy-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-copy",
 	  "program that copies files to and from workloads", TEXT(copy_worker) },
+	{ "volume-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-volume",
+	  "program that exports, imports and holds volumes", TEXT(volume_worker) },
+	{ "volumes", "WHERE", "file", "where volumes are made that do not say: file, or lvm:VG/POOL for a thin pool",
+	  set_volumes, FIELD(volumes), false },
 	{ "vm-holder", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-vm", "program that holds a running microVM", TEXT(vm_holder) },
 	{ "vm-monitor", "MONITOR", "auto", "auto, qemu or firecracker: what runs microVMs that do not say", set_monitor,
 	  FIELD(vm_monitor), false },
@@ -195,7 +216,8 @@ static const struct option_row rows[] = {
 
 static bool is_text(const struct option_row *row)
 {
-	return row->set == set_string || row->set == set_directory || row->set == set_monitor || row->set == set_accel;
+	return row->set == set_string || row->set == set_directory || row->set == set_monitor || row->set == set_accel ||
+	       row->set == set_volumes;
 }
 
 static void list_release(struct option_list *list)

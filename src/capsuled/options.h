@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #define OPTIONS_LIST_MAX 32
+#define OPTIONS_LVM "lvm:"
 
 struct option_list {
 	char *items[OPTIONS_LIST_MAX];
@@ -28,7 +29,8 @@ struct options {
 	char *root, *run;
 	struct option_list listen; /* empty: unix:<run>/capsule.sock */
 	char *bridge, *subnet, *table, *dnsmasq;
-	char *oci_runtime, *cgroup_parent, *shim, *image_worker, *copy_worker;
+	char *oci_runtime, *cgroup_parent, *shim, *image_worker, *copy_worker, *volume_worker;
+	char *volumes;         /* "file", or OPTIONS_LVM and VG/POOL */
 	char *vm_holder, *guest_dir;
 	char *guest_kernel;    /* NULL: the one in guest_dir */
 	char *vm_monitor, *vm_accel;

@@ -6,6 +6,7 @@
 #include "base/fs.h"
 #include "base/overlay.h"
 #include "copier/protocol.h"
+#include "volume/ext4.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +28,7 @@ static int mount_volume(int root, const struct reach_volume *v, struct error *er
 	if (fd < 0)
 		return error_errno(err, -fd, "cannot mount a volume on %s", v->path);
 	snprintf(target, sizeof target, "/proc/self/fd/%d", fd);
-	if (mount(v->device, target, "ext4", v->read_only ? MS_RDONLY : 0, NULL) < 0)
+	if (mount(v->device, target, "ext4", v->read_only ? MS_RDONLY : 0, v->read_only ? NULL : EXT4_MOUNT_OPTIONS) < 0)
 		return error_errno(err, errno, "cannot mount the volume of %s (%s)", v->path, v->device);
 	return 0;
 }

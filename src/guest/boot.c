@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -90,9 +91,19 @@ static int enable_controllers(struct error *err)
 	return 0;
 }
 
+/* To what the service on a host has, and its containers with it. The kernel's usual 1024 are also too few for us to hold
+ * 256 further processes. */
+static int raise_limits(struct error *err)
+{
+	const struct rlimit files = { .rlim_cur = 1048576, .rlim_max = 1048576 };
+
+	return setrlimit(RLIMIT_NOFILE, &files) < 0 ? error_errno(err, errno, "cannot raise the limit of open files") : 0;
+}
+
 int boot(struct error *err)
 {
-	if (make_root_a_mount(err) < 0 || mount_all(err) < 0 || load_modules(err) < 0 || enable_controllers(err) < 0)
+	if (raise_limits(err) < 0 || make_root_a_mount(err) < 0 || mount_all(err) < 0 || load_modules(err) < 0 ||
+	    enable_controllers(err) < 0)
 		return -1;
 	/* From here on nothing is written but below /run: this program least of all, near which the payload comes. */
 	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0)

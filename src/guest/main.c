@@ -180,6 +180,17 @@ static int serve(struct guest *g, struct error *err)
 	return stream_open(&g->stream, &g->loop, on_stream, g, err);
 }
 
+/* Without a console the kernel leaves them closed, and what is opened first would be taken for them. */
+static void fill_standard_streams(void)
+{
+	int fd;
+
+	do {
+		fd = open("/", O_PATH);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	static struct guest guest;
@@ -191,6 +202,7 @@ int main(int argc, char **argv)
 		fputs("capsule-guest is the first process of a microVM and nothing to be run by hand\n", stderr);
 		return 2;
 	}
+	fill_standard_streams();
 	sigaction(SIGPIPE, &ignore, NULL);
 	umask(022);
 	if (boot(&err) < 0)

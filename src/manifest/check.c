@@ -666,9 +666,22 @@ int manifest_check_workload(const Capsule__V1__Workload *w, struct manifest_mist
 	return m->n > before || m->out_of_memory ? -1 : 0;
 }
 
+/* "VOLUME/SNAPSHOT". */
+static void check_from_snapshot(const char *text, struct manifest_mistakes *m)
+{
+	const char *slash = strchr(text, '/');
+	_cleanup_free_ char *volume = strndup(text, slash ? (size_t)(slash - text) : 0);
+	struct path path = path_field(NULL, "fromSnapshot");
+
+	if (volume && (!slash || manifest_check_name("volume name", volume, NULL) < 0 ||
+		       manifest_check_name("snapshot name", slash + 1, NULL) < 0))
+		mistake(m, &path, "must name a volume and a snapshot of it, for example data/before");
+}
+
 int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct manifest_mistakes *ret_mistakes)
 {
 	struct path name = path_field(NULL, "name"), size = path_field(NULL, "size");
+	struct path backend = path_field(NULL, "backend");
 	struct manifest_mistakes *m = ret_mistakes;
 	size_t before = m->n;
 
@@ -678,5 +691,9 @@ int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct
 		mistake(m, &size, "must be at least %dMiB", MANIFEST_VOLUME_MIB_MIN);
 	else if (volume->size_mib > MANIFEST_VOLUME_MIB_MAX)
 		mistake(m, &size, "must be at most %uTiB", MANIFEST_VOLUME_MIB_MAX >> 20);
+	if (*volume->backend && strcmp(volume->backend, "file") != 0 && strcmp(volume->backend, "lvm") != 0)
+		mistake(m, &backend, "must be file or lvm");
+	if (*volume->from_snapshot)
+		check_from_snapshot(volume->from_snapshot, m);
 	return m->n > before || m->out_of_memory ? -1 : 0;
 }

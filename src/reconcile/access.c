@@ -51,7 +51,7 @@ static int prepare(struct reconciler_access *a)
 		return 0;
 	if (store_claim_at_rest(a->host->store, a->record.spec->name, &a->err) < 0)
 		return -1;
-	return volumes_attach(a->host->volumes, a->record.spec, &a->volumes, &a->err);
+	return volumes_attach(a->host, a->record.spec, &a->volumes, &a->err);
 }
 
 static void prepare_work(void *arg)

@@ -25,6 +25,8 @@ enum state {
 	STATE_REMOVING, /* (task) */
 };
 
+#define RUN_REASON_MAX 512
+
 /* How the last run ended. */
 struct run_result {
 	bool valid;
@@ -33,6 +35,7 @@ struct run_result {
 	bool unhealthy; /* it was stopped because its health check failed */
 	int exit_code;
 	int64_t finished_at_ns;
+	char reason[RUN_REASON_MAX]; /* why a microVM ended before its payload; "" */
 };
 
 struct workload {
@@ -266,7 +269,7 @@ void status_fill(const struct workload *w, struct status_view *view);
 unsigned workload_seconds_left(const struct workload *w);
 
 /* "exited 1", "killed: out of memory". */
-#define RUN_RESULT_TEXT 80
+#define RUN_RESULT_TEXT (80 + RUN_REASON_MAX)
 const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT]);
 
 #endif

@@ -47,7 +47,8 @@ void limits_follow(struct workload *w)
 	struct limits wanted = limits_of(w->record.spec->resources);
 	struct limiting *l;
 
-	if (w->state != STATE_RUNNING || w->limiting || !spec_is_container(w->record.spec) || (w->limits_known && limits_equal(&w->limits, &wanted)))
+	if (w->state != STATE_RUNNING || w->limiting || !spec_is_container(w->record.spec) ||
+	    (w->limits_known && limits_equal(&w->limits, &wanted)))
 		return;
 	l = calloc(1, sizeof *l);
 	if (!l)

@@ -252,11 +252,13 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 		.exit_code = end->known ? end->exit_code : 255,
 		.finished_at_ns = end->known ? end->finished_at_ns : time_realtime_ns(),
 	};
+	snprintf(result.reason, sizeof result.reason, "%s", end->reason);
 
 	shim_client_free(w->shim);
 	w->shim = NULL;
-	log_info("workload %s: ended with exit code %d%s%s", w->name, result.exit_code,
-		 result.oom_killed ? ", out of memory" : "", result.lost ? ", its shim was killed" : "");
+	log_info("workload %s: ended with exit code %d%s%s%s%s", w->name, result.exit_code,
+		 result.oom_killed ? ", out of memory" : "", result.lost ? ", its shim was killed" : "",
+		 *result.reason ? ": " : "", result.reason);
 	workload_note_end(w, &result, w->state == STATE_STOPPING && !w->unhealthy);
 	w->state = STATE_DOWN;
 	w->clean_due = true;

@@ -36,7 +36,7 @@ struct reconciler_host {
 	struct store *store;
 	struct image_store *images;
 	struct puller *puller;
-	struct volume_backend *volumes;
+	struct volume_backends *volumes;
 	struct net *net;
 	struct driver *container, *micro_vm; /* what one kind leaves the other's driver cleans up, too */
 	const struct driver_options *driver_options;

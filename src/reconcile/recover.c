@@ -9,12 +9,13 @@
 
 #include "base/log.h"
 #include "base/timeutil.h"
+#include "reconcile/volumes.h"
 
 #include <string.h>
 
 static void take_result(struct workload *w, const struct driver_instance *instance)
 {
-	const struct run_result result = {
+	struct run_result result = {
 		.valid = true,
 		.lost = instance->exit_code == 255 && !instance->finished_at_ns,
 		.oom_killed = instance->oom_killed,
@@ -22,6 +23,7 @@ static void take_result(struct workload *w, const struct driver_instance *instan
 		.finished_at_ns = instance->finished_at_ns ? instance->finished_at_ns : time_realtime_ns(),
 	};
 
+	snprintf(result.reason, sizeof result.reason, "%s", instance->reason);
 	w->run_generation = instance->generation;
 	w->started_at_ns = instance->started_at_ns;
 	log_info("workload %s: ended with exit code %d while the daemon was away", w->name, result.exit_code);
@@ -135,58 +137,12 @@ static void remove_stranger(const char *name, void *arg)
 		log_warn("workload %s: %s", name, error_message(&err));
 }
 
-/* A volume whose creation or removal was cut off has never been promised to anyone, or no longer is. A resize that was cut
- * off is completed. */
-static void recover_volume(struct reconciler *r, const struct store_volume *v)
-{
-	struct volume_backend *backend = r->host.volumes;
-	_cleanup_error_ struct error err = ERROR_INIT;
-	int result = 0;
-
-	if (!v->ready) {
-		log_info("volume %s: removing what an interrupted creation or removal left", v->name);
-		result = backend->ops->remove(backend, v->name, &err);
-		if (result == 0)
-			result = store_volume_remove(r->host.store, v->name, &err);
-	} else if (!v->claimed_by) {
-		result = backend->ops->grow(backend, v->name, v->size_bytes, &err);
-	}
-	if (result < 0)
-		log_warn("volume %s: %s", v->name, error_message(&err));
-}
-
-static void report_unknown_volume(const char *name, void *arg)
-{
-	struct reconciler *r = arg;
-	_cleanup_store_volume_ struct store_volume v = { 0 };
-
-	/* Never removed: this is somebody's data, and the store may be the one that is wrong. */
-	if (store_volume_get(r->host.store, name, &v, NULL) < 0)
-		log_warn("volume %s is in storage but not in the store; it is left alone", name);
-}
-
-static int recover_volumes(struct reconciler *r, struct error *err)
-{
-	struct volume_backend *backend = r->host.volumes;
-	struct store_volume *volumes;
-	size_t n;
-
-	if (store_volume_list(r->host.store, &volumes, &n, err) < 0)
-		return -1;
-	for (size_t i = 0; i < n; i++) {
-		recover_volume(r, &volumes[i]);
-		store_volume_release(&volumes[i]);
-	}
-	free(volumes);
-	return backend->ops->enumerate(backend, report_unknown_volume, r, err);
-}
-
 int reconciler_recover(struct reconciler *r, struct error *err)
 {
 	struct workload *w, *next;
 
 	if (load(r, err) < 0 || recover_net(r, err) < 0 ||
-	    driver_enumerate(r->host.driver_options, remove_stranger, r, err) < 0 || recover_volumes(r, err) < 0)
+	    driver_enumerate(r->host.driver_options, remove_stranger, r, err) < 0 || volumes_recover(&r->host, err) < 0)
 		return error_wrap(err, "cannot take up what is on this host");
 	HASH_ITER(hh, r->workloads, w, next)
 		workload_advance(w);

@@ -16,6 +16,8 @@ const char *run_result_text(const struct run_result *result, char out[RUN_RESULT
 		snprintf(out + n, left, "killed: out of memory");
 	else if (result->lost)
 		snprintf(out + n, left, "lost: its shim was killed");
+	else if (*result->reason)
+		snprintf(out + n, left, "exited %d: %s", result->exit_code, result->reason);
 	else if (result->exit_code > 128)
 		snprintf(out + n, left, "exited %d (signal %d)", result->exit_code, result->exit_code - 128);
 	else

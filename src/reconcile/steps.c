@@ -162,7 +162,7 @@ static int start_run(struct step *s)
 		return -1;
 	}
 	if (store_begin_run(s->host->store, s->name, s->record.generation, &s->err) < 0 ||
-	    volumes_attach(s->host->volumes, s->record.spec, &volumes, &s->err) < 0)
+	    volumes_attach(s->host, s->record.spec, &volumes, &s->err) < 0)
 		return -1;
 	return start_on_network(s, &volumes);
 }

@@ -4,7 +4,22 @@
 
 #include "reconcile/spec.h"
 
-int volumes_attach(struct volume_backend *backend, const Capsule__V1__Workload *spec, struct volumes *v,
+/* Each volume knows where it is. */
+static int attach(const struct reconciler_host *host, const Capsule__V1__VolumeMount *mount, char **ret_device, int *ret_fd,
+		  struct error *err)
+{
+	_cleanup_store_volume_ struct store_volume v = { 0 };
+	struct volume_backend *backend;
+
+	if (store_volume_get(host->store, mount->volume_name, &v, err) < 0)
+		return -1;
+	backend = volume_backend_find(host->volumes, v.backend, err);
+	if (!backend)
+		return error_wrap(err, "volume %s", v.name);
+	return backend->ops->attach(backend, v.name, mount->read_only, ret_device, ret_fd, err);
+}
+
+int volumes_attach(const struct reconciler_host *host, const Capsule__V1__Workload *spec, struct volumes *v,
 		   struct error *err)
 {
 	Capsule__V1__VolumeMount **mounts;
@@ -18,8 +33,7 @@ int volumes_attach(struct volume_backend *backend, const Capsule__V1__Workload *
 	for (size_t i = 0; i < n; i++) {
 		v->fds[i] = -1;
 		v->n = i + 1;
-		if (backend->ops->attach(backend, mounts[i]->volume_name, mounts[i]->read_only, &v->devices[i],
-					 &v->fds[i], err) < 0)
+		if (attach(host, mounts[i], &v->devices[i], &v->fds[i], err) < 0)
 			return -1;
 		v->items[i] = (struct driver_volume){ mounts[i]->volume_name, v->devices[i], mounts[i]->read_only,
 						      mounts[i]->mount_path };

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "image/store.h"
+#include "shim/protocol.h"
 
 #include "workload.pb-c.h"
 
@@ -58,6 +59,7 @@ struct driver_instance {
 	bool oom_killed;
 	bool stopped;                 /* it ended because of a stop request */
 	int64_t finished_at_ns;       /* 0: nobody saw it end */
+	char reason[SHIM_REASON_MAX]; /* as in struct shim_result */
 	/* What the run was started from, so that it can be kept from collection (image_store_collect). Owned. */
 	char *image_digest;
 	char **layers;
@@ -143,7 +145,7 @@ struct driver {
 /* Options that all drivers share. Strings are copied. */
 struct driver_options {
 	const char *root, *run;        /* the two roots */
-	const char *shim;              /* program capsule-shim */
+	const char *shim;              /* program capsule-shim; it must be there, and the one that is there now is used */
 	const char *oci_runtime;       /* "auto", "crun", "runc" or a path */
 	const char *vm_holder;         /* program capsule-vm */
 	const char *image_worker;      /* program capsule-image */

@@ -184,7 +184,9 @@ static int spawn(const struct holder_start *start, int *ret_fd, pid_t *ret_pid, 
 {
 	_cleanup_close_ int listener = listen_for_daemons(start->dirfd, err), mine = -1, theirs = -1;
 	struct process_fd fds[FDS_MAX];
-	struct process_spawn spawn = { .argv = start->command->argv, .fds = fds, .new_session = true };
+	struct process_spawn spawn = {
+		.argv = start->command->argv, .program = start->program, .fds = fds, .new_session = true,
+	};
 	int pair[2];
 
 	if (listener < 0)
@@ -263,6 +265,7 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 		.stopped = r->stopped,
 		.finished_at_ns = r->finished_at_ns,
 	};
+	snprintf(i->reason, sizeof i->reason, "%s", r->reason);
 }
 
 int holder_find(const struct places *p, const char *name, const char *begun, bool patient, struct driver_instance *ret,

@@ -42,6 +42,7 @@ void holder_command_end(struct holder_command *c, const char *name);
 /* What one start needs beside the command. Borrowed. */
 struct holder_start {
 	const struct holder_command *command;
+	const char *program;              /* path of what is executed as command->argv[0]; NULL: that */
 	int dirfd;                        /* the run directory */
 	const struct process_fd *fds;     /* beside those that every holder gets */
 	size_t n_fds;

@@ -30,8 +30,8 @@ int origin_write(const char *state_dir, const struct origin *origin, struct erro
  * record is not of this generation or there is none. */
 int origin_layers(const char *state_dir, uint64_t generation, char ***ret, size_t *ret_n);
 
-/* Fills image_digest, layers and emulated of the instance, and its generation where that is 0 because the shim cannot be asked; leaves
- * them empty when there is no record. */
+/* Fills image_digest, layers and emulated of the instance, and its generation where that is 0 because the shim cannot be
+ * asked; leaves them empty when there is no record. */
 void origin_read(const char *state_dir, struct driver_instance *instance);
 
 #endif

@@ -3,8 +3,8 @@
 
 /*
  * A further process in a running workload, as whoever asked for it sees it: three streams, or a terminal, and an end. The
- * driver prepares it (driver_ops.exec), the shim holds it, its bytes come straight from its pipes or its terminal. In a microVM they
- * pass through its holder and the guest, and a terminal is there.
+ * driver prepares it (driver_ops.exec), the shim holds it, its bytes come straight from its pipes or its terminal. In a
+ * microVM they pass through its holder and the guest, and a terminal is there.
  *
  * Back-pressure: output() may refuse more; then nothing is read, the pipe fills and the process waits. Input that the
  * process does not take is queued by process_write(), which tells when to stop; there is no limit but the caller's.

@@ -2,8 +2,6 @@
 /* Copyright The Capsule authors */
 #include "runtime/shim_client.h"
 
-#include "shim/protocol.h"
-
 #include <errno.h>
 
 struct shim_client {
@@ -52,6 +50,7 @@ static void on_readable(uv_poll_t *handle, int status, int events)
 				.known = true, .exit_code = result->exit_code, .oom_killed = result->oom_killed,
 				.stopped = result->stopped, .finished_at_ns = result->finished_at_ns,
 			};
+			snprintf(exit.reason, sizeof exit.reason, "%s", result->reason);
 			break;
 		}
 		/* What a newer shim has to say that this daemon does not know is passed over. */

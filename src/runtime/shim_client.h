@@ -8,6 +8,7 @@
 #define CAPSULE_RUNTIME_SHIM_CLIENT_H
 
 #include "base/error.h"
+#include "shim/protocol.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -21,6 +22,7 @@ struct shim_exit {
 	bool oom_killed;
 	bool stopped;         /* because of shim_client_stop() */
 	int64_t finished_at_ns;
+	char reason[SHIM_REASON_MAX]; /* as in struct shim_result */
 };
 
 /* Takes over the connected fd (driver_instance.shim_fd). on_exit is called once, when the run has ended or the shim is

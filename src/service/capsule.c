@@ -11,6 +11,23 @@
 
 /* ---- GetInfo ---- */
 
+/* The thin pool, where the daemon has one. */
+static int fill_pool(const struct service_host *host, Capsule__V1__GetInfoResponse *info, struct error *err)
+{
+	for (size_t i = 0; i < host->volumes->n; i++) {
+		struct volume_backend *backend = host->volumes->items[i];
+		struct volume_pool pool;
+
+		if (!backend->ops->pool)
+			continue;
+		if (backend->ops->pool(backend, &pool, err) < 0)
+			return -1;
+		info->thinpool_total_bytes = pool.total_bytes;
+		info->thinpool_used_bytes = pool.used_bytes;
+	}
+	return 0;
+}
+
 static void fill_micro_vms(Capsule__V1__GetInfoResponse *info, struct driver *driver)
 {
 	struct microvm_support support;
@@ -31,7 +48,7 @@ static void info_work(struct unary *u)
 		abort();
 	capsule__v1__get_info_response__init(reply);
 	u->reply = &reply->base;
-	if (hostinfo_fill(u->host->store, u->host->root, reply, &u->err) == 0)
+	if (hostinfo_fill(u->host->store, u->host->root, reply, &u->err) == 0 && fill_pool(u->host, reply, &u->err) == 0)
 		fill_micro_vms(reply, u->host->micro_vm);
 }
 

@@ -23,7 +23,8 @@ struct service_host {
 	struct puller *puller;
 	const struct transfer_options *transfer;
 	const char *copy_worker; /* capsule-copy */
-	struct volume_backend *volumes;
+	const char *volume_worker; /* capsule-volume */
+	struct volume_backends *volumes;
 	struct driver *micro_vm;
 	struct reconciler *reconciler;
 	struct net *net;

@@ -1,22 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/*
- * VolumeService. One call at a time works on a volume: a second one is told to come back, so that a create, a resize and a
- * delete of the same volume never meet half-way.
- */
-#include "service/unary.h"
+/* VolumeService: making, reading, growing, deleting. */
+#include "service/volume.h"
 
 #include "manifest/manifest.h"
 
-#include "volume.pb-c.h"
-
 #include <string.h>
-#include <unistd.h>
 #include <utlist.h>
 
 #define MIB (1ull << 20)
-#define NAME "volume name"
 
 /* ---- one at a time: names that were checked ---- */
 
@@ -27,7 +20,7 @@ struct busy {
 
 static struct busy *busy_volumes; /* the loop's thread */
 
-static int busy_begin(const char *name, struct error *err)
+int volume_busy_begin(const char *name, struct error *err)
 {
 	struct busy *b;
 
@@ -42,7 +35,7 @@ static int busy_begin(const char *name, struct error *err)
 	return 0;
 }
 
-static void busy_end(const char *name)
+void volume_busy_end(const char *name)
 {
 	struct busy *b, *next;
 
@@ -53,26 +46,32 @@ static void busy_end(const char *name)
 		}
 }
 
-/* Checks what a volume of this name and size must be, then begins to work on it. */
-static int begin(const char *name, uint64_t size_mib, struct error *err)
+int volume_busy_begin_both(const char *name, const char *other, struct error *err)
 {
-	Capsule__V1__VolumeCreateRequest volume = CAPSULE__V1__VOLUME_CREATE_REQUEST__INIT;
-	struct manifest_mistakes mistakes = { 0 };
-	int result;
+	if (volume_busy_begin(name, err) < 0)
+		return -1;
+	if (!*other || volume_busy_begin(other, err) == 0)
+		return 0;
+	volume_busy_end(name);
+	return -1;
+}
 
-	volume.name = (char *)(uintptr_t)name;
-	volume.size_mib = size_mib;
-	result = manifest_check_volume(&volume, &mistakes);
+int volume_check(const Capsule__V1__VolumeCreateRequest *wanted, struct error *err)
+{
+	struct manifest_mistakes mistakes = { 0 };
+	int result = manifest_check_volume(wanted, &mistakes);
+
 	if (result < 0)
 		manifest_mistakes_error(&mistakes, err);
 	manifest_mistakes_release(&mistakes);
-	return result < 0 ? -1 : busy_begin(name, err);
+	return result;
 }
 
 /* ---- the message ---- */
 
 static Capsule__V1__Volume *message_of(struct service_host *host, const struct store_volume *v)
 {
+	struct volume_backend *backend = volume_backend_find(host->volumes, v->backend, NULL);
 	Capsule__V1__Volume *m = malloc(sizeof *m);
 
 	if (!m)
@@ -80,8 +79,9 @@ static Capsule__V1__Volume *message_of(struct service_host *host, const struct s
 	capsule__v1__volume__init(m);
 	m->name = strdup(v->name);
 	m->size_bytes = v->size_bytes;
-	m->host_path = host->volumes->ops->host_path(host->volumes, v->name);
+	m->host_path = backend ? backend->ops->host_path(backend, v->name) : strdup("");
 	m->created_at_unix = v->created_at_ns / 1000000000;
+	m->backend = strdup(v->backend);
 	if (v->claimed_by) {
 		m->mounted_by = malloc(sizeof *m->mounted_by);
 		if (!m->mounted_by)
@@ -92,60 +92,131 @@ static Capsule__V1__Volume *message_of(struct service_host *host, const struct s
 	return m;
 }
 
-static int load(struct unary *u, const char *name)
+Capsule__V1__Volume *volume_get_message(struct service_host *host, const char *name, struct error *err)
 {
 	_cleanup_store_volume_ struct store_volume v = { 0 };
 
-	if (store_volume_get(u->host->store, name, &v, &u->err) < 0)
+	return store_volume_get(host->store, name, &v, err) < 0 ? NULL : message_of(host, &v);
+}
+
+int volume_load(struct unary *u, const char *name)
+{
+	Capsule__V1__Volume *m = volume_get_message(u->host, name, &u->err);
+
+	if (!m)
 		return -1;
-	u->reply = &message_of(u->host, &v)->base;
+	u->reply = &m->base;
 	return 0;
+}
+
+/* ---- making ---- */
+
+struct volume_backend *volume_find(struct service_host *host, const char *name, struct store_volume *ret,
+				   struct error *err)
+{
+	struct volume_backend *backend;
+
+	if (store_volume_get(host->store, name, ret, err) < 0)
+		return NULL;
+	if (!ret->ready) {
+		error_set(err, ERR_FAILED_PRECONDITION, "volume %s is being made or deleted", name);
+		return NULL;
+	}
+	backend = volume_backend_find(host->volumes, ret->backend, err);
+	if (!backend)
+		error_wrap(err, "volume %s", name);
+	return backend;
+}
+
+/* What stands where the volume would come and is in no store is somebody's data: a failed creation would remove it. */
+static int refuse_stranger(struct service_host *host, struct volume_backend *backend, const char *name, struct error *err)
+{
+	_cleanup_free_ char *path = backend->ops->host_path(backend, name);
+	_cleanup_store_volume_ struct store_volume v = { 0 };
+	int exists = backend->ops->exists(backend, name, err);
+
+	if (exists < 0)
+		return -1;
+	if (!exists || store_volume_get(host->store, name, &v, NULL) == 0)
+		return 0;
+	return error_set(err, ERR_ALREADY_EXISTS,
+			 "volume %s cannot be made: %s exists and belongs to no volume; move it away or choose another name",
+			 name, path ? path : name);
+}
+
+struct volume_backend *volume_begin(struct service_host *host, const char *name, const char *backend_name,
+				    uint64_t size_bytes, struct error *err)
+{
+	struct volume_backend *backend = volume_backend_find(host->volumes, backend_name, err);
+
+	if (!backend || refuse_stranger(host, backend, name, err) < 0 ||
+	    store_volume_create(host->store, name, backend->ops->name, size_bytes, err) < 0)
+		return NULL;
+	return backend;
+}
+
+int volume_complete(struct service_host *host, const char *name, struct error *err)
+{
+	return store_volume_set_ready(host->store, name, true, err);
+}
+
+void volume_undo(struct service_host *host, struct volume_backend *backend, const char *name)
+{
+	if (backend->ops->remove(backend, name, NULL) == 0)
+		(void)store_volume_remove(host->store, name, NULL);
 }
 
 /* ---- Create ---- */
 
-/* What stands where the volume would come and is in no store is somebody's data: a failed creation would remove it. */
-static int refuse_stranger(struct unary *u, const char *name)
+/* "VOLUME/SNAPSHOT", which was checked, taken apart in place; "": two empty texts. */
+static struct volume_source source_of(char text[128], const char *from_snapshot)
 {
-	_cleanup_free_ char *path = u->host->volumes->ops->host_path(u->host->volumes, name);
-	_cleanup_store_volume_ struct store_volume v = { 0 };
+	char *slash;
 
-	if (!path)
-		return error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
-	if (access(path, F_OK) < 0 || store_volume_get(u->host->store, name, &v, NULL) == 0)
-		return 0;
-	return error_set(&u->err, ERR_ALREADY_EXISTS,
-			 "volume %s cannot be made: %s exists and belongs to no volume; move it away or choose another name",
-			 name, path);
+	snprintf(text, 128, "%s", from_snapshot);
+	slash = strchr(text, '/');
+	if (!slash)
+		return (struct volume_source){ "", "" };
+	*slash = '\0';
+	return (struct volume_source){ text, slash + 1 };
 }
 
-static int create_storage(struct unary *u, const char *name, uint64_t size)
+static int create_empty(struct unary *u, const Capsule__V1__VolumeCreateRequest *request)
 {
-	struct volume_backend *backend = u->host->volumes;
+	uint64_t size = request->size_mib ? request->size_mib * MIB : VOLUME_SIZE_DEFAULT;
+	struct volume_backend *backend = volume_begin(u->host, request->name, request->backend, size, &u->err);
 
-	if (refuse_stranger(u, name) < 0 ||
-	    store_volume_create(u->host->store, name, backend->ops->name, size, &u->err) < 0)
+	if (!backend)
 		return -1;
-	if (backend->ops->create(backend, name, size, &u->err) == 0 &&
-	    store_volume_set_ready(u->host->store, name, true, &u->err) == 0)
+	if (backend->ops->create(backend, request->name, size, &u->err) == 0 &&
+	    volume_complete(u->host, request->name, &u->err) == 0)
 		return 0;
-	if (backend->ops->remove(backend, name, NULL) == 0)
-		(void)store_volume_remove(u->host->store, name, NULL);
+	volume_undo(u->host, backend, request->name);
 	return -1;
 }
 
 static void create_work(struct unary *u)
 {
 	const Capsule__V1__VolumeCreateRequest *request = (const void *)u->request;
-	uint64_t size = request->size_mib ? request->size_mib * MIB : VOLUME_SIZE_DEFAULT;
+	char text[128];
+	struct volume_source source = source_of(text, request->from_snapshot);
+	int r;
 
-	if (create_storage(u, request->name, size) == 0)
-		(void)load(u, request->name);
+	if (*source.volume)
+		r = volume_make_copy(u->host, &source, request->name, request->backend, request->size_mib * MIB, &u->err);
+	else
+		r = create_empty(u, request);
+	if (r == 0)
+		(void)volume_load(u, request->name);
 }
 
 static void create_done(struct unary *u)
 {
-	busy_end(((const Capsule__V1__VolumeCreateRequest *)(const void *)u->request)->name);
+	const Capsule__V1__VolumeCreateRequest *request = (const void *)u->request;
+	char text[128];
+
+	volume_busy_end(request->name);
+	volume_busy_end(source_of(text, request->from_snapshot).volume);
 	unary_answer(u);
 }
 
@@ -153,8 +224,10 @@ static void create_message(struct rpc_call *call, const ProtobufCMessage *messag
 {
 	const Capsule__V1__VolumeCreateRequest *request = (const void *)message;
 	_cleanup_error_ struct error err = ERROR_INIT;
+	char text[128];
 
-	if (begin(request->name, request->size_mib ? request->size_mib : VOLUME_SIZE_DEFAULT / MIB, &err) < 0)
+	if (volume_check(request, &err) < 0 ||
+	    volume_busy_begin_both(request->name, source_of(text, request->from_snapshot).volume, &err) < 0)
 		rpc_call_fail(call, &err);
 	else
 		unary_start(call, message, create_work, create_done);
@@ -164,12 +237,12 @@ static void create_message(struct rpc_call *call, const ProtobufCMessage *messag
 
 static void get_work(struct unary *u)
 {
-	(void)load(u, ((const Capsule__V1__VolumeGetRequest *)(const void *)u->request)->name);
+	(void)volume_load(u, ((const Capsule__V1__VolumeGetRequest *)(const void *)u->request)->name);
 }
 
 static void get_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
-	if (call_name_valid(call, NAME, ((const Capsule__V1__VolumeGetRequest *)(const void *)message)->name))
+	if (call_name_valid(call, VOLUME_NAME, ((const Capsule__V1__VolumeGetRequest *)(const void *)message)->name))
 		unary_start(call, message, get_work, unary_answer);
 }
 
@@ -220,11 +293,11 @@ static int check_growth(const struct store_volume *v, uint64_t size, struct erro
 static void resize_work(struct unary *u)
 {
 	const Capsule__V1__VolumeResizeRequest *request = (const void *)u->request;
-	struct volume_backend *backend = u->host->volumes;
 	_cleanup_store_volume_ struct store_volume v = { 0 };
+	struct volume_backend *backend = volume_find(u->host, request->name, &v, &u->err);
 	uint64_t size = request->new_size_mib * MIB;
 
-	if (store_volume_get(u->host->store, request->name, &v, &u->err) < 0 || check_growth(&v, size, &u->err) < 0)
+	if (!backend || check_growth(&v, size, &u->err) < 0)
 		return;
 	if (size > v.size_bytes && store_volume_set_size(u->host->store, request->name, size, &u->err) < 0)
 		return;
@@ -234,21 +307,24 @@ static void resize_work(struct unary *u)
 			(void)store_volume_undo_size(u->host->store, request->name, v.size_bytes, NULL);
 		return;
 	}
-	(void)load(u, request->name);
+	(void)volume_load(u, request->name);
 }
 
 static void resize_done(struct unary *u)
 {
-	busy_end(((const Capsule__V1__VolumeResizeRequest *)(const void *)u->request)->name);
+	volume_busy_end(((const Capsule__V1__VolumeResizeRequest *)(const void *)u->request)->name);
 	unary_answer(u);
 }
 
 static void resize_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__VolumeResizeRequest *request = (const void *)message;
+	Capsule__V1__VolumeCreateRequest wanted = CAPSULE__V1__VOLUME_CREATE_REQUEST__INIT;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (begin(request->name, request->new_size_mib, &err) < 0)
+	wanted.name = request->name;
+	wanted.size_mib = request->new_size_mib;
+	if (volume_check(&wanted, &err) < 0 || volume_busy_begin(request->name, &err) < 0)
 		rpc_call_fail(call, &err);
 	else
 		unary_start(call, message, resize_work, resize_done);
@@ -268,14 +344,37 @@ static const char *delete_name(const struct unary *u)
 	return ((const Capsule__V1__VolumeDeleteRequest *)(const void *)u->request)->name;
 }
 
+/* With a deletion that is forced the snapshots go, too. */
+static int remove_snapshots(struct unary *u, struct volume_backend *backend)
+{
+	struct store_snapshot *snapshots;
+	size_t n;
+	int r = 0;
+
+	if (store_snapshot_list(u->host->store, delete_name(u), &snapshots, &n, &u->err) < 0)
+		return -1;
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		_cleanup_free_ char *key = volume_snapshot_key(snapshots[i].volume, snapshots[i].name);
+
+		r = key ? backend->ops->remove(backend, key, &u->err)
+			: error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	}
+	store_snapshots_free(snapshots, n);
+	return r;
+}
+
 static void remove_work(struct unary *u)
 {
 	const Capsule__V1__VolumeDeleteRequest *request = (const void *)u->request;
-	struct volume_backend *backend = u->host->volumes;
+	_cleanup_store_volume_ struct store_volume v = { 0 };
+	struct volume_backend *backend;
 
-	if (store_volume_begin_delete(u->host->store, request->name, request->force, &u->err) < 0)
+	if (store_volume_get(u->host->store, request->name, &v, &u->err) < 0)
 		return;
-	if (backend->ops->remove(backend, request->name, &u->err) == 0)
+	backend = volume_backend_find(u->host->volumes, v.backend, &u->err);
+	if (!backend || store_volume_begin_delete(u->host->store, request->name, request->force, &u->err) < 0)
+		return;
+	if (remove_snapshots(u, backend) == 0 && backend->ops->remove(backend, request->name, &u->err) == 0)
 		(void)store_volume_remove(u->host->store, request->name, &u->err);
 }
 
@@ -283,7 +382,7 @@ static void remove_done(struct unary *u)
 {
 	Capsule__V1__VolumeDeleteResponse reply = CAPSULE__V1__VOLUME_DELETE_RESPONSE__INIT;
 
-	busy_end(delete_name(u));
+	volume_busy_end(delete_name(u));
 	if (u->err.code != ERR_OK)
 		unary_fail(u);
 	else
@@ -332,7 +431,7 @@ static void stop_holder_done(struct unary *u)
 	struct waiting *waiting;
 
 	if (u->err.code != ERR_OK) {
-		busy_end(delete_name(u));
+		volume_busy_end(delete_name(u));
 		unary_fail(u);
 		return;
 	}
@@ -358,9 +457,9 @@ static void delete_message(struct rpc_call *call, const ProtobufCMessage *messag
 	const Capsule__V1__VolumeDeleteRequest *request = (const void *)message;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (!call_name_valid(call, NAME, request->name))
+	if (!call_name_valid(call, VOLUME_NAME, request->name))
 		return;
-	if (busy_begin(request->name, &err) < 0)
+	if (volume_busy_begin(request->name, &err) < 0)
 		rpc_call_fail(call, &err);
 	else if (request->force)
 		unary_start(call, message, stop_holder_work, stop_holder_done);
@@ -376,7 +475,7 @@ static void delete_close(struct rpc_call *call, enum error_code code, const char
 	unary_on_close(call, code, message);
 	if (u && u->state) {
 		waiting_end(u);
-		busy_end(delete_name(u));
+		volume_busy_end(delete_name(u));
 		unary_finish(u);
 	}
 }
@@ -401,5 +500,7 @@ int volume_service_register(struct rpc_server *server, struct service_host *host
 		METHOD(Resize, resize_message, volume_resize_request),
 	};
 
+	if (volume_snapshot_register(server, host) < 0 || volume_transfer_register(server, host) < 0)
+		return -1;
 	return service_add(server, host, methods, sizeof methods / sizeof methods[0]);
 }

@@ -375,6 +375,17 @@ int cgroup_make(const char *path, struct error *err)
 	return r < 0 ? error_errno(err, -r, "cannot make the cgroup %s", path) : 0;
 }
 
+void cgroup_hasten_moves(void)
+{
+	_cleanup_free_ char *path = path_in_v2(getpid());
+	_cleanup_close_ int dirfd = path ? cgroup_open("unified", path) : -1;
+	char pid[16];
+
+	snprintf(pid, sizeof pid, "%d", (int)getpid());
+	if (dirfd >= 0)
+		(void)write_file(dirfd, "cgroup.procs", pid);
+}
+
 struct remove_pass {
 	const char *path;
 	int error;

@@ -50,6 +50,12 @@ int cgroup_join(const char *path, pid_t first, struct error *err);
 /* Makes the cgroup, and those above it, in all hierarchies, with the controllers that there are. It may exist. */
 int cgroup_make(const char *path, struct error *err);
 
+/* For the first process that is moved between cgroups after a quiet time the kernel waits for an RCU grace period, some 20 ms
+ * (percpu_down_write() of cgroup_threadgroup_rwsem); for those that follow it does not. This has the calling process moved to
+ * where it is, only to wait for that while other work goes on: a move that the OCI runtime makes meanwhile finds the wait begun.
+ * Blocks as long. Does nothing on hosts without v2. */
+void cgroup_hasten_moves(void);
+
 /* Removes the cgroup and those below it from all hierarchies. Missing: success. It must be empty. */
 int cgroup_remove(const char *path, struct error *err);
 

@@ -139,20 +139,16 @@ static int parse_options(struct shim_options *o, int argc, char **argv, struct e
 	return 0;
 }
 
-/* A container sees this program in the children that enter it, and can make them run it once more ("#!/proc/self/exe"). So
- * it is executed through a read-only mount that exists for nothing else: by that way nobody can open it for writing. */
-static int run_read_only(char **argv, struct error *err)
+/* The daemon executes it through a read-only mount (runtime/container/container.c): containers see this program. */
+static int check_read_only(struct error *err)
 {
-	struct mount_attr read_only = { .attr_set = MOUNT_ATTR_RDONLY };
-	_cleanup_close_ int fd = -1;
 	struct statvfs fs;
 
-	if (statvfs("/proc/self/exe", &fs) == 0 && fs.f_flag & ST_RDONLY)
-		return prctl(PR_SET_NAME, "capsule-shim");
-	fd = open_tree(AT_FDCWD, "/proc/self/exe", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	if (fd >= 0 && mount_setattr(fd, "", AT_EMPTY_PATH, &read_only, sizeof read_only) == 0)
-		execveat(fd, "", argv, environ, AT_EMPTY_PATH);
-	return error_errno(err, errno, "cannot run capsule-shim from a read-only mount");
+	if (statvfs("/proc/self/exe", &fs) < 0)
+		return error_errno(err, errno, "capsule-shim cannot look at its program");
+	if (!(fs.f_flag & ST_RDONLY))
+		return error_set(err, ERR_FAILED_PRECONDITION, "capsule-shim is to be run from a read-only mount");
+	return 0;
 }
 
 static int enter_netns(struct error *err)
@@ -220,17 +216,17 @@ int main(int argc, char **argv)
 		.log_max_bytes = 10 << 20, .log_max_files = 3, .stop_signal = SIGTERM, .grace_ms = HOLDER_GRACE_MS_DEFAULT,
 	};
 	static struct shim shim = { .options = &options, .run_fd = -1, .out_fd = -1, .err_fd = -1, .pidfd = -1 };
-	_cleanup_error_ struct error err = ERROR_INIT, writable = ERROR_INIT;
-	/* First, because the parsing edits argv. */
-	bool read_only = run_read_only(argv, &writable) == 0;
+	_cleanup_error_ struct error err = ERROR_INIT;
 
+	/* Executed through a descriptor, it is called by that one's number. */
+	prctl(PR_SET_NAME, "capsule-shim");
 	if (parse_options(&options, argc, argv, &err) < 0) {
 		fprintf(stderr, "%s\n", error_message(&err));
 		holder_refuse(&err);
 		return 2;
 	}
-	if (!read_only) {
-		holder_refuse(&writable);
+	if (check_read_only(&err) < 0) {
+		holder_refuse(&err);
 		return 1;
 	}
 	umask(022);

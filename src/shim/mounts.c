@@ -4,6 +4,7 @@
 
 #include "base/fs.h"
 #include "base/overlay.h"
+#include "volume/ext4.h"
 
 #include <errno.h>
 #include <sys/mount.h>
@@ -35,7 +36,8 @@ static int mount_volume(const struct shim_options *options, const struct shim_vo
 
 	if (!target)
 		return error_errno(err, ENOMEM, "cannot mount volume %s", volume->name);
-	if (mount(volume->device, target, "ext4", volume->read_only ? MS_RDONLY : 0, NULL) < 0)
+	if (mount(volume->device, target, "ext4", volume->read_only ? MS_RDONLY : 0,
+		  volume->read_only ? NULL : EXT4_MOUNT_OPTIONS) < 0)
 		return error_errno(err, errno, "cannot mount volume %s (%s)", volume->name, volume->device);
 	return 0;
 }

@@ -66,6 +66,16 @@ const char *const schema_migrations[] = {
 	"  workload TEXT NOT NULL REFERENCES workload (name) ON DELETE CASCADE"
 	") STRICT, WITHOUT ROWID;"
 	"CREATE INDEX claim_workload ON claim (workload);",
+
+	/* Not ready: its storage is being made or removed. */
+	"CREATE TABLE snapshot ("
+	"  volume TEXT NOT NULL REFERENCES volume (name),"
+	"  name TEXT NOT NULL,"
+	"  size_bytes INTEGER NOT NULL,"
+	"  ready INTEGER NOT NULL,"
+	"  created_at_ns INTEGER NOT NULL,"
+	"  PRIMARY KEY (volume, name)"
+	") STRICT, WITHOUT ROWID;",
 };
 
 const size_t schema_version = sizeof schema_migrations / sizeof schema_migrations[0];

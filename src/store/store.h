@@ -101,7 +101,7 @@ int store_port_holder(struct store *store, const char *protocol, uint16_t host_p
 
 struct store_volume {
 	char *name;
-	char *backend;      /* "file" */
+	char *backend;      /* "file" or "lvm" */
 	uint64_t size_bytes;
 	bool ready;         /* false: its file system is being made or removed, nothing can claim it. What is found so at
 			     * start was cut off: remove its storage, then the entry */
@@ -130,12 +130,44 @@ int store_volume_list(struct store *store, struct store_volume **ret, size_t *re
 /* Names of the workloads whose spec names the volume; the caller frees each and the array. */
 int store_volume_users(struct store *store, const char *name, char ***ret_names, size_t *ret_n, struct error *err);
 
-/* Marks the volume as going away (ready = false) unless a spec names it (FAILED_PRECONDITION, with who) or, with
- * force, unless it is claimed. After that no workload can claim it. */
+/* Marks the volume as going away (ready = false) unless a spec names it or it has snapshots (FAILED_PRECONDITION, with
+ * who) or, with force, unless it is claimed. After that no workload can claim it. */
 int store_volume_begin_delete(struct store *store, const char *name, bool force, struct error *err);
 
-/* Forgets a volume that is not ready: its storage is gone. Missing: success. */
+/* Forgets a volume that is not ready: its storage is gone, and that of its snapshots, which go with it. Missing:
+ * success. */
 int store_volume_remove(struct store *store, const char *name, struct error *err);
+
+/* ---- snapshots of volumes ---- */
+
+#define STORE_SNAPSHOTS_MAX 256 /* of one volume */
+
+struct store_snapshot {
+	char *volume, *name;
+	uint64_t size_bytes; /* of the volume when it was made */
+	bool ready;          /* false: its storage is being made or removed. What is found so at start was cut off */
+	int64_t created_at_ns;
+};
+
+void store_snapshot_release(struct store_snapshot *s);
+#define _cleanup_store_snapshot_ _cleanup_(store_snapshot_release)
+
+/* Records a snapshot that is not ready yet, of the size that the volume has. NOT_FOUND for the volume; ALREADY_EXISTS;
+ * RESOURCE_EXHAUSTED. */
+int store_snapshot_create(struct store *store, const char *volume, const char *name, struct error *err);
+
+/* true: its storage is made. false: it is about to be removed. */
+int store_snapshot_set_ready(struct store *store, const char *volume, const char *name, bool ready, struct error *err);
+
+/* Forgets a snapshot that is not ready: its storage is gone. Missing: success. */
+int store_snapshot_remove(struct store *store, const char *volume, const char *name, struct error *err);
+int store_snapshot_get(struct store *store, const char *volume, const char *name, struct store_snapshot *ret,
+		       struct error *err);
+
+/* Of one volume, or with NULL of all, the oldest of a volume first. */
+int store_snapshot_list(struct store *store, const char *volume, struct store_snapshot **ret, size_t *ret_n,
+			struct error *err);
+void store_snapshots_free(struct store_snapshot *items, size_t n);
 
 /* ---- the machine ---- */
 

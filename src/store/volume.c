@@ -296,8 +296,10 @@ static int begin_delete(struct store *store, const char *name, bool force, struc
 {
 	_cleanup_store_volume_ struct store_volume v = { 0 };
 	_cleanup_names_ struct names names = { 0 };
+	int64_t snapshots = 0;
 
-	if (row_get(store, name, &v, err) < 0)
+	if (row_get(store, name, &v, err) < 0 ||
+	    db_integer(store, 0, &snapshots, err, "SELECT count(*) FROM snapshot WHERE volume = ?", "t", name) < 0)
 		return -1;
 	if (v.deleting)
 		return 0;
@@ -307,6 +309,10 @@ static int begin_delete(struct store *store, const char *name, bool force, struc
 		return refuse_named(name, &names, err);
 	if (v.claimed_by)
 		return resource_in_use(name, v.claimed_by, err);
+	if (snapshots && !force)
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "volume %s has %lld snapshot%s; delete them first, or delete the volume by force", name,
+				 (long long)snapshots, snapshots == 1 ? "" : "s");
 	return set_state(store, name, VOLUME_DELETING, err);
 }
 
@@ -326,6 +332,8 @@ static int forget(struct store *store, const char *name, struct error *err)
 	if (v.ready)
 		return error_set(err, ERR_FAILED_PRECONDITION,
 				 "volume %s holds data and cannot be forgotten; delete it", name);
+	if (db_run(store, err, "DELETE FROM snapshot WHERE volume = ?", "t", name) < 0)
+		return -1;
 	return db_run(store, err, "DELETE FROM volume WHERE name = ?", "t", name);
 }
 

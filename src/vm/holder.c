@@ -122,7 +122,6 @@ static void fail_with_console(struct vm *vm, struct error *why)
 /* ---- the machine ---- */
 
 static int boot(struct vm *vm, struct error *err);
-static void run_if_ready(struct vm *vm);
 static void try_to_finish(struct vm *vm);
 
 /* Before the payload: a second machine, if that was the first. */

@@ -121,7 +121,7 @@ static int make_scratch(const struct jail *j, int root, struct error *err)
 
 	snprintf(options, sizeof options, "size=64k,nr_inodes=64,mode=0700,uid=%u,gid=%u", (unsigned)j->uid, (unsigned)j->uid);
 	snprintf(path, sizeof path, "/proc/self/fd/%d" JAIL_SCRATCH, root);
-	if (mkdirat(root, JAIL_SCRATCH + 1, 0755) < 0 ||
+	if (mkdirat(root, &JAIL_SCRATCH[1], 0755) < 0 ||
 	    mount("scratch", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
 		return error_errno(err, errno, "cannot make a directory for sockets");
 	return 0;

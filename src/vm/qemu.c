@@ -58,7 +58,8 @@ static int add_socket(struct jail *jail, int *ret_fd, struct error *err)
 	return jail_add_fd(jail, pair[1]);
 }
 
-/* Host caches are used, shared by the machines of an image; a flush of the guest reaches the disk. */
+/* Errors are the guest's to see: by default the machine would stop when the host's disk is full. Host caches are used, shared
+ * by the machines of an image; a flush of the guest reaches the disk. */
 static int add_disk(struct jail *jail, const struct vm_disk *disk, size_t number, struct error *err)
 {
 	int fd = monitor_open_disk(disk, err);
@@ -81,7 +82,7 @@ static int add_disk(struct jail *jail, const struct vm_disk *disk, size_t number
 		     "file.driver=%s,file.filename=/dev/fdset/%zu,file.aio=threads,file.locking=off",
 		     number, disk->read_only ? "on" : "off", S_ISBLK(st.st_mode) ? "host_device" : "file", number);
 	jail_add_arg(jail, "-device");
-	jail_add_arg(jail, "virtio-blk-device,drive=disk%zu,serial=%s", number, disk->serial);
+	jail_add_arg(jail, "virtio-blk-device,drive=disk%zu,serial=%s,werror=report,rerror=report", number, disk->serial);
 	return 0;
 }
 

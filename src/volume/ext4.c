@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/file.h>
 
 #define MAKE_TIMEOUT_MS (2 * 60 * 1000)
 /* A large volume on a slow disk is read from end to end. */
@@ -32,6 +33,26 @@
 /* e2fsck(8), EXIT CODE: a sum of these. */
 #define E2FSCK_REPAIRED 1
 #define E2FSCK_REPAIRED_REBOOT 2
+
+int ext4_lock(int fd)
+{
+	while (flock(fd, LOCK_EX) < 0)
+		if (errno != EINTR)
+			return -1;
+	return 0;
+}
+
+int ext4_open_locked(const char *what, const char *path, int *ret_fd, struct error *err)
+{
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open %s at %s", what, path);
+	if (ext4_lock(fd) < 0)
+		return error_errno(err, errno, "cannot lock %s", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
 
 static uint16_t le16_at(const uint8_t *p)
 {

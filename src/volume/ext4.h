@@ -17,12 +17,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* How a volume is mounted for writing. Deleted data gives its blocks back to the storage. Data that could not be written
+ * (the storage is full) ends in a file system that is read-only, not in a file that silently lacks it. */
+#define EXT4_MOUNT_OPTIONS "discard,data_err=abort"
+
 /* What the superblock tells (include/uapi and Documentation/filesystems/ext4/super.rst of Linux). */
 struct ext4_state {
 	uint64_t size_bytes; /* of the file system, which may be smaller than what holds it */
 	bool has_errors;     /* the kernel or a tool met an inconsistency and it has not been repaired */
 	bool needs_recovery; /* its journal holds what was not written yet: it was not unmounted */
 };
+
+/* Waits for the tool that may still work on the open file or device because the daemon that started it was killed, and
+ * keeps others out until the descriptor and its copies are closed. -1 with errno. */
+int ext4_lock(int fd);
+
+/* Opens for writing and locks. Within one daemon nobody waits here: volume_lock() (locks.h) came first. */
+int ext4_open_locked(const char *what, const char *path, int *ret_fd, struct error *err);
 
 /* DATA_LOSS if there is no ext4. */
 int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, struct error *err);

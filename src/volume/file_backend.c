@@ -3,34 +3,26 @@
 #include "volume/backend.h"
 
 #include "base/fs.h"
+#include "volume/copy.h"
 #include "volume/ext4.h"
+#include "volume/freeze.h"
+#include "volume/locks.h"
 #include "volume/loop.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #define SUFFIX ".img"
 #define MIB(bytes) ((unsigned long long)((bytes) >> 20))
 
-/* An operation on a volume under way, on its thread's stack. */
-struct busy {
-	const char *name;
-	struct busy *next;
-};
-
 struct file_backend {
 	struct volume_backend base;
-	char *directory;
-
-	/* One operation a volume at a time; different volumes do not wait for each other. */
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	struct busy *busy;
+	char *directory, *worker;
+	struct volume_locks locks;
 
 	/* Held from the look at the room that is left to the moment it is promised. */
 	pthread_mutex_t room_lock;
@@ -39,52 +31,6 @@ struct file_backend {
 static struct file_backend *self(struct volume_backend *b)
 {
 	return (struct file_backend *)b;
-}
-
-/* ---- one operation a volume ---- */
-
-static bool is_busy(const struct file_backend *fb, const char *name)
-{
-	for (const struct busy *b = fb->busy; b; b = b->next)
-		if (!strcmp(b->name, name))
-			return true;
-	return false;
-}
-
-static void volume_lock(struct file_backend *fb, struct busy *me)
-{
-	pthread_mutex_lock(&fb->lock);
-	while (is_busy(fb, me->name))
-		pthread_cond_wait(&fb->changed, &fb->lock);
-	me->next = fb->busy;
-	fb->busy = me;
-	pthread_mutex_unlock(&fb->lock);
-}
-
-static bool volume_trylock(struct file_backend *fb, struct busy *me)
-{
-	bool taken;
-
-	pthread_mutex_lock(&fb->lock);
-	taken = !is_busy(fb, me->name);
-	if (taken) {
-		me->next = fb->busy;
-		fb->busy = me;
-	}
-	pthread_mutex_unlock(&fb->lock);
-	return taken;
-}
-
-static void volume_unlock(struct file_backend *fb, struct busy *me)
-{
-	struct busy **b = &fb->busy;
-
-	pthread_mutex_lock(&fb->lock);
-	while (*b != me)
-		b = &(*b)->next;
-	*b = me->next;
-	pthread_cond_broadcast(&fb->changed);
-	pthread_mutex_unlock(&fb->lock);
 }
 
 /* ---- names and paths ---- */
@@ -109,7 +55,7 @@ static int image_init(const struct file_backend *fb, const char *name, struct im
 {
 	if (!*name || *name == '.' || strchr(name, '/'))
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is no name for a volume", name);
-	ret->what = fs_path("volume %s", name);
+	ret->what = volume_text(name);
 	ret->path = fs_path("%s/%s" SUFFIX, fb->directory, name);
 	ret->tmp = fs_path("%s/" FS_TMP_PREFIX "%s" SUFFIX, fb->directory, name);
 	if (!ret->what || !ret->path || !ret->tmp)
@@ -134,6 +80,12 @@ static char *file_host_path(struct volume_backend *b, const char *name)
 
 /* ---- room ---- */
 
+/* Nothing is written to one once it is made. */
+static bool is_snapshot(const char *file)
+{
+	return strchr(file, VOLUME_SNAPSHOT_MARK) != NULL;
+}
+
 /* What the sparse files in the directory may still come to fill. */
 static int promised_bytes(const struct file_backend *fb, uint64_t *ret, struct error *err)
 {
@@ -145,7 +97,8 @@ static int promised_bytes(const struct file_backend *fb, uint64_t *ret, struct e
 	if (!dir)
 		return error_errno(err, errno, "cannot open %s", fb->directory);
 	while ((entry = readdir(dir))) {
-		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+		if (is_snapshot(entry->d_name) || fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+		    !S_ISREG(st.st_mode))
 			continue;
 		if (st.st_size > st.st_blocks * 512)
 			sum += (uint64_t)(st.st_size - st.st_blocks * 512);
@@ -204,32 +157,6 @@ static int expect_room(struct file_backend *fb, const char *what, const struct s
 	return r;
 }
 
-/* ---- tools of a killed daemon ---- */
-
-static int lock_file(int fd)
-{
-	while (flock(fd, LOCK_EX) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return 0;
-}
-
-/* Opens the file and waits for the tool that may still work on it because the daemon that started it was killed. Within
- * one daemon nobody waits here: volume_lock() came first. */
-static int open_locked(const char *what, const char *path, int *ret_fd, struct error *err)
-{
-	_cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
-	int r;
-
-	if (fd < 0)
-		return error_errno(err, errno, "cannot open %s at %s", what, path);
-	r = lock_file(fd);
-	if (r < 0)
-		return error_errno(err, -r, "cannot lock %s", path);
-	*ret_fd = steal_fd(&fd);
-	return 0;
-}
-
 /* Removes a file once no tool works on it; missing: success. */
 static int remove_file(const char *what, const char *path, struct error *err)
 {
@@ -237,7 +164,7 @@ static int remove_file(const char *what, const char *path, struct error *err)
 
 	if (access(path, F_OK) < 0 && errno == ENOENT)
 		return 0;
-	if (open_locked(what, path, &fd, err) < 0)
+	if (ext4_open_locked(what, path, &fd, err) < 0)
 		return -1;
 	return unlink(path) < 0 ? error_errno(err, errno, "cannot remove %s", path) : 0;
 }
@@ -258,20 +185,36 @@ static int existing(const struct image *image, uint64_t size, struct error *err)
 			 image->what, image->path);
 }
 
-static int make_under_tmp(struct file_backend *fb, const struct image *image, uint64_t size, struct error *err)
+/* An empty file under the temporary name, locked; -1. */
+static int open_tmp(const struct image *image, struct error *err)
 {
 	_cleanup_close_ int fd = -1;
 
 	if (remove_file(image->what, image->tmp, err) < 0)
 		return -1;
 	fd = open(image->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 || lock_file(fd) < 0)
+	if (fd < 0 || ext4_lock(fd) < 0)
 		return error_errno(err, errno, "cannot make the file of %s", image->what);
-	if (promise(fb, image->what, fd, size, err) < 0 || ext4_make(image->what, image->tmp, fd, err) < 0)
-		return -1;
+	return steal_fd(&fd);
+}
+
+/* Gives the whole file its name. */
+static int publish(const struct image *image, int fd, struct error *err)
+{
 	if (fsync(fd) < 0 || rename(image->tmp, image->path) < 0)
 		return error_errno(err, errno, "cannot write the file of %s", image->what);
 	return 0;
+}
+
+static int make_under_tmp(struct file_backend *fb, const struct image *image, uint64_t size, bool blank,
+			  struct error *err)
+{
+	_cleanup_close_ int fd = open_tmp(image, err);
+
+	if (fd < 0 || promise(fb, image->what, fd, size, err) < 0 ||
+	    (!blank && ext4_make(image->what, image->tmp, fd, err) < 0))
+		return -1;
+	return publish(image, fd, err);
 }
 
 static int sync_directory(const struct file_backend *fb, struct error *err)
@@ -281,23 +224,23 @@ static int sync_directory(const struct file_backend *fb, struct error *err)
 	return r < 0 ? error_errno(err, -r, "cannot sync %s", fb->directory) : 0;
 }
 
-static int create_locked(struct file_backend *fb, const struct image *image, uint64_t size, struct error *err)
+static int create_locked(struct file_backend *fb, const struct image *image, uint64_t size, bool blank, struct error *err)
 {
 	int r = existing(image, size, err);
 
 	if (r < 0)
 		return -1;
-	if (r == 0 && make_under_tmp(fb, image, size, err) < 0) {
+	if (r == 0 && make_under_tmp(fb, image, size, blank, err) < 0) {
 		unlink(image->tmp);
 		return -1;
 	}
 	return sync_directory(fb, err);
 }
 
-static int file_create(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+static int create(struct volume_backend *b, const char *name, uint64_t size_bytes, bool blank, struct error *err)
 {
 	_cleanup_image_ struct image image = { 0 };
-	struct busy busy = { .name = name };
+	struct volume_lock lock = { .name = name };
 	int r;
 
 	if (size_bytes < VOLUME_SIZE_MIN || size_bytes > INT64_MAX)
@@ -306,10 +249,31 @@ static int file_create(struct volume_backend *b, const char *name, uint64_t size
 				 (unsigned long long)size_bytes, MIB(VOLUME_SIZE_MIN));
 	if (image_init(self(b), name, &image, err) < 0)
 		return -1;
-	volume_lock(self(b), &busy);
-	r = create_locked(self(b), &image, size_bytes, err);
-	volume_unlock(self(b), &busy);
+	volume_lock(&self(b)->locks, &lock);
+	r = create_locked(self(b), &image, size_bytes, blank, err);
+	volume_unlock(&self(b)->locks, &lock);
 	return r;
+}
+
+static int file_create(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+{
+	return create(b, name, size_bytes, false, err);
+}
+
+static int file_allocate(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+{
+	return create(b, name, size_bytes, true, err);
+}
+
+static int file_finish(struct volume_backend *b, const char *name, struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+	_cleanup_close_ int fd = -1;
+
+	if (image_init(self(b), name, &image, err) < 0 || ext4_open_locked(image.what, image.path, &fd, err) < 0 ||
+	    ext4_check(image.what, image.path, fd, true, err) < 0)
+		return -1;
+	return fsync(fd) < 0 ? error_errno(err, errno, "cannot write the file of %s", image.what) : 0;
 }
 
 /* ---- what is attached ---- */
@@ -337,7 +301,7 @@ static int grow_locked(struct file_backend *fb, const struct image *image, uint6
 	struct ext4_state state;
 	struct stat st;
 
-	if (open_locked(image->what, image->path, &fd, err) < 0)
+	if (ext4_open_locked(image->what, image->path, &fd, err) < 0)
 		return -1;
 	if (fstat(fd, &st) < 0)
 		return error_errno(err, errno, "cannot look at %s", image->path);
@@ -361,16 +325,16 @@ static int grow_locked(struct file_backend *fb, const struct image *image, uint6
 static int file_grow(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
 {
 	_cleanup_image_ struct image image = { 0 };
-	struct busy busy = { .name = name };
+	struct volume_lock lock = { .name = name };
 	int r;
 
 	if (size_bytes > INT64_MAX)
 		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot be that large", name);
 	if (image_init(self(b), name, &image, err) < 0)
 		return -1;
-	volume_lock(self(b), &busy);
+	volume_lock(&self(b)->locks, &lock);
 	r = grow_locked(self(b), &image, size_bytes, err);
-	volume_unlock(self(b), &busy);
+	volume_unlock(&self(b)->locks, &lock);
 	return r;
 }
 
@@ -388,14 +352,14 @@ static int remove_locked(struct file_backend *fb, const struct image *image, str
 static int file_remove(struct volume_backend *b, const char *name, struct error *err)
 {
 	_cleanup_image_ struct image image = { 0 };
-	struct busy busy = { .name = name };
+	struct volume_lock lock = { .name = name };
 	int r;
 
 	if (image_init(self(b), name, &image, err) < 0)
 		return -1;
-	volume_lock(self(b), &busy);
+	volume_lock(&self(b)->locks, &lock);
 	r = remove_locked(self(b), &image, err);
-	volume_unlock(self(b), &busy);
+	volume_unlock(&self(b)->locks, &lock);
 	return r;
 }
 
@@ -417,7 +381,7 @@ static int make_device(const struct image *image, bool read_only, struct loop *r
 	_cleanup_close_ int fd = -1;
 	struct ext4_state state;
 
-	if (open_locked(image->what, image->path, &fd, err) < 0 ||
+	if (ext4_open_locked(image->what, image->path, &fd, err) < 0 ||
 	    ext4_read_state(image->what, image->path, &state, err) < 0)
 		return -1;
 	/* A mount replays the journal by itself, but not through a device that cannot be written. */
@@ -441,19 +405,154 @@ static int file_attach(struct volume_backend *b, const char *name, bool read_onl
 {
 	_cleanup_image_ struct image image = { 0 };
 	_cleanup_loop_ struct loop loop = LOOP_INIT;
-	struct busy busy = { .name = name };
+	struct volume_lock lock = { .name = name };
 	int r;
 
 	if (image_init(self(b), name, &image, err) < 0)
 		return -1;
-	volume_lock(self(b), &busy);
+	volume_lock(&self(b)->locks, &lock);
 	r = attach_locked(&image, read_only, &loop, err);
-	volume_unlock(self(b), &busy);
+	volume_unlock(&self(b)->locks, &lock);
 	if (r < 0)
 		return -1;
 	*ret_device = steal_ptr(&loop.device);
 	*ret_fd = steal_fd(&loop.fd);
 	return 0;
+}
+
+/* ---- copy, restore ---- */
+
+/* Room for a copy: a snapshot never comes to fill its holes. */
+static int copy_room(struct file_backend *fb, const struct image *from, int from_fd, const struct image *to, int to_fd,
+		     struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(from_fd, &st) < 0)
+		return error_errno(err, errno, "cannot look at the file of %s", from->what);
+	if (!is_snapshot(to->path))
+		return promise(fb, to->what, to_fd, (uint64_t)st.st_size, err);
+	pthread_mutex_lock(&fb->room_lock);
+	r = check_room(fb, to->what, (uint64_t)st.st_blocks * 512, err);
+	pthread_mutex_unlock(&fb->room_lock);
+	return r;
+}
+
+/* *device keeps what is mounted attached until the copy is done. */
+static int hold_still(const struct file_backend *fb, const struct image *image, struct loop *device, struct freeze *freeze,
+		      struct error *err)
+{
+	if (loop_find(image->path, device, err) < 0)
+		return error_wrap(err, "cannot use %s", image->what);
+	if (device->fd < 0 || device->read_only)
+		return 0;
+	return freeze_begin(fb->worker, image->what, device->device, freeze, err);
+}
+
+static int copy_held(const struct file_backend *fb, const struct image *from, int from_fd, int to_fd, struct error *err)
+{
+	_cleanup_loop_ struct loop device = LOOP_INIT;
+	struct freeze freeze = FREEZE_INIT;
+	int r;
+
+	if (hold_still(fb, from, &device, &freeze, err) < 0)
+		return -1;
+	r = copy_content(from->what, from_fd, to_fd, err);
+	if (freeze_end(&freeze, from->what, r < 0 ? NULL : err) < 0)
+		r = -1;
+	return r;
+}
+
+static int copy_under_tmp(struct file_backend *fb, const struct image *from, const struct image *to, struct error *err)
+{
+	_cleanup_close_ int from_fd = -1, to_fd = open_tmp(to, err);
+
+	if (to_fd < 0 || ext4_open_locked(from->what, from->path, &from_fd, err) < 0 ||
+	    copy_room(fb, from, from_fd, to, to_fd, err) < 0 || copy_held(fb, from, from_fd, to_fd, err) < 0)
+		return -1;
+	return publish(to, to_fd, err);
+}
+
+static int copy_locked(struct file_backend *fb, const struct image *from, const struct image *to, bool replace,
+		       struct error *err)
+{
+	if (!replace && access(to->path, F_OK) == 0)
+		return error_set(err, ERR_ALREADY_EXISTS, "%s cannot be made: %s exists; move it away or choose another name",
+				 to->what, to->path);
+	if (replace && refuse_attached(to, err) < 0)
+		return -1;
+	if (copy_under_tmp(fb, from, to, err) < 0) {
+		unlink(to->tmp);
+		return -1;
+	}
+	return sync_directory(fb, err);
+}
+
+/* Both names are locked in one order, so that two copies never wait for each other. */
+static int copy(struct volume_backend *b, const char *from, const char *to, bool replace, struct error *err)
+{
+	_cleanup_image_ struct image source = { 0 }, target = { 0 };
+	bool ascending = strcmp(from, to) < 0;
+	struct volume_lock first = { .name = ascending ? from : to }, second = { .name = ascending ? to : from };
+	int r;
+
+	if (image_init(self(b), from, &source, err) < 0 || image_init(self(b), to, &target, err) < 0)
+		return -1;
+	volume_lock(&self(b)->locks, &first);
+	volume_lock(&self(b)->locks, &second);
+	r = copy_locked(self(b), &source, &target, replace, err);
+	volume_unlock(&self(b)->locks, &second);
+	volume_unlock(&self(b)->locks, &first);
+	return r;
+}
+
+static int file_copy(struct volume_backend *b, const char *from, const char *to, struct error *err)
+{
+	return copy(b, from, to, false, err);
+}
+
+static int file_restore(struct volume_backend *b, const char *name, const char *snapshot, struct error *err)
+{
+	return copy(b, snapshot, name, true, err);
+}
+
+/* ---- the storage itself ---- */
+
+static int file_open(struct volume_backend *b, const char *name, bool writable, int *ret_fd, struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+	int fd;
+
+	if (image_init(self(b), name, &image, err) < 0)
+		return -1;
+	fd = open(image.path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open %s at %s", image.what, image.path);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int file_usage(struct volume_backend *b, const char *name, uint64_t *ret_bytes, struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+	struct stat st;
+
+	if (image_init(self(b), name, &image, err) < 0)
+		return -1;
+	if (stat(image.path, &st) < 0)
+		return error_errno(err, errno, "cannot look at %s at %s", image.what, image.path);
+	*ret_bytes = (uint64_t)st.st_blocks * 512;
+	return 0;
+}
+
+static int file_exists(struct volume_backend *b, const char *name, struct error *err)
+{
+	_cleanup_image_ struct image image = { 0 };
+
+	if (image_init(self(b), name, &image, err) < 0)
+		return -1;
+	return access(image.path, F_OK) == 0;
 }
 
 /* ---- enumerate ---- */
@@ -463,15 +562,15 @@ static int sweep(struct file_backend *fb, const char *file, struct error *err)
 {
 	_cleanup_free_ char *name = volume_of(file + strlen(FS_TMP_PREFIX));
 	_cleanup_free_ char *path = fs_path("%s/%s", fb->directory, file);
-	struct busy busy = { .name = name ? name : file };
+	struct volume_lock lock = { .name = name ? name : file };
 	int r;
 
 	if (!path)
 		return error_errno(err, ENOMEM, "cannot sweep %s", fb->directory);
-	if (!volume_trylock(fb, &busy))
+	if (!volume_trylock(&fb->locks, &lock))
 		return 0;
 	r = remove_file("a volume that was not finished", path, err);
-	volume_unlock(fb, &busy);
+	volume_unlock(&fb->locks, &lock);
 	return r;
 }
 
@@ -505,38 +604,46 @@ static void file_free(struct volume_backend *b)
 {
 	struct file_backend *fb = self(b);
 
-	pthread_mutex_destroy(&fb->lock);
-	pthread_cond_destroy(&fb->changed);
+	volume_locks_release(&fb->locks);
 	pthread_mutex_destroy(&fb->room_lock);
 	free(fb->directory);
+	free(fb->worker);
 	free(fb);
 }
 
 static const struct volume_backend_ops file_ops = {
 	.name = "file",
 	.create = file_create,
+	.allocate = file_allocate,
+	.finish = file_finish,
+	.copy = file_copy,
+	.restore = file_restore,
 	.grow = file_grow,
 	.remove = file_remove,
 	.attach = file_attach,
+	.open = file_open,
+	.usage = file_usage,
 	.host_path = file_host_path,
+	.exists = file_exists,
 	.enumerate = file_enumerate,
 	.free = file_free,
 };
 
-int volume_file_backend_new(const char *directory, struct volume_backend **ret, struct error *err)
+int volume_file_backend_new(const char *directory, const char *worker, struct volume_backend **ret, struct error *err)
 {
 	struct file_backend *fb;
 
 	if (fs_mkdir_all(AT_FDCWD, directory, 0700, err) < 0)
 		return error_wrap(err, "cannot keep volumes");
 	fb = calloc(1, sizeof *fb);
-	if (!fb || !(fb->directory = strdup(directory))) {
+	if (!fb || !(fb->directory = strdup(directory)) || !(fb->worker = strdup(worker))) {
+		if (fb)
+			free(fb->directory);
 		free(fb);
 		return error_errno(err, ENOMEM, "cannot keep volumes in %s", directory);
 	}
 	fb->base.ops = &file_ops;
-	pthread_mutex_init(&fb->lock, NULL);
-	pthread_cond_init(&fb->changed, NULL);
+	volume_locks_init(&fb->locks);
 	pthread_mutex_init(&fb->room_lock, NULL);
 	*ret = &fb->base;
 	return 0;

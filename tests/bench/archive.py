@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""A large image made of this machine's files: one image, as a plain `docker save` archive and as an OCI archive with gzip."""
+"""Large images made of this machine's files, as a plain `docker save` archive and as an OCI archive with gzip."""
 import hashlib
 import io
 import json
@@ -27,12 +27,12 @@ def machine_files():
                     yield path, status.st_size
 
 
-def chosen_files():
+def chosen_files(n_files, n_bytes):
     """As many files as wanted with about the wanted sum: the larger ones are left out where the average would grow too much."""
     chosen, total = [], 0
     for path, size in machine_files():
-        fair = BYTES * (len(chosen) + 1) / FILES
-        if len(chosen) < FILES and total + size <= fair + LARGEST_FILE:
+        fair = n_bytes * (len(chosen) + 1) / n_files
+        if len(chosen) < n_files and total + size <= fair + LARGEST_FILE:
             chosen.append(path)
             total += size
     return chosen
@@ -93,9 +93,9 @@ def write_oci(path, config, layers):
         add_bytes(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [top]}).encode())
 
 
-def make(directory):
-    """(docker archive, gzip OCI archive, number of files)."""
-    files = chosen_files()
+def make_layers(directory, n_files, n_bytes):
+    """(the image's configuration, its layers as tar files, the number of files)."""
+    files = chosen_files(n_files, n_bytes)
     layers = []
     for n in range(LAYERS):
         layers.append(directory / f"layer{n}.tar")
@@ -103,7 +103,24 @@ def make(directory):
     config = json.dumps({"architecture": images.ARCHITECTURE, "os": "linux", "created": images.CREATED,
                          "config": {"Cmd": ["/usr/bin/true"]},
                          "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]}}).encode()
+    return config, layers, len(files)
+
+
+def make(directory):
+    """(docker archive, gzip OCI archive, number of files)."""
+    config, layers, n_files = make_layers(directory, FILES, BYTES)
     docker, oci = directory / "large-docker.tar", directory / "large-oci.tar"
     write_docker(docker, config, layers)
     write_oci(oci, config, [gzipped(layer) for layer in layers])
-    return docker, oci, len(files)
+    return docker, oci, n_files
+
+
+def make_with_tree(directory, n_files, n_bytes):
+    """(docker archive, a directory with what the image holds)."""
+    config, layers, _ = make_layers(directory, n_files, n_bytes)
+    docker, tree = directory / "medium.tar", directory / "medium"
+    write_docker(docker, config, layers)
+    tree.mkdir()
+    for layer in layers:
+        subprocess.run(["tar", "-x", "-C", tree, "-f", layer], check=True)
+    return docker, tree

@@ -170,7 +170,7 @@ static void measure_memory(void)
 		ck_assert_int_eq(fs_read(AT_FDCWD, path, 8192, &text, NULL, NULL), 0);
 		total += field(text, "Private_Clean:") + field(text, "Private_Dirty:");
 		free(text);
-		close(all[k].shim_fd);
+		driver_instance_release(&all[k]);
 	}
 	printf("%-52s %lu KiB (mean of %d)\n", "private memory of a shim", total / (unsigned long)shims, shims);
 	free(all);

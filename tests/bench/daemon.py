@@ -4,7 +4,9 @@
 import json
 import os
 import pathlib
+import re
 import shutil
+import subprocess
 import time
 
 import capsule
@@ -14,6 +16,10 @@ TMPFS = pathlib.Path("/dev/shm")
 # Ends at once when asked to, as a service should. The shell waits in a way that a signal interrupts.
 COMMAND = ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"]
 HOST = {"networkMode": "NETWORK_MODE_HOST"}
+# The same, and a word for the log.
+TALKATIVE = ["/bin/sh", "-c", f"echo up; {COMMAND[-1]}"]
+VM_MEMORY_MIB = 256
+DEADLINE = 600
 
 
 def on_bridge(host_port=None):
@@ -26,7 +32,8 @@ class Daemon(capsule.Capsule):
     # Not /var/tmp: where much was deleted of late (by tests), ext4 takes a millisecond to find a free inode.
     place = "/var/lib"
 
-    def __init__(self, *options):
+    def __init__(self, *options, place=None):
+        self.place = place or self.place
         super().__init__(*options)
         self.run_dir = TMPFS / self.dir.name
         self.socket = self.run_dir / "capsule.sock"
@@ -40,6 +47,10 @@ class Daemon(capsule.Capsule):
     def manifest(self, name, image, network):
         return {"name": name, "kind": "Container", "container": {"image": image, "command": COMMAND, **network}}
 
+    def machine(self, name, image):
+        return {"name": name, "kind": "MicroVM",
+                "microVm": {"image": image, "command": TALKATIVE, "memoryMib": VM_MEMORY_MIB}}
+
     def write(self, manifests):
         """A file with these manifests: JSON is YAML."""
         path = self.dir / "manifests.yaml"
@@ -49,6 +60,25 @@ class Daemon(capsule.Capsule):
     def apply(self, manifests):
         """Seconds from the start of capsulectl to its word that all are running."""
         return timed(*self.client, "apply", "--wait", "-f", self.write(manifests))
+
+    def apply_until(self, manifests, condition):
+        """Seconds from the start of capsulectl to what the applied manifests bring about. Looked for every millisecond."""
+        argv = [*self.client, "apply", "-f", self.write(manifests)]
+        begin = time.perf_counter()
+        with subprocess.Popen([str(a) for a in argv], stdout=subprocess.DEVNULL) as client:
+            while not condition():
+                if time.perf_counter() - begin > DEADLINE:
+                    raise RuntimeError(f"{manifests[-1]['name']}: too late: {self.status(manifests[-1]['name'])}")
+                time.sleep(0.001)
+            seconds = time.perf_counter() - begin
+        if client.returncode != 0:
+            raise RuntimeError(f"apply exited {client.returncode}")
+        return seconds
+
+    def talk(self, manifests):
+        """Seconds from the start of capsulectl to the first byte in the log of each of these."""
+        logs = [self.root / "workloads" / m["name"] / "payload.log" for m in manifests]
+        return self.apply_until(manifests, lambda: all(log.exists() and log.stat().st_size for log in logs))
 
     def delete(self, *names):
         return timed(*self.client, "workload", "delete", *names)
@@ -73,12 +103,21 @@ class Daemon(capsule.Capsule):
     def forget(self, image):
         run(*self.client, "image", "delete", image)
         run(*self.client, "image", "prune")
+        capsule.wait_for(lambda: not self.payloads(), "the payloads of images to go")
+
+    def payloads(self):
+        """The disks that microVMs boot from."""
+        return list(self.root.glob("payloads/*"))
 
     def bundle(self, name):
         """The parsed config.json of a running workload, and its image's layers from the lowest up."""
         config = json.loads((self.run_dir / "workloads" / name / "config.json").read_text())
         argv = pathlib.Path(f"/proc/{self.shim(name)}/cmdline").read_text().split("\0")
         return config, [value for option, value in zip(argv, argv[1:]) if option == "--layer"]
+
+    def holder(self, name):
+        """The process that holds a running microVM."""
+        return int((self.run_dir / "workloads" / name / "shim.pid").read_text().split()[0])
 
     def synced_write(self):
         """Seconds for what no durable apply can avoid on this disk: one page appended and synced."""
@@ -98,4 +137,17 @@ def memory(pid, *fields):
             words = line.split()
             if words[0].rstrip(":") in fields:
                 total += int(words[1])
+    return total
+
+
+def mapped(pid, permissions, size=None):
+    """The PSS of the process's mappings with these permissions (and this size in bytes), in KiB."""
+    total, wanted = 0, False
+    with open(f"/proc/{pid}/smaps") as f:
+        for line in f:
+            if header := re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+)", line):
+                begin, end = (int(header[n], 16) for n in (1, 2))
+                wanted = header[3] == permissions and size in (None, end - begin)
+            elif wanted and line.startswith("Pss:"):
+                total += int(line.split()[1])
     return total

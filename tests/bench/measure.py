@@ -57,13 +57,15 @@ class Series:
         return f"{duration(self.median)} (least {duration(self.least)})"
 
 
-def alternate(rounds, *contestants, warm_up=True):
-    """Each contestant, a (series, function returning seconds), in turn: load on the machine meets all of them alike."""
+def alternate(rounds, *contestants, warm_up=True, rest=0):
+    """Each contestant, a (series, function returning seconds), in turn: load on the machine meets all of them alike. Before each
+    the machine rests for so many seconds."""
     for _, once in contestants if warm_up else ():
         once()
     for n in range(rounds):
         for series, once in contestants:
             if n % series.every == 0:
+                time.sleep(rest)
                 series.add(once())
 
 
@@ -104,9 +106,9 @@ class Report:
         else:
             self.figure(what, f"{of_medians:.2f} (least: {of_least:.2f})")
 
-    def missing(self, what):
+    def missing(self, what, why="not installed"):
         self.skipped += 1
-        self.figure(what, "skipped: not installed")
+        self.figure(what, f"skipped: {why}")
 
     def end(self):
         print(f"\n{self.met} aims met, {self.missed} not met, {self.skipped} peers missing")

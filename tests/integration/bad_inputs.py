@@ -7,6 +7,7 @@ workloads "running", "stopped" (which publishes PORT) and "vm".
 """
 import collections
 import os
+from base64 import b64encode
 
 import bad_archives as bad
 from capsule import free_port
@@ -171,6 +172,16 @@ COMMANDS = [
     command("volume resize spare 1MiB", "capsulectl: size: must be at least 16MiB"),
     command("volume delete data",
             "capsulectl: volume data is named by workload running; delete it first, or delete the volume by force"),
+    command("volume create --from-snapshot spare new",
+            "capsulectl: fromSnapshot: must name a volume and a snapshot of it, for example data/before"),
+    command("volume create --backend lvm new",
+            "capsulectl: the daemon has no volumes in LVM; start it with --volumes lvm:VG/POOL"),
+    usage("volume create --backend zfs new", '--backend: "zfs" is not one of file|lvm', see="capsulectl volume create"),
+    command("volume snapshot create absent s", "capsulectl: there is no volume absent"),
+    command("volume snapshot restore spare absent", "capsulectl: volume spare has no snapshot absent"),
+    command("volume clone spare data", "capsulectl: volume data exists already; resize it or choose another name"),
+    command("volume import new -", "capsulectl: what was sent is no exported volume", stdin="what is no volume"),
+    command("volume export absent -", "capsulectl: there is no volume absent"),
     usage("apply", "missing -f FILE"),
     command("apply -f /nonexistent.yaml",
             "capsulectl: cannot open /nonexistent.yaml: No such file or directory\ncapsulectl: nothing was applied"),
@@ -306,6 +317,24 @@ REQUESTS = [
             "volume data is named by workload running; delete it first, or delete the volume by force"),
     request("VolumeService/Delete", {"name": "a" * 64},
             "INVALID_ARGUMENT", 'volume name "' + 64 * "a" + '" has 64 characters; 63 are allowed'),
+    request("VolumeService/Create", {"name": "new", "backend": "zfs"}, "INVALID_ARGUMENT", "backend: must be file or lvm"),
+    request("VolumeService/Create", {"name": "new", "from_snapshot": "/"},
+            "INVALID_ARGUMENT", "fromSnapshot: must name a volume and a snapshot of it, for example data/before"),
+    request("VolumeService/CreateSnapshot", {"volume": "spare", "name": "a+b"},
+            "INVALID_ARGUMENT", "snapshot name \"a+b\" may hold a-z, 0-9 and '-' only, not \"+\""),
+    request("VolumeService/DeleteSnapshot", {"volume": "spare", "name": "absent"},
+            "NOT_FOUND", "volume spare has no snapshot absent"),
+    request("VolumeService/RestoreSnapshot", {"volume": "absent", "name": "s"}, "NOT_FOUND", "there is no volume absent"),
+    request("VolumeService/Clone", {"source": "spare", "name": "spare"},
+            "ALREADY_EXISTS", "volume spare cannot be its own clone; choose another name"),
+    request("VolumeService/Usage", {"name": "absent"}, "NOT_FOUND", "there is no volume absent"),
+    request("VolumeService/Export", {"name": "absent"}, "NOT_FOUND", "there is no volume absent"),
+    request("VolumeService/Import", [{"chunk": "eA=="}],
+            "INVALID_ARGUMENT", "the first message must hold the metadata"),
+    request("VolumeService/Import", [{"metadata": {"name": "new"}}],
+            "INVALID_ARGUMENT", "the stream ended without an exported volume"),
+    request("VolumeService/Import", [{"metadata": {"name": "new"}}, {"chunk": b64encode(b"CAPSVOL1" + b"\xff" * 8).decode()}],
+            "INVALID_ARGUMENT", "the exported volume has an impossible size"),
     request("ImageService/Pull", {}, "INVALID_ARGUMENT", "the request names no image"),
     request("ImageService/Pull", {"reference": "localhost/Upper"},
             "INVALID_ARGUMENT", 'invalid image reference "localhost/Upper": the repository name must be lower case'),

@@ -25,6 +25,7 @@ CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
 COPY_WORKER = BUILD / "src/copier/capsule-copy"
+VOLUME_WORKER = BUILD / "src/volumer/capsule-volume"
 VM_HOLDER = BUILD / "src/vm/capsule-vm"
 GUEST_DIR = BUILD / "src/guest"
 # The kernel of microVMs: that of `make guest-kernel`, built once for all builds, or another one.
@@ -115,8 +116,9 @@ class Capsule:
     place = "/var/tmp"
     kind = "Container"  # what run_workload() runs
 
-    def __init__(self, *options, netns=None, root=None):
-        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere."""
+    def __init__(self, *options, netns=None, root=None, env=None):
+        """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere.
+        env: its environment, where that is not this one."""
         Capsule.serial += 1
         n = Capsule.serial
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=MARK, dir=self.place))
@@ -129,7 +131,7 @@ class Capsule:
         self.table = f"{MARK}{n}"
         self.netns = netns
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
-        self.env = dict(os.environ)
+        self.env = dict(env or os.environ)
         self.process = None
         self.log = self.dir / "stderr.log"
 
@@ -139,6 +141,7 @@ class Capsule:
         return [*in_netns(self.netns), str(CAPSULED), "--root", self.root, "--run", self.run_dir, "--bridge", self.bridge,
                 "--subnet", f"{self.net}.1/24", "--table", self.table, "--cgroup-parent", f"/{self.table}",
                 "--shim", SHIM, "--image-worker", IMAGE_WORKER, "--copy-worker", COPY_WORKER,
+                "--volume-worker", VOLUME_WORKER,
                 "--vm-holder", VM_HOLDER,
                 *([] if "--guest-dir" in self.options else ["--guest-dir", GUEST_DIR, "--guest-kernel", GUEST_KERNEL]),
                 "--config", "/dev/null", "--stop-grace", "1s", *self.options]

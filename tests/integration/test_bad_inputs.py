@@ -9,7 +9,6 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-import wire_contract
 from bad_inputs import CASES, PORT
 from grpc_client import TIMEOUT, Client
 
@@ -83,10 +82,9 @@ class World:
         return self.call("/capsule.v1.ImageService/Push", requests)
 
     def message(self, service, method, fields):
-        name = service.removesuffix("Service").lower()
-        known = wire_contract.services()[service].get(method)
-        request = known[0] if known else f"{service.removesuffix('Service')}{method}Request"
-        return json_format.ParseDict(fields, getattr(getattr(self.client.pb, name), request)())
+        module = getattr(self.client.pb, service.removesuffix("Service").lower())
+        request = module.DESCRIPTOR.services_by_name[service].methods_by_name[method].input_type.name
+        return json_format.ParseDict(fields, getattr(module, request)())
 
     def call(self, path, serialized):
         """Any call: on the wire a unary one is a stream of one message."""

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from capsule import CAPSULECTL, CAPSULED, PATIENCE, alive, free_port, host_state, http_get, run, wait_for
+from capsule import CAPSULECTL, CAPSULED, PATIENCE, SHIM, alive, free_port, host_state, http_get, run, wait_for
 
 HTTPD = ["sh", "-c", "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -v -p 80 -h /www"]
 
@@ -167,10 +167,12 @@ def test_listen_addresses(make_capsule, tmp_path):
     (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
     (["--registry-mirror", "docker.io"], "HOST=URL"),
     (["stray"], "stray"),
+    (["--shim", "/nonexistent"], "/nonexistent"),
 ])
 def test_wrong_options_are_refused(tmp_path, options, message):
     done = subprocess.run([str(CAPSULED), "--config", "/dev/null", "--root", str(tmp_path / "root"), "--run",
-                           str(tmp_path / "run"), "--bridge", "ctbad", "--table", "capsule-test-bad", *options],
+                           str(tmp_path / "run"), "--bridge", "ctbad", "--table", "capsule-test-bad", "--shim", str(SHIM),
+                           *options],
                           capture_output=True, timeout=30)
     assert done.returncode in (1, 2)
     assert message in done.stderr.decode()

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from capsule import run, wait_for
+from capsule import GUEST_KERNEL, PATIENCE, run, wait_for
+from exec_tools import run_in
 
 TICKER = ["sh", "-c", "while :; do echo tick; sleep 0.1; done"]
 
@@ -118,3 +119,17 @@ def test_the_daemon_starts_on_a_full_disk(capsule, disk, end):
     disk.empty()
     capsule.apply(manifest("late", command=["sleep", "1000"]), "--wait")
     assert capsule.status("ticker") == before
+
+
+@pytest.mark.skipif(not GUEST_KERNEL.exists(), reason=f"there is no guest kernel {GUEST_KERNEL}: make guest-kernel")
+def test_a_microvm_meets_the_full_disk_as_errors_of_its_own_disk(capsule, disk):
+    """What it writes beyond the host's room fails in it; the machine goes on, and another one starts when there is room again."""
+    boot = 3 * PATIENCE
+    disk.filler.write_bytes(bytes(4 << 20))
+    capsule.run_vm("vm", "busybox:test", "while :; do sleep 1; done", stopGracePeriodSeconds=0)
+    done = run_in(capsule, "vm", "--", "sh", "-c", "dd if=/dev/zero of=/big bs=1M count=100; sync; echo >/synced", timeout=boot)
+    assert "Read-only file system" in done.err  # ext4's answer to an error of its disk
+    assert run_in(capsule, "vm", "--", "echo", "goes on", timeout=boot).out == "goes on\n"
+    disk.empty()
+    capsule.ctl("workload", "delete", "vm", timeout=boot)
+    capsule.run_vm("late", "busybox:test", "while :; do sleep 1; done", stopGracePeriodSeconds=0)

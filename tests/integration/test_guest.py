@@ -4,7 +4,6 @@
 import hashlib
 import io
 import os
-import signal
 import socket
 import tarfile
 import time
@@ -269,6 +268,10 @@ def test_exec_is_in_the_payloads_namespaces(running):
     assert text(running.exec("cat", "/proc/self/cgroup")) == "0::/\n"
 
 
+def test_exec_has_the_limits_of_a_container(running):
+    assert text(running.exec("sh", "-c", "ulimit -n; ulimit -Hn")) == "1048576\n1048576\n"
+
+
 def test_exec_may_do_what_the_payload_may(boot):
     rights = "grep -E '^(Cap(Bnd|Prm|Eff|Amb)|NoNewPrivs|Seccomp):' /proc/self/status; mkdir /tmp/$$ 2>&1"
     vm = boot()
@@ -349,7 +352,7 @@ def test_the_number_of_processes_has_a_limit(running):
     streams = []
     for _ in range(EXECS_MAX):
         streams.append(running.start_exec("cat"))
-        assert next(iter(streams[-1].call)).WhichOneof("event") == "started"
+        assert next(iter(streams[-1].call)).WhichOneof("event") == "started", len(streams)
     refused = running.exec("true").failed
     assert refused.exit_code == 0 and f"{EXECS_MAX} processes" in refused.message
     for stream in streams:

@@ -156,8 +156,7 @@ void fixture_wait(struct driver_instance *i, struct shim_result *ret)
 		ck_assert_int_eq(shim_receive(i->shim_fd, &m), 1);
 	} while (m.type != SHIM_EXIT);
 	*ret = m.body.result;
-	close(i->shim_fd);
-	i->shim_fd = -1;
+	driver_instance_release(i);
 }
 
 void fixture_stop(const struct driver_instance *i, int sig, int64_t grace_ms)

@@ -324,7 +324,7 @@ START_TEST(killed_shim_takes_the_container_along)
 	await_file("web", "file");
 	ck_assert_int_eq(kill(shim_pid("web"), SIGKILL), 0);
 	ck_assert_int_eq(shim_receive(i.shim_fd, &m), 0);
-	close(i.shim_fd);
+	driver_instance_release(&i);
 	ck_assert_msg(f.driver->ops->recover(f.driver, "web", true, &again, &err) == 0, "%s", error_message(&err));
 	ck_assert(again.ended);
 	ck_assert_int_eq(again.exit_code, 255);
@@ -349,7 +349,7 @@ START_TEST(cleanup_of_a_running_one)
 	assert_dead(i.pid);
 	snprintf(path, sizeof path, "%s/workloads/web", f.root);
 	ck_assert_int_lt(access(path, F_OK), 0);
-	close(i.shim_fd);
+	driver_instance_release(&i);
 }
 END_TEST
 
@@ -360,12 +360,13 @@ START_TEST(found_again_alive_and_ended)
 	struct shim_result r;
 
 	/* The daemon dies: its connection goes, the container does not. */
-	close(i.shim_fd);
+	close(steal_fd(&i.shim_fd));
 	ck_assert_msg(f.driver->ops->recover(f.driver, "web", true, &again, &err) == 0, "%s", error_message(&err));
 	ck_assert(!again.ended);
 	ck_assert_int_eq(again.pid, i.pid);
 	ck_assert_uint_eq(again.generation, 7);
 	ck_assert(again.started_at_ns == i.started_at_ns);
+	driver_instance_release(&i);
 	ck_assert_str_eq(again.image_digest, "sha256:1");
 	ck_assert_uint_eq(again.n_layers, 1);
 	ck_assert_str_eq(again.layers[0], f.layer);

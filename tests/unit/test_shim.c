@@ -318,6 +318,45 @@ START_TEST(shim_refuses_nonsense)
 }
 END_TEST
 
+START_TEST(shim_runs_from_a_read_only_mount_only)
+{
+	const char *const argv[] = {
+		getenv("CAPSULE_SHIM"), "--run", dir, "--state", dir, "--cgroup", "/none", "--runtime", "/bin/false",
+		"--runtime-root", dir, "--layer", dir, "web", NULL,
+	};
+	_cleanup_close_ int daemon = -1, shim = -1;
+	struct shim_message m;
+	int pair[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	daemon = pair[0];
+	shim = pair[1];
+	const struct process_fd fds[] = { { shim, SHIM_FD_CONNECTION } };
+	const struct process_run run = { .spawn = { .argv = argv, .fds = fds, .n_fds = 1 }, .timeout_ms = 10000 };
+	struct process_result r = { 0 };
+
+	ck_assert_int_eq(process_run(&run, &r, NULL), 0);
+	ck_assert_int_eq(r.exit_code, 1);
+	process_result_release(&r);
+	ck_assert_int_eq(shim_receive(daemon, &m), 1);
+	ck_assert_int_eq(m.type, SHIM_FAILED);
+	ck_assert_str_eq(m.body.text, "capsule-shim is to be run from a read-only mount");
+}
+END_TEST
+
+START_TEST(a_process_is_moved_to_where_it_is)
+{
+	char *before, *after;
+
+	ck_assert_int_eq(fs_read(AT_FDCWD, "/proc/self/cgroup", 64 << 10, &before, NULL, NULL), 0);
+	cgroup_hasten_moves();
+	ck_assert_int_eq(fs_read(AT_FDCWD, "/proc/self/cgroup", 64 << 10, &after, NULL, NULL), 0);
+	ck_assert_str_eq(before, after);
+	free(before);
+	free(after);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("shim");
@@ -337,6 +376,8 @@ int main(void)
 	tcase_add_test(c, pid_file_knows_its_process);
 	tcase_add_test(c, cgroup_is_emptied_and_removed);
 	tcase_add_test(c, shim_refuses_nonsense);
+	tcase_add_test(c, shim_runs_from_a_read_only_mount_only);
+	tcase_add_test(c, a_process_is_moved_to_where_it_is);
 	suite_add_tcase(suite, c);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);

@@ -51,7 +51,7 @@ static void set_up(void)
 	snprintf(images, sizeof images, "%s/volumes", dir);
 	snprintf(mnt, sizeof mnt, "%s/mnt", dir);
 	ck_assert_int_eq(mkdir(mnt, 0700), 0);
-	ok(volume_file_backend_new(images, &backend, &err));
+	ok(volume_file_backend_new(images, getenv("CAPSULE_VOLUME"), &backend, &err));
 }
 
 static void tear_down(void)

@@ -2,9 +2,10 @@
 /* Copyright The Capsule authors */
 
 /*
- * The OCI bundle of a workload (runtime-spec/config.md), run by an OCI runtime on this host or in a microVM's guest: config.json and the files that are mounted over the image's
- * /etc. How image and manifest combine into a process is Kubernetes' way: command replaces the entrypoint and drops the
- * image's Cmd, args replaces Cmd. What a workload may do by default is written down in docs/runtime.md.
+ * The OCI bundle of a workload (runtime-spec/config.md), run by an OCI runtime on this host or in a microVM's guest:
+ * config.json and the files that are mounted over the image's /etc. How image and manifest combine into a process is
+ * Kubernetes' way: command replaces the entrypoint and drops the image's Cmd, args replaces Cmd. What a workload may do by
+ * default is written down in docs/runtime.md.
  *
  * Threads: any; reads and writes the disk.
  */

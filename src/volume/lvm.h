@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * Logical volumes of one volume group, through LVM's commands. Every command is a process with a time limit; what LVM says
+ * is read as JSON (lvmreport(7)).
+ *
+ * Blocks: task threads only. Thread-safe: LVM locks the volume group.
+ */
+#ifndef CAPSULE_VOLUME_LVM_H
+#define CAPSULE_VOLUME_LVM_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define LVM_NAME_MAX 128 /* LVM's own limit, with the NUL */
+
+struct lvm_volume {
+	bool exists;
+	bool ours;           /* has our tag */
+	bool in_use;         /* the device is open: mounted, or used by a virtual machine */
+	bool is_pool;        /* a thin pool */
+	uint64_t size_bytes;
+	double data_percent; /* used of it */
+	double metadata_percent;
+	char name[LVM_NAME_MAX];
+};
+
+/* A volume that is not there is no error. */
+int lvm_find(const char *vg, const char *name, struct lvm_volume *ret, struct error *err);
+
+/* Calls fn for each volume that has our tag. fn may change volumes. */
+int lvm_each(const char *vg, int (*fn)(const struct lvm_volume *v, void *arg, struct error *err), void *arg,
+	     struct error *err);
+
+/* Runs one of LVM's commands; one that fails is an error with what it said. ENOSPC of any kind: RESOURCE_EXHAUSTED. */
+int lvm_run(const char *const *argv, struct error *err);
+
+/* The tag of what the daemon has made. */
+#define LVM_TAG "capsule"
+
+#endif

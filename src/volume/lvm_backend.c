@@ -1,0 +1,560 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "volume/backend.h"
+
+#include "base/fs.h"
+#include "volume/ext4.h"
+#include "volume/locks.h"
+#include "volume/lvm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define PREFIX "vol-"
+/* What a restore has made and not yet put in the place of the volume. */
+#define NEW_PREFIX "new-"
+
+/* From here on nothing more is begun: what runs needs the rest. */
+#define POOL_FULL_PERCENT 95.0
+
+struct lvm_backend {
+	struct volume_backend base;
+	char *vg, *pool;
+	struct volume_locks locks;
+};
+
+static struct lvm_backend *self(struct volume_backend *b)
+{
+	return (struct lvm_backend *)b;
+}
+
+/* ---- names ---- */
+
+/* One operation on one volume. */
+struct place {
+	char *what;   /* "volume data", for messages */
+	char *lv;     /* "vol-data" */
+	char *path;   /* "vg/vol-data", as LVM's commands want it */
+	char *device; /* "/dev/vg/vol-data" */
+};
+
+static void place_release(struct place *place)
+{
+	free(place->what);
+	free(place->lv);
+	free(place->path);
+	free(place->device);
+}
+#define _cleanup_place_ _cleanup_(place_release)
+
+static int place_init_as(const struct lvm_backend *lb, const char *prefix, const char *name, struct place *ret,
+			 struct error *err)
+{
+	ret->what = volume_text(name);
+	ret->lv = fs_path("%s%s", prefix, name);
+	ret->path = fs_path("%s/%s%s", lb->vg, prefix, name);
+	ret->device = fs_path("/dev/%s/%s%s", lb->vg, prefix, name);
+	if (!ret->what || !ret->lv || !ret->path || !ret->device)
+		return error_errno(err, ENOMEM, "cannot use volume %s", name);
+	/* The device mapper's name is group and volume together, with each hyphen twice. */
+	if (strlen(ret->path) >= LVM_NAME_MAX - 16)
+		return error_set(err, ERR_INVALID_ARGUMENT, "%s has too long a name for LVM; choose a shorter one", ret->what);
+	return 0;
+}
+
+/* Callers pass names that were checked; a command must not depend on it. */
+static int place_init(const struct lvm_backend *lb, const char *name, struct place *ret, struct error *err)
+{
+	if (!*name || strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-+") != strlen(name))
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is no name for a volume", name);
+	return place_init_as(lb, PREFIX, name, ret, err);
+}
+
+static char *lvm_host_path(struct volume_backend *b, const char *name)
+{
+	return fs_path("/dev/%s/" PREFIX "%s", self(b)->vg, name);
+}
+
+/* ---- what is there ---- */
+
+static int find(const struct lvm_backend *lb, const struct place *place, struct lvm_volume *ret, struct error *err)
+{
+	if (lvm_find(lb->vg, place->lv, ret, err) < 0)
+		return error_wrap(err, "cannot look for %s", place->what);
+	if (ret->exists && !ret->ours)
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "%s exists but was not made by this daemon (it lacks the tag " LVM_TAG "); rename it or choose "
+				 "another name for %s",
+				 place->device, place->what);
+	return 0;
+}
+
+/* The same for one that must be there. */
+static int find_existing(const struct lvm_backend *lb, const struct place *place, struct lvm_volume *ret, struct error *err)
+{
+	if (find(lb, place, ret, err) < 0)
+		return -1;
+	if (!ret->exists)
+		return error_set(err, ERR_DATA_LOSS, "%s is not in volume group %s any more", place->what, lb->vg);
+	return 0;
+}
+
+static int refuse_used(const struct place *place, const struct lvm_volume *v, struct error *err)
+{
+	if (!v->in_use)
+		return 0;
+	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that uses it first", place->what,
+			 place->device);
+}
+
+/* ---- room ---- */
+
+static int find_pool(const struct lvm_backend *lb, struct lvm_volume *ret, struct error *err)
+{
+	if (lvm_find(lb->vg, lb->pool, ret, err) < 0)
+		return -1;
+	if (!ret->exists || !ret->is_pool)
+		return error_set(err, ERR_FAILED_PRECONDITION, "there is no thin pool %s/%s; make it with lvcreate --type thin-pool",
+				 lb->vg, lb->pool);
+	return 0;
+}
+
+/* A pool that is full to the end stops everything that writes to it. LVM extends one before that where it is told to
+ * (thin_pool_autoextend_threshold in lvm.conf(5)). */
+static int check_room(const struct lvm_backend *lb, const char *what, struct error *err)
+{
+	struct lvm_volume pool;
+
+	if (find_pool(lb, &pool, err) < 0)
+		return -1;
+	if (pool.data_percent < POOL_FULL_PERCENT && pool.metadata_percent < POOL_FULL_PERCENT)
+		return 0;
+	return error_set(err, ERR_RESOURCE_EXHAUSTED,
+			 "thin pool %s/%s is nearly full (data %.1f %%, metadata %.1f %%), no room for %s; extend it with lvextend, "
+			 "or delete snapshots or volumes",
+			 lb->vg, lb->pool, pool.data_percent, pool.metadata_percent, what);
+}
+
+static int lvm_pool(struct volume_backend *b, struct volume_pool *ret, struct error *err)
+{
+	struct lvm_volume pool;
+
+	if (find_pool(self(b), &pool, err) < 0)
+		return -1;
+	ret->total_bytes = pool.size_bytes;
+	ret->used_bytes = (uint64_t)((double)pool.size_bytes * pool.data_percent / 100);
+	return 0;
+}
+
+/* ---- create ---- */
+
+static int make_thin(const struct lvm_backend *lb, const struct place *place, uint64_t size, struct error *err)
+{
+	_cleanup_free_ char *bytes = fs_path("%llub", (unsigned long long)size);
+	const char *const argv[] = { "lvcreate", "-y", "--wipesignatures", "n", "--addtag", LVM_TAG, "--virtualsize", bytes,
+				     "--thinpool", lb->pool, "--name", place->lv, lb->vg, NULL };
+
+	if (!bytes)
+		return error_errno(err, ENOMEM, "cannot make %s", place->what);
+	return lvm_run(argv, err);
+}
+
+static int create_locked(const struct lvm_backend *lb, const struct place *place, uint64_t size, bool blank,
+			 struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct lvm_volume v;
+
+	if (find(lb, place, &v, err) < 0)
+		return -1;
+	if (v.exists)
+		return error_set(err, ERR_ALREADY_EXISTS, "%s exists already; choose another name for %s", place->device,
+				 place->what);
+	if (check_room(lb, place->what, err) < 0 || make_thin(lb, place, size, err) < 0)
+		return -1;
+	if (blank)
+		return 0;
+	if (ext4_open_locked(place->what, place->device, &fd, err) < 0)
+		return -1;
+	return ext4_make(place->what, place->device, fd, err);
+}
+
+static int create(struct volume_backend *b, const char *name, uint64_t size_bytes, bool blank, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 };
+	struct volume_lock lock = { .name = name };
+	int r;
+
+	if (size_bytes < VOLUME_SIZE_MIN || size_bytes > INT64_MAX)
+		return error_set(err, ERR_INVALID_ARGUMENT, "volume %s cannot have that size", name);
+	if (place_init(self(b), name, &place, err) < 0)
+		return -1;
+	volume_lock(&self(b)->locks, &lock);
+	r = create_locked(self(b), &place, size_bytes, blank, err);
+	volume_unlock(&self(b)->locks, &lock);
+	return r;
+}
+
+static int lvm_create(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+{
+	return create(b, name, size_bytes, false, err);
+}
+
+static int lvm_allocate(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+{
+	return create(b, name, size_bytes, true, err);
+}
+
+static int lvm_finish(struct volume_backend *b, const char *name, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 };
+	_cleanup_close_ int fd = -1;
+
+	if (place_init(self(b), name, &place, err) < 0 || ext4_open_locked(place.what, place.device, &fd, err) < 0 ||
+	    ext4_check(place.what, place.device, fd, true, err) < 0)
+		return -1;
+	return fsync(fd) < 0 ? error_errno(err, errno, "cannot write %s", place.what) : 0;
+}
+
+/* ---- grow ---- */
+
+static int extend(const struct place *place, uint64_t size, struct error *err)
+{
+	_cleanup_free_ char *bytes = fs_path("%llub", (unsigned long long)size);
+	const char *const argv[] = { "lvextend", "-y", "--size", bytes, place->path, NULL };
+
+	return bytes ? lvm_run(argv, err) : error_errno(err, ENOMEM, "cannot grow %s", place->what);
+}
+
+/* The device may be larger than what was asked for: LVM counts in extents. Cut off anywhere, the same steps lead on. */
+static int grow_locked(const struct lvm_backend *lb, const struct place *place, uint64_t size, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct ext4_state state;
+	struct lvm_volume v;
+
+	if (find_existing(lb, place, &v, err) < 0 || ext4_read_state(place->what, place->device, &state, err) < 0)
+		return -1;
+	if (v.size_bytes >= size && state.size_bytes == v.size_bytes && !state.has_errors)
+		return 0;
+	if (refuse_used(place, &v, err) < 0 || check_room(lb, place->what, err) < 0 ||
+	    ext4_open_locked(place->what, place->device, &fd, err) < 0 ||
+	    ext4_check(place->what, place->device, fd, true, err) < 0)
+		return -1;
+	if (v.size_bytes < size && extend(place, size, err) < 0)
+		return -1;
+	return ext4_grow(place->what, place->device, fd, err);
+}
+
+static int lvm_grow(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 };
+	struct volume_lock lock = { .name = name };
+	int r;
+
+	if (place_init(self(b), name, &place, err) < 0)
+		return -1;
+	volume_lock(&self(b)->locks, &lock);
+	r = grow_locked(self(b), &place, size_bytes, err);
+	volume_unlock(&self(b)->locks, &lock);
+	return r;
+}
+
+/* ---- remove ---- */
+
+/* Missing: success. */
+static int remove_place(const struct lvm_backend *lb, const struct place *place, struct error *err)
+{
+	const char *const argv[] = { "lvremove", "-y", place->path, NULL };
+	struct lvm_volume v;
+
+	if (find(lb, place, &v, err) < 0)
+		return -1;
+	if (!v.exists)
+		return 0;
+	return refuse_used(place, &v, err) < 0 ? -1 : lvm_run(argv, err);
+}
+
+static int lvm_remove(struct volume_backend *b, const char *name, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 }, fresh = { 0 };
+	struct volume_lock lock = { .name = name };
+	int r;
+
+	if (place_init(self(b), name, &place, err) < 0 || place_init_as(self(b), NEW_PREFIX, name, &fresh, err) < 0)
+		return -1;
+	volume_lock(&self(b)->locks, &lock);
+	r = remove_place(self(b), &place, err) < 0 ? -1 : remove_place(self(b), &fresh, err);
+	volume_unlock(&self(b)->locks, &lock);
+	return r;
+}
+
+/* ---- copy, restore ---- */
+
+/* LVM freezes what is mounted for the moment that it takes. The copy is a device like any other, active at once and after
+ * a reboot. */
+static int take_snapshot(const struct lvm_backend *lb, const struct place *from, const struct place *to, struct error *err)
+{
+	const char *const argv[] = { "lvcreate", "-y", "--snapshot", "--setactivationskip", "n", "--addtag", LVM_TAG,
+				     "--name", to->lv, from->path, NULL };
+	struct lvm_volume v;
+
+	if (find_existing(lb, from, &v, err) < 0 || check_room(lb, to->what, err) < 0)
+		return -1;
+	return lvm_run(argv, err);
+}
+
+static int copy_locked(const struct lvm_backend *lb, const struct place *from, const struct place *to, struct error *err)
+{
+	struct lvm_volume v;
+
+	if (find(lb, to, &v, err) < 0)
+		return -1;
+	if (v.exists)
+		return error_set(err, ERR_ALREADY_EXISTS, "%s exists already; choose another name for %s", to->device, to->what);
+	return take_snapshot(lb, from, to, err);
+}
+
+static int lvm_copy(struct volume_backend *b, const char *from, const char *to, struct error *err)
+{
+	_cleanup_place_ struct place source = { 0 }, target = { 0 };
+	struct volume_lock lock = { .name = to };
+	int r;
+
+	if (place_init(self(b), from, &source, err) < 0 || place_init(self(b), to, &target, err) < 0)
+		return -1;
+	volume_lock(&self(b)->locks, &lock);
+	r = copy_locked(self(b), &source, &target, err);
+	volume_unlock(&self(b)->locks, &lock);
+	return r;
+}
+
+static int rename_place(const struct lvm_backend *lb, const struct place *from, const struct place *to, struct error *err)
+{
+	const char *const argv[] = { "lvrename", "-y", lb->vg, from->lv, to->lv, NULL };
+
+	return lvm_run(argv, err);
+}
+
+/* The volume is there under its name, or else what it shall be is there under the other one: lvm_enumerate() leads on from
+ * either. */
+static int restore_locked(const struct lvm_backend *lb, const struct place *place, const struct place *snapshot,
+			  const struct place *fresh, struct error *err)
+{
+	struct lvm_volume v;
+
+	if (find_existing(lb, place, &v, err) < 0 || refuse_used(place, &v, err) < 0 || remove_place(lb, fresh, err) < 0 ||
+	    take_snapshot(lb, snapshot, fresh, err) < 0)
+		return -1;
+	if (remove_place(lb, place, err) < 0) {
+		(void)remove_place(lb, fresh, NULL);
+		return -1;
+	}
+	return rename_place(lb, fresh, place, err);
+}
+
+static int lvm_restore(struct volume_backend *b, const char *name, const char *snapshot, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 }, source = { 0 }, fresh = { 0 };
+	struct volume_lock lock = { .name = name };
+	int r;
+
+	if (place_init(self(b), name, &place, err) < 0 || place_init(self(b), snapshot, &source, err) < 0 ||
+	    place_init_as(self(b), NEW_PREFIX, name, &fresh, err) < 0)
+		return -1;
+	volume_lock(&self(b)->locks, &lock);
+	r = restore_locked(self(b), &place, &source, &fresh, err);
+	volume_unlock(&self(b)->locks, &lock);
+	return r;
+}
+
+/* ---- attach ---- */
+
+/* After a reboot it depends on the host's settings whether its volumes are active. */
+static int activate(const struct place *place, struct error *err)
+{
+	const char *const argv[] = { "lvchange", "-y", "--activate", "y", "--ignoreactivationskip", place->path, NULL };
+
+	return access(place->device, F_OK) == 0 ? 0 : lvm_run(argv, err);
+}
+
+static int check_before_mount(const struct place *place, bool read_only, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+	struct ext4_state state;
+
+	if (ext4_read_state(place->what, place->device, &state, err) < 0)
+		return -1;
+	/* A mount replays the journal by itself, but not one that must not write. */
+	if (!state.has_errors && !(state.needs_recovery && read_only))
+		return 0;
+	if (ext4_open_locked(place->what, place->device, &fd, err) < 0)
+		return -1;
+	return ext4_check(place->what, place->device, fd, state.has_errors, err);
+}
+
+static int attach_locked(const struct lvm_backend *lb, const struct place *place, bool read_only, struct error *err)
+{
+	struct lvm_volume v;
+
+	if (find_existing(lb, place, &v, err) < 0 || (!read_only && check_room(lb, place->what, err) < 0) ||
+	    activate(place, err) < 0)
+		return -1;
+	return v.in_use ? 0 : check_before_mount(place, read_only, err);
+}
+
+static int lvm_attach(struct volume_backend *b, const char *name, bool read_only, char **ret_device, int *ret_fd,
+		      struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 };
+	struct volume_lock lock = { .name = name };
+	_cleanup_close_ int fd = -1;
+	int r;
+
+	if (place_init(self(b), name, &place, err) < 0)
+		return -1;
+	volume_lock(&self(b)->locks, &lock);
+	r = attach_locked(self(b), &place, read_only, err);
+	volume_unlock(&self(b)->locks, &lock);
+	if (r < 0)
+		return -1;
+	fd = open(place.device, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open %s", place.device);
+	*ret_device = steal_ptr(&place.device);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+/* ---- the storage itself ---- */
+
+static int lvm_open(struct volume_backend *b, const char *name, bool writable, int *ret_fd, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 };
+	int fd;
+
+	if (place_init(self(b), name, &place, err) < 0 || activate(&place, err) < 0)
+		return -1;
+	fd = open(place.device, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open %s", place.device);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int lvm_usage(struct volume_backend *b, const char *name, uint64_t *ret_bytes, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 };
+	struct lvm_volume v;
+
+	if (place_init(self(b), name, &place, err) < 0 || find_existing(self(b), &place, &v, err) < 0)
+		return -1;
+	*ret_bytes = (uint64_t)((double)v.size_bytes * v.data_percent / 100);
+	return 0;
+}
+
+static int lvm_exists(struct volume_backend *b, const char *name, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 };
+	struct lvm_volume v;
+
+	if (place_init(self(b), name, &place, err) < 0 || lvm_find(self(b)->vg, place.lv, &v, err) < 0)
+		return -1;
+	return v.exists;
+}
+
+/* ---- enumerate ---- */
+
+struct enumeration {
+	struct lvm_backend *lb;
+	void (*fn)(const char *name, void *arg);
+	void *arg;
+};
+
+/* A restore that was cut off: if the volume is gone, this takes its place. */
+static int end_restore(struct lvm_backend *lb, const char *name, struct error *err)
+{
+	_cleanup_place_ struct place place = { 0 }, fresh = { 0 };
+	struct lvm_volume v;
+
+	if (place_init(lb, name, &place, err) < 0 || place_init_as(lb, NEW_PREFIX, name, &fresh, err) < 0 ||
+	    find(lb, &place, &v, err) < 0)
+		return -1;
+	return v.exists ? remove_place(lb, &fresh, err) : rename_place(lb, &fresh, &place, err);
+}
+
+static int visit(const struct lvm_volume *v, void *arg, struct error *err)
+{
+	const struct enumeration *e = arg;
+	const char *name = NULL;
+
+	if (!strncmp(v->name, NEW_PREFIX, strlen(NEW_PREFIX))) {
+		name = v->name + strlen(NEW_PREFIX);
+		if (end_restore(e->lb, name, err) < 0)
+			return -1;
+	} else if (!strncmp(v->name, PREFIX, strlen(PREFIX))) {
+		name = v->name + strlen(PREFIX);
+	}
+	if (name)
+		e->fn(name, e->arg);
+	return 0;
+}
+
+static int lvm_enumerate(struct volume_backend *b, void (*fn)(const char *name, void *arg), void *arg, struct error *err)
+{
+	struct enumeration e = { self(b), fn, arg };
+
+	return lvm_each(self(b)->vg, visit, &e, err);
+}
+
+/* ---- the backend ---- */
+
+static void lvm_free(struct volume_backend *b)
+{
+	struct lvm_backend *lb = self(b);
+
+	volume_locks_release(&lb->locks);
+	free(lb->vg);
+	free(lb->pool);
+	free(lb);
+}
+
+static const struct volume_backend_ops lvm_ops = {
+	.name = "lvm",
+	.create = lvm_create,
+	.allocate = lvm_allocate,
+	.finish = lvm_finish,
+	.copy = lvm_copy,
+	.restore = lvm_restore,
+	.grow = lvm_grow,
+	.remove = lvm_remove,
+	.attach = lvm_attach,
+	.open = lvm_open,
+	.usage = lvm_usage,
+	.pool = lvm_pool,
+	.host_path = lvm_host_path,
+	.exists = lvm_exists,
+	.enumerate = lvm_enumerate,
+	.free = lvm_free,
+};
+
+int volume_lvm_backend_new(const char *pool, struct volume_backend **ret, struct error *err)
+{
+	const char *slash = strchr(pool, '/');
+	struct lvm_backend *lb = calloc(1, sizeof *lb);
+	struct lvm_volume found;
+
+	if (!lb)
+		return error_errno(err, ENOMEM, "cannot keep volumes in %s", pool);
+	lb->base.ops = &lvm_ops;
+	volume_locks_init(&lb->locks);
+	lb->vg = slash ? strndup(pool, (size_t)(slash - pool)) : NULL;
+	lb->pool = slash ? strdup(slash + 1) : NULL;
+	if (!lb->vg || !lb->pool || find_pool(lb, &found, err) < 0) {
+		lvm_free(&lb->base);
+		return -1;
+	}
+	*ret = &lb->base;
+	return 0;
+}

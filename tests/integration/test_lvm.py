@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""Volumes in an LVM thin pool, on a host with a device mapper: made, grown, copied, moved, repaired, and a pool that gets full."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from capsule import run, wait_for
+from test_volume_data import COUNTER, content, export, numbers, send, snapshots, write
+from test_volumes import DATA, MIB, get, mount, refused, run_with_volume, size_of, volume
+
+pytestmark = pytest.mark.device_mapper
+
+POOL_SIZE = 512 * MIB
+# Where no udev makes device nodes, LVM is to do that itself.
+NO_UDEV = """activation { udev_sync=0 udev_rules=0 monitoring=0 }
+devices { obtain_device_list_from_udev=0 }
+"""
+
+
+class Pool:
+    """A thin pool on a loop device."""
+
+    serial = 0
+
+    def __init__(self, directory):
+        Pool.serial += 1
+        self.vg = f"ct{os.getpid()}x{Pool.serial}"
+        self.name = f"{self.vg}/pool"
+        self.env = dict(os.environ)
+        if not os.path.exists("/run/udev/control"):
+            (directory / "lvm").mkdir()
+            (directory / "lvm/lvm.conf").write_text(NO_UDEV)
+            self.env["LVM_SYSTEM_DIR"] = str(directory / "lvm")
+        disk = directory / "pv.img"
+        with open(disk, "wb") as f:
+            f.truncate(1 << 30)
+        self.device = run("losetup", "--find", "--show", disk).stdout.decode().strip()
+        self.lvm("pvcreate", "-q", self.device)
+        self.lvm("vgcreate", "-q", self.vg, self.device)
+        self.lvm("lvcreate", "-q", "-y", "--type", "thin-pool", "--size", f"{POOL_SIZE}b", "--name", "pool", self.vg)
+
+    def lvm(self, *argv, check=True):
+        return run(*argv, check=check, env=self.env).stdout.decode()
+
+    def volumes(self):
+        """The names of the logical volumes besides the pool."""
+        names = json.loads(self.lvm("lvs", "--reportformat", "json", "-o", "lv_name", self.vg))["report"][0]["lv"]
+        return sorted(row["lv_name"] for row in names if row["lv_name"] != "pool")
+
+    def close(self):
+        self.lvm("vgremove", "-y", "-ff", self.vg, check=False)
+        self.lvm("pvremove", "-y", "-ff", self.device, check=False)
+        run("losetup", "--detach", self.device)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    pool = Pool(tmp_path)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def capsule(pool, make_capsule):
+    return make_capsule("--volumes", f"lvm:{pool.name}", env=pool.env)
+
+
+def info(capsule):
+    return json.loads(capsule.ctl("info", "-o", "json").out)
+
+
+# ---- made, grown, deleted ----
+
+def test_a_volume_is_a_thin_volume(capsule, pool):
+    capsule.apply(volume(size="1GiB"))
+    assert pool.volumes() == ["vol-data"], "larger than the pool, and thin"
+    v = get(capsule)
+    assert (v["backend"], v["hostPath"]) == ("lvm", f"/dev/{pool.vg}/vol-data")
+    write(capsule, "kept")
+    usage, = json.loads(capsule.ctl("volume", "du", "-o", "json").out)["volumes"]
+    assert usage["backend"] == "lvm" and 0 < int(usage["storedBytes"]) < 64 * MIB
+    capsule.ctl("volume", "resize", "data", "2GiB")
+    run_with_volume(capsule)
+    assert capsule.inside("w", "cat", f"{DATA}/file") == "kept\n"
+    assert int(capsule.inside("w", "df", "-kP", DATA).splitlines()[-1].split()[1]) > 1 << 20
+    refused(capsule.ctl("volume", "resize", "data", "3GiB", check=False), "in use by w")
+    capsule.ctl("workload", "delete", "w")
+    capsule.ctl("volume", "delete", "data")
+    assert pool.volumes() == []
+
+
+def test_both_backends_side_by_side(capsule, pool):
+    capsule.apply(volume())
+    capsule.apply({**volume("plain"), "backend": "file"})
+    assert (get(capsule)["backend"], get(capsule, "plain")["backend"]) == ("lvm", "file")
+    run_with_volume(capsule, mounts=[mount(), mount("plain", "/plain")])
+    capsule.inside("w", "sh", "-c", f"echo a > {DATA}/file; echo b > /plain/file; sync")
+    capsule.ctl("workload", "delete", "w")
+    refused(capsule.ctl("volume", "create", "--from-snapshot", "data/s", "--backend", "file", "x", check=False), "no snapshot s")
+    assert send(capsule, "moved", export(capsule, "plain")) == (0, "")
+    assert get(capsule, "moved")["backend"] == "lvm" and content(capsule, "moved") == "b\n"
+    capsule.stop()
+    capsule.options = []
+    capsule.start()
+    refused(run_with_volume(capsule, check=False, mounts=[mount("none")]), "none")
+    capsule.apply({"name": "late", "kind": "Container", "container": {
+        "image": "busybox:test", "command": ["sleep", "1000"], "mounts": [mount()]}})
+    wait_for(lambda: "--volumes lvm:VG/POOL" in capsule.status("late").get("message", ""), "the reason")
+    capsule.ctl("workload", "delete", "late")
+
+
+def test_what_others_made_is_not_taken_over(capsule, pool):
+    pool.lvm("lvcreate", "-q", "-y", "--thinpool", "pool", "--virtualsize", "64m", "--name", "vol-data", pool.vg)
+    refused(capsule.apply(volume(), check=False), f"/dev/{pool.vg}/vol-data", "belongs to no volume")
+    pool.lvm("lvremove", "-y", f"{pool.vg}/vol-data")
+    capsule.apply(volume())
+    pool.lvm("lvchange", "--deltag", "capsule", f"{pool.vg}/vol-data")
+    refused(capsule.ctl("volume", "delete", "data", check=False), "was not made by this daemon")
+    assert pool.volumes() == ["vol-data"]
+    pool.lvm("lvchange", "--addtag", "capsule", f"{pool.vg}/vol-data")
+    capsule.restart()
+    assert pool.volumes() == [] and capsule.ctl("volume", "list", "-o", "name").out == "", "its deletion is led on"
+
+
+@pytest.mark.parametrize("where, word", [("nothing/pool", "nothing"), ("file/", "neither file nor"), ("pool", "neither file nor")])
+def test_a_pool_that_is_none(make_capsule, pool, where, word):
+    capsule = make_capsule(env=pool.env)
+    capsule.stop()
+    capsule.options = ["--volumes", f"lvm:{where}"]
+    capsule.start(wait=False)
+    assert capsule.process.wait(timeout=60) != 0
+    capsule.process = None
+    assert word in capsule.stderr()
+    capsule.options = []
+    capsule.start()
+
+
+# ---- copies ----
+
+def test_snapshots_restore_and_clones_are_instant_and_thin(capsule, pool):
+    capsule.apply(volume(size="256MiB"))
+    write(capsule, "before")
+    capsule.ctl("volume", "snapshot", "create", "data", "s")
+    write(capsule, "after")
+    capsule.ctl("volume", "clone", "data", "copy")
+    capsule.ctl("volume", "resize", "data", "320MiB")
+    capsule.ctl("volume", "snapshot", "restore", "data", "s")
+    assert content(capsule, "data") == "before\n" and content(capsule, "copy") == "after\n"
+    assert size_of(capsule) == 320 * MIB
+    capsule.ctl("volume", "clone", "--snapshot", "s", "data", "then")
+    assert content(capsule, "then") == "before\n"
+    assert pool.volumes() == ["vol-copy", "vol-data", "vol-data+s", "vol-then"]
+    capsule.ctl("volume", "delete", "--force", "data")
+    assert pool.volumes() == ["vol-copy", "vol-then"] and content(capsule, "then") == "before\n"
+
+
+def test_a_snapshot_under_a_writer(capsule, pool):
+    capsule.apply(volume(size="128MiB"))
+    run_with_volume(capsule, command=COUNTER)
+    root = f"/proc/{capsule.status('w')['pid']}/root{DATA}/numbers"
+    wait_for(lambda: os.path.exists(root) and os.path.getsize(root) > 50, "some numbers")
+    with open(root) as f:
+        synced = f.read().rsplit("\n", 2)[0].split()
+    capsule.ctl("volume", "snapshot", "create", "data", "s")
+    run("e2fsck", "-fn", f"/dev/{pool.vg}/vol-data+s")
+    assert send(capsule, "out", export(capsule, "data")) == (0, "")
+    capsule.ctl("volume", "clone", "--snapshot", "s", "data", "copy")
+    for name in ("copy", "out"):
+        assert numbers(content(capsule, name, "numbers")) >= len(synced)
+    assert "vol-data+" not in pool.volumes()
+
+
+# ---- after a crash ----
+
+def cut_off(pool, *steps):
+    """What a restore of volume data from snapshot s leaves after its first steps."""
+    pool.lvm("lvcreate", "-y", "--snapshot", "--setactivationskip", "n", "--addtag", "capsule", "--name", "new-data",
+             f"{pool.vg}/vol-data+s")
+    if "removed" in steps:
+        pool.lvm("lvremove", "-y", f"{pool.vg}/vol-data")
+
+
+@pytest.mark.parametrize("steps, text", [((), "after\n"), (("removed",), "before\n")])
+def test_a_restore_that_was_cut_off(capsule, pool, steps, text):
+    capsule.apply(volume())
+    write(capsule, "before")
+    capsule.ctl("volume", "snapshot", "create", "data", "s")
+    write(capsule, "after")
+    capsule.kill()
+    cut_off(pool, *steps)
+    capsule.start()
+    assert pool.volumes() == ["vol-data", "vol-data+s"]
+    assert content(capsule, "data") == text
+
+
+def test_a_growth_that_was_cut_off(capsule, pool):
+    """The database has the new size, the device has it or not, the file system has not."""
+    capsule.apply(volume())
+    write(capsule, "kept")
+    capsule.ctl("volume", "resize", "data", "128MiB")
+    capsule.kill()
+    device = f"/dev/{pool.vg}/vol-data"
+    run("e2fsck", "-fp", device)
+    run("resize2fs", device, "64M")
+    capsule.start()
+    assert content(capsule, "data") == "kept\n"
+    assert int(run("blockdev", "--getsize64", device).stdout) == 128 * MIB
+    assert f"Block count:              {128 * MIB // 4096}" in run("dumpe2fs", "-h", device).stdout.decode()
+
+
+def test_kills_at_any_moment_leave_nothing_half_made(capsule, pool):
+    """Ten daemons, each killed somewhere in the midst of a creation, a snapshot or a deletion."""
+    capsule.apply(volume())
+    for i in range(10):
+        verb = (("volume", "create", "--size", "32MiB", "new"), ("volume", "snapshot", "create", "data", "s"),
+                ("volume", "clone", "data", "new"))[i % 3]
+        call = subprocess.Popen(capsule.ctl_argv(*verb), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            call.wait(timeout=0.1 * (i + 1))
+        except subprocess.TimeoutExpired:
+            pass
+        capsule.kill()
+        call.wait(timeout=60)
+        capsule.start()
+        names = capsule.ctl("volume", "list", "-o", "name").out.split()
+        expected = [f"vol-{n}" for n in names] + [f"vol-{s.replace('/', '+')}" for s in snapshots(capsule)]
+        assert pool.volumes() == sorted(expected)
+        for name in names:
+            if name != "data":
+                capsule.ctl("volume", "delete", name)
+        for s in snapshots(capsule):
+            capsule.ctl("volume", "snapshot", "delete", *s.split("/"))
+
+
+# ---- room ----
+
+def test_a_pool_that_gets_full(capsule, pool):
+    """Told before it is full; what was synced stays; the daemon starts; all goes on when there is room."""
+    before = info(capsule)
+    assert int(before["thinpoolTotalBytes"]) == POOL_SIZE
+    assert "Warning" not in capsule.ctl("info").out
+    capsule.apply(volume(size="1GiB"))
+    run_with_volume(capsule)
+    fill = f"dd if=/dev/urandom of={DATA}/big bs=1M count=492 2>/dev/null"
+    capsule.inside("w", "sh", "-c", f"echo kept > {DATA}/file; {fill}; sync")
+    assert int(info(capsule)["thinpoolUsedBytes"]) > 0.95 * POOL_SIZE
+    assert "Warning" in capsule.ctl("info").out
+    for verb in (("create", "--size", "16MiB", "new"), ("clone", "data", "new"), ("snapshot", "create", "data", "s")):
+        refused(capsule.ctl("volume", *verb, check=False), f"thin pool {pool.name} is nearly full", "lvextend")
+    capsule.ctl("workload", "stop", "w")
+    capsule.ctl("workload", "start", "w")
+    wait_for(lambda: "nearly full" in capsule.status("w").get("message", ""), "the reason why it does not start")
+    capsule.stop(signal.SIGKILL)
+    capsule.start()
+    assert pool.volumes() == ["vol-data"]
+    pool.lvm("lvextend", "-q", "--size", "+256m", pool.name)
+    capsule.wait_phase("w", "running")
+    assert capsule.inside("w", "cat", f"{DATA}/file") == "kept\n"
+    capsule.inside("w", "sh", "-c", f"rm {DATA}/big; sync")
+    wait_for(lambda: int(info(capsule)["thinpoolUsedBytes"]) < 0.3 * POOL_SIZE, "the room to come back")
