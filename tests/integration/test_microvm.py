@@ -10,18 +10,13 @@ import pytest
 
 import tidy
 from capsule import BOOT, GUEST_KERNEL, alive, free_port, http_get, wait_for
-from exec_tools import argv_of, output, run_in
+from exec_tools import output, run_in
 from kinds import said, wait_new_run
-from terminal import Terminal
 
 pytestmark = pytest.mark.skipif(not GUEST_KERNEL.exists(), reason=f"there is no guest kernel {GUEST_KERNEL}: make guest-kernel")
 
 IDLE = "while :; do sleep 1; done"
 STOPPABLE = ("trap 'echo bye; exit 3' TERM", IDLE)
-
-
-def holder(capsule, name):
-    return int((capsule.run_dir / f"workloads/{name}/shim.pid").read_text().split()[0])
 
 
 # ---- what is shown of it, what lasts ----
@@ -104,6 +99,10 @@ def test_a_workload_becomes_the_other_kind_and_back(capsule):
 def test_limits_are_those_of_a_cgroup_in_the_guest(capsule):
     capsule.run_vm("vm", "busybox:test", IDLE, resources={"pidsMax": 16, "cpus": 0.5})
     assert output(capsule, "vm", "--", "cat", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/pids.max") == "50000 100000\n16\n"
+    pid = capsule.status("vm")["pid"]
+    capsule.run_vm("vm", "busybox:test", IDLE, resources={"pidsMax": 17})
+    assert capsule.status("vm")["pid"] != pid
+    assert output(capsule, "vm", "--", "cat", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/pids.max") == "max 100000\n17\n"
 
 
 # ---- violence ----
@@ -119,7 +118,7 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(capsule):
 
     pid = capsule.status("vm")["pid"]
     capsule.kill()
-    os.kill(holder(capsule, "vm"), signal.SIGKILL)
+    os.kill(capsule.shim("vm"), signal.SIGKILL)
     capsule.start()
     wait_new_run(capsule, "vm", pid)
     assert not alive(int(pid))

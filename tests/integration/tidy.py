@@ -125,7 +125,7 @@ def surprises(capsule, running, volumes):
         "other programs": [],
         "links": bridged,
         "published ports": sorted(port for w in running.values() for port in w["ports"]),
-        "mounted volumes": sorted(volume for n in containers for volume in running[n]["volumes"]),
+        "mounted volumes": sorted(volume for w in running.values() for volume in w["volumes"]),
         "volume files": sorted(f"{v}.img" for v in volumes),
     }
     return {kind: (found[kind], expected[kind]) for kind in expected if found[kind] != expected[kind]}
