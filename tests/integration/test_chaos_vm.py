@@ -20,7 +20,7 @@ SETTLE_EVERY = 4
 
 # Both keep the number of what does the work: a process that can be killed from inside, which the first one cannot.
 JOURNAL = """n=$(tail -n 1 /data/journal 2>/dev/null || echo 0)
-while :; do n=$((n + 1)); echo $n >> /data/journal; fsync /data/journal; echo $n; sleep 0.2; done"""
+while :; do n=$((n + 1)); echo $n >> /data/journal; sync; echo $n; sleep 0.2; done"""
 PAGE = "mkdir -p /www; echo page >/www/index.html; exec httpd -f -p 80 -h /www"
 
 

@@ -210,7 +210,7 @@ def test_timestamps_and_since(capsule):
 
 @both_kinds
 def test_follow_goes_on_over_restarts_and_ends_with_the_workload(capsule, follow):
-    run_script(capsule, "echo run; trap 'echo bye; exit 0' TERM; while :; do sleep 1000 & wait; done",
+    run_script(capsule, "trap 'echo bye; exit 0' TERM; echo run; while :; do sleep 1000 & wait; done",
                stopGracePeriodSeconds=10)
     follower = follow(capsule)
     assert follower.read_until("run") == "run\n"
