@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define KILLED 128 /* and the number of the signal: what the guest does to copies when the machine ends */
+
 static int fail(enum error_code code, const char *why)
 {
 	fprintf(stderr, "%s %s\n", error_code_name(code), why);
@@ -63,7 +65,9 @@ int relay_to_guest(bool in, const char *path)
 	while (shim_receive(COPIER_FD_GUEST, &m) > 0)
 		switch (m.type) {
 		case SHIM_EXEC_EXIT:
-			return m.body.exec_exit.exit_code;
+			if (m.body.exec_exit.exit_code <= KILLED)
+				return m.body.exec_exit.exit_code;
+			return fail(ERR_FAILED_PRECONDITION, "it was stopped during the copy, or had too little memory for it");
 		case SHIM_EXEC_FAILED:
 			m.body.exec_failed.text[SHIM_REASON_MAX - 1] = '\0';
 			return fail(ERR_FAILED_PRECONDITION, m.body.exec_failed.text);

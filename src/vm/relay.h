@@ -13,7 +13,7 @@
 
 #include "vm/guest.h"
 
-#define RELAY_SPEC_MAX (1u << 20) /* of the memory file */
+#define RELAY_SPEC_MAX (RPC_MESSAGE_MAX - (64u << 10)) /* of the memory file: what a client sent, and room for what is added */
 
 struct relay;
 

@@ -36,6 +36,10 @@ CLOUD_KERNEL = TOP / "build/guest/cloud"
 CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
 # A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
 PATIENCE = int(os.environ.get("CAPSULE_PATIENCE", "60"))
+BOOT = 3 * PATIENCE  # of an emulated machine that shares its host with others
+# What a manifest has in the part of its kind, and outside of it.
+PARTS = {"Container": "container", "MicroVM": "microVm"}
+TOP_FIELDS = ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck")
 
 
 class Failed(AssertionError):
@@ -110,6 +114,7 @@ class Capsule:
 
     serial = 0
     place = "/var/tmp"
+    kind = "Container"  # what run_workload() runs
 
     def __init__(self, *options, netns=None, root=None, env=None):
         """netns: the daemon's host is this network namespace. root: its state root, where that must lie elsewhere.
@@ -187,7 +192,7 @@ class Capsule:
     def ctl_argv(self, *args):
         return [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
 
-    def ctl(self, *args, check=True, input=None, timeout=PATIENCE, env=None):
+    def ctl(self, *args, check=True, input=None, timeout=BOOT, env=None):
         if isinstance(input, str):
             input = input.encode()
         done = subprocess.run(self.ctl_argv(*args), input=input, capture_output=True, timeout=timeout,
@@ -200,21 +205,27 @@ class Capsule:
             raise Failed(f"{args} exited {done.returncode}: {done.out}{done.err}\n--- daemon ---\n{self.stderr()[-3000:]}")
         return done
 
-    def apply(self, manifest, *args, check=True, timeout=PATIENCE):
+    def apply(self, manifest, *args, check=True, timeout=BOOT):
         text = manifest if isinstance(manifest, str) else json.dumps(manifest)
         return self.ctl("apply", "-f", "-", *args, input=text, check=check, timeout=timeout)
 
-    def run_container(self, name, image, wait=True, check=True, **spec):
-        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck") if k in spec}
-        manifest = {"name": name, "kind": "Container", **top, "container": {"image": image, **spec}}
-        return self.apply(manifest, *(["--wait"] if wait else []), check=check)
+    def manifest(self, name, image, kind=None, **fields):
+        """A workload of this kind, with fields of its kind's part and of the top level. None: the kind that this daemon's tests
+        are for."""
+        kind = kind or self.kind
+        top = {field: fields.pop(field) for field in TOP_FIELDS if field in fields}
+        return {"name": name, "kind": kind, **top, PARTS[kind]: {"image": image, **fields}}
 
-    def run_vm(self, name, image, *script, wait=True, check=True, timeout=3 * PATIENCE, **spec):
-        """A microVM that runs a shell script, with fields of microVm and of the top level."""
-        top = {k: spec.pop(k) for k in ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck") if k in spec}
+    def run_workload(self, name, image, wait=True, check=True, **fields):
+        return self.apply(self.manifest(name, image, **fields), *(["--wait"] if wait else []), check=check)
+
+    def run_container(self, name, image, **fields):
+        return self.run_workload(name, image, kind="Container", **fields)
+
+    def run_vm(self, name, image, *script, **fields):
+        """A microVM that runs a shell script."""
         command = {"command": ["/bin/sh", "-c"], "args": ["\n".join(script)]} if script else {}
-        manifest = {"name": name, "kind": "MicroVM", **top, "microVm": {"image": image, **command, **spec}}
-        return self.apply(manifest, *(["--wait"] if wait else []), check=check, timeout=timeout)
+        return self.run_workload(name, image, kind="MicroVM", **command, **fields)
 
     def get(self, name):
         return json.loads(self.ctl("workload", "get", name, "-o", "json").out)
@@ -225,7 +236,7 @@ class Capsule:
     def phase(self, name):
         return self.status(name).get("phase", "").removeprefix("WORKLOAD_PHASE_").capitalize()
 
-    def wait_phase(self, name, phase, timeout=PATIENCE):
+    def wait_phase(self, name, phase, timeout=BOOT):
         def there():
             done = self.ctl("workload", "get", name, "-o", "json", check=False)
             if done.returncode != 0:
@@ -244,20 +255,16 @@ class Capsule:
         return self.ctl("workload", "list", "-o", "name").out.split()
 
     def inside(self, name, *argv, check=True, input=None, timeout=PATIENCE):
-        """Runs a command in the namespaces of a running workload, as root with all that root may: its output."""
+        """Runs a command in a running workload, as root: its output. In a container with all that root may, from outside."""
+        if self.get(name)["kind"] == "WORKLOAD_KIND_MICRO_VM":
+            return self.ctl("workload", "exec", name, "--", *argv, check=check, input=input, timeout=timeout).out
         done = run("nsenter", "--target", self.status(name)["pid"], "--mount", "--uts", "--ipc", "--net", "--pid", *argv,
                    check=check, input=input, timeout=timeout)
         return done.stdout.decode(errors="replace")
 
     def wait_listening(self, name, port):
         """Waits until something in the workload listens on the TCP port: running says only that its process was started."""
-        def listens():
-            try:
-                with open(f"/proc/{self.status(name).get('pid')}/net/tcp") as f:
-                    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in f)
-            except OSError:
-                return False
-        wait_for(listens, f"{name} to listen on {port}")
+        wait_for(lambda: tcp_connect(self.address(name), port, self.netns), f"{name} to listen on {port}", BOOT)
 
     def push(self, archive):
         return self.ctl("image", "push", archive)
@@ -332,14 +339,14 @@ class Capsule:
         return found
 
     def shim(self, name):
-        """The pid of the workload's shim, or None."""
+        """The pid of the workload's shim, or of what holds its microVM, or None."""
         for pid in self.pids():
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as f:
                     argv = f.read().split(b"\0")[:-1]
             except OSError:
                 continue
-            if argv and argv[0].endswith(b"/capsule-shim") and argv[-1] == name.encode():
+            if argv and argv[0].endswith((b"/capsule-shim", b"/capsule-vm")) and argv[-1] == name.encode():
                 return pid
         return None
 
@@ -364,6 +371,12 @@ def free_port():
     with socket.socket() as s:
         s.bind(("", 0))
         return s.getsockname()[1]
+
+
+def tcp_connect(host, port, netns=None):
+    """One connection, closed at once; whether there was one. netns: from inside this namespace."""
+    code = f"import socket; socket.create_connection(({host!r}, {port}), 1)"
+    return run(*in_netns(netns), sys.executable, "-c", code, check=False).returncode == 0
 
 
 def http_get(host, port, path="/", timeout=5, netns=None):

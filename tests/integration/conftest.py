@@ -13,6 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import capsule as capsule_module  # noqa: E402
 import grpc_client  # noqa: E402
 import images  # noqa: E402
+import kinds  # noqa: E402
 import protos  # noqa: E402
 from registry_servers import FakeRegistry, Registry  # noqa: E402
 
@@ -29,13 +30,23 @@ def archives(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def kind(request):
+    """The kind of workload that a test is for (kinds.py)."""
+    param = getattr(request, "param", "container")
+    if param == "microvm" and not capsule_module.GUEST_KERNEL.exists():
+        pytest.skip(f"there is no guest kernel {capsule_module.GUEST_KERNEL}: make guest-kernel")
+    return kinds.IDS[param]
+
+
 @contextlib.contextmanager
-def capsules(archives):
+def capsules(archives, kind):
     """A function that starts a daemon with the given options; all are closed, and leaks are looked for, at the end."""
     started = []
 
     def make(*options, push=("busybox:test",), **where):
         c = capsule_module.Capsule(*options, **where)
+        c.kind = kind
         started.append(c)
         c.start()
         for name in push:
@@ -72,8 +83,8 @@ def lan():
 
 
 @pytest.fixture
-def make_capsule(archives):
-    with capsules(archives) as make:
+def make_capsule(archives, kind):
+    with capsules(archives, kind) as make:
         yield make
 
 
@@ -83,9 +94,9 @@ def capsule(make_capsule):
 
 
 @pytest.fixture(scope="module")
-def shared_capsule(archives):
+def shared_capsule(archives, kind):
     """One daemon for all tests of a module: for those that leave it as they found it."""
-    with capsules(archives) as make:
+    with capsules(archives, kind) as make:
         yield make()
 
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import threading
 
-from capsule import CAPSULECTL, PATIENCE, alive, wait_for
+from capsule import CAPSULECTL, PATIENCE, wait_for
 from terminal import Terminal
 
 SLEEP = ["sh", "-c", "echo up; exec sleep 100000"]
@@ -46,8 +46,12 @@ def started(capsule, *args, **options):
                     stream.close()
 
 
-def processes(capsule, *argv):
-    """The processes of the daemon's workloads that have this command line."""
+def processes(capsule, *argv, name="w"):
+    """The processes that have this command line: those of the daemon's containers by their pids on the host, those of a microVM
+    by the pids that they have in there."""
+    if capsule.kind == "MicroVM":
+        lines = [line.split(None, 1) for line in output(capsule, name, "--", "ps", "-o", "pid,args").splitlines()]
+        return [int(pid) for pid, args in lines[1:] if args.rstrip() == " ".join(argv)]
     found = []
     for pid in capsule.pids():
         try:
@@ -63,8 +67,8 @@ def wait_process(capsule, *argv):
     return wait_for(lambda: processes(capsule, *argv), f"{argv} to run")[0]
 
 
-def wait_ended(pid):
-    wait_for(lambda: not alive(pid), f"process {pid} to end")
+def wait_ended(capsule, *argv):
+    wait_for(lambda: not processes(capsule, *argv), f"{argv} to end")
 
 
 def feed(stream, block, blocks):

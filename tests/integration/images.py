@@ -332,12 +332,14 @@ http {
 
 
 def make_nginx_image(path, ref, fmt="docker", compression="", outer="", config=None, page=b"Hello from nginx\n"):
-    """Debian's nginx with the libraries it loads, and the libraries that name look-ups of users load at run time."""
+    """Debian's nginx with the libraries it loads, and the libraries that name look-ups of users load at run time. And busybox,
+    for tests inside."""
     program = "/usr/sbin/nginx"
     libraries = library_closure(program)
     nss = [os.path.join(os.path.dirname(lib), "libnss_files.so.2") for lib in libraries if "libc.so" in lib]
     base = MERGED + tree_entries(libraries + [p for p in nss if os.path.exists(p)])
     nginx = tree_entries([program]) + [
+        Host("/bin/busybox", "/usr/bin/busybox"),
         Dir("/etc/nginx"), Host("/etc/nginx/mime.types"), File("/etc/nginx/nginx.conf", NGINX_CONF),
         File("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
         File("/etc/group", b"root:x:0:\nnogroup:x:65534:\n"),

@@ -29,7 +29,7 @@ SETTLE_EVERY = 25
 REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS)
 
 JOURNAL = """n=$(tail -n 1 /data/journal 2>/dev/null || echo 0)
-while :; do n=$((n + 1)); echo $n >> /data/journal; fsync /data/journal; echo $n; sleep 0.2; done"""
+while :; do n=$((n + 1)); echo $n >> /data/journal; echo $n; sleep 0.2; done"""
 PAGE = "mkdir -p /www; echo $MARK > /www/index.html; exec httpd -f -p 80 -h /www"
 SLOW_TO_STOP = "trap 'sleep 0.3; exit 0' TERM; while :; do sleep 1000 & wait; done"
 
@@ -268,7 +268,7 @@ class World:
                 self.check_journal(self.process_of(w))
 
     def check_journal(self, pid):
-        """Every number that was ever written and synced is there, once, in order."""
+        """Every number that was ever written is there, once, in order."""
         lines = pathlib.Path(f"/proc/{pid}/root/data/journal").read_text().splitlines()
         assert lines == [str(i + 1) for i in range(len(lines))]
         assert len(lines) >= self.journal_seen

@@ -7,10 +7,9 @@ import re
 import pytest
 
 import images
-from capsule import GUEST_KERNEL, PATIENCE, TOP, http_get, wait_for
+from capsule import BOOT, GUEST_KERNEL, TOP, http_get, wait_for
 
 EXAMPLES = TOP / "examples"
-BOOT = 3 * PATIENCE
 needs_guest = pytest.mark.skipif(not GUEST_KERNEL.exists(), reason=f"there is no guest kernel {GUEST_KERNEL}: make guest-kernel")
 FILES = ["nginx-host", "nginx-bridge", "alpine-shell", "nginx-with-volume", "alpine-vol-container", "nginx-vm",
          "alpine-vm-image", "alpine-vm-with-volume", "shared-volume", "shared-writer-container", "shared-reader-vm",
@@ -33,10 +32,6 @@ def host(lan, make_capsule, example_images):
     for archive in example_images:
         capsule.push(archive)
     return capsule
-
-
-def run_vm_example(host, name):
-    host.ctl("apply", "-f", EXAMPLES / f"{name}.yaml", "--wait", timeout=BOOT)
 
 
 def test_the_set_is_complete():
@@ -72,10 +67,10 @@ def test_a_shared_volume(host):
     done = host.ctl("apply", "-f", EXAMPLES / "shared-reader-vm.yaml", check=False)
     assert done.returncode == 1 and "in use by" in done.err and "shared-writer" in done.err
     host.ctl("workload", "delete", "shared-writer")
-    run_vm_example(host, "shared-reader-vm")
+    host.ctl("apply", "-f", EXAMPLES / "shared-reader-vm.yaml", "--wait")
     wait_for(lambda: "written by a VM" in host.logs("shared-reader"), "the reader's own lines", BOOT)
     assert host.logs("shared-reader").startswith("written by a container")
-    host.ctl("workload", "delete", "shared-reader", timeout=BOOT)
+    host.ctl("workload", "delete", "shared-reader")
     host.ctl("apply", "-f", EXAMPLES / "shared-writer-container.yaml", "--wait")
     notes = wait_for(lambda: host.inside("shared-writer", "cat", "/shared/notes.txt"), "the notes")
     assert "written by a container" in notes and "written by a VM" in notes
@@ -83,15 +78,15 @@ def test_a_shared_volume(host):
 
 @needs_guest
 def test_micro_vms(host, lan, own_rootfs, tmp_path):
-    run_vm_example(host, "nginx-vm")
+    host.ctl("apply", "-f", EXAMPLES / "nginx-vm.yaml", "--wait")
     assert wait_for(lambda: http_get(lan.HOST, 8080, netns=lan.remote), "the page", BOOT)
-    run_vm_example(host, "alpine-vm-image")
+    host.ctl("apply", "-f", EXAMPLES / "alpine-vm-image.yaml", "--wait")
     wait_for(lambda: "UTC" in host.logs("alpine-vm-image"), "the date", BOOT)
-    run_vm_example(host, "alpine-vm-with-volume")
+    host.ctl("apply", "-f", EXAMPLES / "alpine-vm-with-volume.yaml", "--wait")
     wait_for(lambda: "hi" in host.logs("alpine-vol"), "what is on the volume", BOOT)
     own = (EXAMPLES / "alpine-vm.yaml").read_text().replace("/var/lib/capsule/vm/vmlinux", str(GUEST_KERNEL))
     (tmp_path / "own.yaml").write_text(own.replace("/var/lib/capsule/vm/alpine.ext4", str(own_rootfs)))
-    host.ctl("apply", "-f", tmp_path / "own.yaml", "--wait", timeout=BOOT)
+    host.ctl("apply", "-f", tmp_path / "own.yaml", "--wait")
     wait_for(lambda: "own root" in host.logs("alpine-vm"), "its init", BOOT)
 
 

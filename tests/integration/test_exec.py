@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""capsulectl workload exec, and WorkloadService.Exec for an independent client: one workload, which all tests leave running."""
+"""capsulectl workload exec, and WorkloadService.Exec for an independent client: one workload of each kind, which all
+tests leave running."""
 import concurrent.futures
 import contextlib
 import os
@@ -11,16 +12,17 @@ import threading
 
 import pytest
 
-from capsule import PATIENCE, alive, wait_for
+from capsule import PATIENCE, wait_for
 from exec_tools import (MIB, SLEEP, argv_of, on_terminal, output, processes, run_in, started, through_cat, wait_ended,
                         wait_process)
 from grpc_client import TIMEOUT, Client, Code, fails
+from kinds import both_kinds, containers_only
 
 
 @pytest.fixture(scope="module")
 def running(shared_capsule):
     """A daemon with a workload w that runs."""
-    shared_capsule.run_container("w", "busybox:test", command=SLEEP, stopGracePeriodSeconds=0, env={"COLOUR": "red"})
+    shared_capsule.run_workload("w", "busybox:test", command=SLEEP, stopGracePeriodSeconds=0, env={"COLOUR": "red"})
     return shared_capsule
 
 
@@ -32,6 +34,7 @@ def client(running, stubs):
 
 # ---- exit codes ----
 
+@both_kinds
 @pytest.mark.parametrize("script,code", [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", 137),
                                          ("kill -TERM $$", 143)])
 def test_exit_code(running, script, code):
@@ -39,6 +42,7 @@ def test_exit_code(running, script, code):
     assert (done.returncode, done.out, done.err) == (code, "", "")
 
 
+@both_kinds
 @pytest.mark.parametrize("command,code,reason", [
     ("nope", 127, "nope: not found in the workload"),
     ("/bin/nope", 127, "/bin/nope: not found in the workload"),
@@ -52,6 +56,7 @@ def test_what_cannot_be_executed(running, command, code, reason):
     assert reason in done.err and done.err.count("\n") == 1 and done.out == ""
 
 
+@both_kinds
 @pytest.mark.parametrize("content,reason", [("#!/nope\n", "its interpreter or dynamic loader is not in the workload"),
                                             ("\1\2\3\4", "not a program for this machine")])
 def test_a_file_that_is_no_program(running, content, reason):
@@ -62,6 +67,7 @@ def test_a_file_that_is_no_program(running, content, reason):
 
 # ---- who and where it is ----
 
+@containers_only("seen from the host")
 def test_it_is_what_the_workload_is(running):
     def of(pid, name):
         with open(f"/proc/{pid}/{name}") as f:
@@ -79,11 +85,13 @@ def test_it_is_what_the_workload_is(running):
             assert line.search(of(pid, "status")).group() == line.search(of(first, "status")).group()
 
 
+@both_kinds
 def test_it_has_no_descriptors_but_its_streams(running):
     # 3 is the directory that ls reads.
     assert output(running, "w", "--", "ls", "/proc/self/fd").split() == ["0", "1", "2", "3"]
 
 
+@both_kinds
 def test_environment(running):
     env = output(running, "w", "--", "env").splitlines()
     assert "COLOUR=red" in env and "HOSTNAME=w" in env and "HOME=/root" in env
@@ -95,12 +103,14 @@ def test_environment(running):
     assert done.returncode == 2 and "names no variable" in done.err
 
 
+@both_kinds
 def test_path_is_that_of_the_workload(running):
     output(running, "w", "--", "sh", "-c", "mkdir -p /opt/tools; printf '#!/bin/sh\\necho tool' > /opt/tools/tool; chmod 755 /opt/tools/tool")
     assert run_in(running, "w", "--", "tool").returncode == 127
     assert output(running, "-e", "PATH=/nowhere:/opt/tools:/bin", "w", "--", "tool") == "tool\n"
 
 
+@both_kinds
 def test_working_directory(running):
     assert output(running, "w", "--", "pwd") == "/\n"
     assert output(running, "--workdir", "/var/www", "w", "--", "pwd") == "/var/www\n"
@@ -110,11 +120,13 @@ def test_working_directory(running):
     assert done.returncode == 125 and "not an absolute path" in done.err
 
 
+@both_kinds
 @pytest.mark.parametrize("directory", ["/proc/self/fd/3", "/proc/self/fd/7", "/proc/self/fd/9"])
 def test_no_directory_of_the_host_is_left_open(running, directory):
     assert run_in(running, "--workdir", directory, "w", "--", "pwd").returncode == 126
 
 
+@both_kinds
 @pytest.mark.parametrize("user,identity,home", [
     ("web", "uid=1000(web) gid=1000(web) groups=50(staff),1000(web)", "/var/www"),
     ("1000", "uid=1000(web) gid=1000(web) groups=50(staff),1000(web)", "/var/www"),
@@ -127,12 +139,14 @@ def test_user(running, user, identity, home):
     assert (done.out.splitlines(), done.err) == ([identity, home, "out"], "err\n")
 
 
+@both_kinds
 def test_another_user_has_no_capabilities(running):
     status = output(running, "--user", "web", "w", "--", "cat", "/proc/self/status")
     assert re.search(r"CapPrm:\s+0+\n", status) and re.search(r"CapEff:\s+0+\n", status)
     assert run_in(running, "--user", "web", "w", "--", "touch", "/etc/passwd").returncode == 1
 
 
+@both_kinds
 def test_a_user_of_the_running_workload_and_one_that_is_not_there(running):
     output(running, "w", "--", "sh", "-c", "echo 'late:x:777:777::/late:/bin/sh' >> /etc/passwd")
     assert output(running, "--user", "late", "w", "--", "sh", "-c", "id -u; echo $HOME") == "777\n/late\n"
@@ -142,6 +156,7 @@ def test_a_user_of_the_running_workload_and_one_that_is_not_there(running):
 
 # ---- the command line ----
 
+@both_kinds
 def test_options_may_follow_the_name_and_the_commands_own_are_left_alone(running):
     assert output(running, "w", "--user", "web", "--", "id", "-un") == "web\n"
     assert output(running, "w", "-u", "web", "id", "-un") == "web\n"
@@ -153,11 +168,13 @@ def test_options_may_follow_the_name_and_the_commands_own_are_left_alone(running
 
 # ---- streams ----
 
+@both_kinds
 def test_streams_are_apart(running):
     done = run_in(running, "w", "--", "sh", "-c", "echo out; echo err >&2")
     assert (done.out, done.err) == ("out\n", "err\n")
 
 
+@both_kinds
 def test_half_close_ends_standard_input(running):
     assert output(running, "w", "--", "wc", "-c", input="12345") == "5\n"
     assert output(running, "w", "--", "wc", "-c") == "0\n"
@@ -166,11 +183,13 @@ def test_half_close_ends_standard_input(running):
     assert (done.returncode, done.stdout) == (0, b"0\n")
 
 
+@both_kinds
 def test_a_command_that_does_not_read_its_input(running):
     assert output(running, "w", "--", "true", input=b"x" * 8 * MIB) == ""
     assert output(running, "w", "--", "head", "-c", "5", input=b"x" * 8 * MIB) == "xxxxx"
 
 
+@both_kinds
 def test_input_that_comes_after_the_output(running):
     with started(running, "w", "--", "sh", "-c", "echo ready; read x; echo got $x") as ctl:
         assert ctl.stdout.readline() == b"ready\n"
@@ -180,26 +199,23 @@ def test_input_that_comes_after_the_output(running):
         assert ctl.wait(PATIENCE) == 0
 
 
+@both_kinds
 def test_what_a_process_wrote_before_its_end_arrives(running):
     done = run_in(running, "w", "--", "sh", "-c", "head -c 60000 /dev/zero; head -c 60000 /dev/zero >&2; exit 9")
     assert (done.returncode, len(done.stdout), len(done.stderr)) == (9, 60000, 60000)
 
 
+@both_kinds
 def test_a_process_left_in_the_background_holds_up_nobody_and_goes_on(running):
-    assert output(running, "w", "--", "sh", "-c", "sleep 4713 & echo done") == "done\n"
-    pid, = processes(running, "sleep", "4713")
-    assert alive(pid)
-    os.kill(pid, signal.SIGKILL)
+    assert output(running, "w", "--", "sh", "-c", "sleep 4713 & echo $! >/tmp/pid; echo done") == "done\n"
+    assert len(processes(running, "sleep", "4713")) == 1
+    output(running, "w", "--", "sh", "-c", "kill -9 $(cat /tmp/pid)")
     assert output(running, "w", "--", "sh", "-c", "yes & echo done")[:5] in ("done\n", "y\ny\ny")
 
 
+@both_kinds
 def test_bytes_pass_unchanged(running):
     through_cat(running, 64)
-
-
-def written(pid):
-    with open(f"/proc/{pid}/io") as f:
-        return int(re.search(r"wchar: (\d+)", f.read()).group(1))
 
 
 def stands_still(read):
@@ -208,17 +224,22 @@ def stands_still(read):
     return first > 0 and not threading.Event().wait(0.3) and read() == first
 
 
+@both_kinds
 def test_a_reader_that_stops_stops_the_process(running):
-    with started(running, "w", "--", "yes") as ctl:
-        pid = wait_process(running, "yes")
-        wait_for(lambda: stands_still(lambda: written(pid)), "yes to be held up")
-        assert written(pid) < 16 * MIB
-        before = written(pid)
+    def written():
+        return 65536 * int(output(running, "w", "--", "sh", "-c", "wc -c </tmp/blocks"))
+    output(running, "w", "--", "sh", "-c", ": >/tmp/blocks")
+    script = "while head -c 65536 /dev/zero; do printf x >>/tmp/blocks; done"
+    with started(running, "w", "--", "sh", "-c", script) as ctl:
+        wait_for(lambda: stands_still(written), "the writer to be held up")
+        before = written()
+        assert before < 16 * MIB
         ctl.stdout.read(4 * MIB)
-        wait_for(lambda: written(pid) > before, "yes to go on")
-    wait_ended(pid)
+        wait_for(lambda: written() > before, "it to go on")
+    wait_ended(running, "sh", "-c", script)
 
 
+@both_kinds
 def test_a_process_that_does_not_read_stops_the_writer(running):
     with started(running, "w", "--", "sleep", "4714", stdin=subprocess.PIPE) as ctl:
         count = [0]
@@ -236,6 +257,7 @@ def test_a_process_that_does_not_read_stops_the_writer(running):
 
 # ---- terminals ----
 
+@both_kinds
 def test_terminal(running):
     t = on_terminal(running, "-t", "w", "--", "sh", columns=100)
     t.type("tty; stty size; echo TERM is $TERM; stty -a | grep -o -w icanon\n")
@@ -256,6 +278,7 @@ def test_terminal(running):
     assert t.end() == 7
 
 
+@both_kinds
 def test_keys_go_to_the_command(running):
     t = on_terminal(running, "-t", "w", "--", "sh")
     t.type("sleep 4715\n")
@@ -270,6 +293,7 @@ def test_keys_go_to_the_command(running):
     assert t.end() == 0
 
 
+@both_kinds
 def test_a_terminal_program_is_told_of_a_new_size(running):
     t = on_terminal(running, "-t", "w", "--", "sh", "-c", "trap 'stty size; exit 0' WINCH; echo ready''; while :; do sleep 0.05; done")
     t.read_until("ready")
@@ -278,6 +302,7 @@ def test_a_terminal_program_is_told_of_a_new_size(running):
     assert t.end() == 0
 
 
+@both_kinds
 def test_a_program_on_a_terminal_has_standard_output_only(running):
     done = run_in(running, "-t", "w", "--", "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo err >&2")
     assert (done.returncode, done.out, done.err) == (0, "err\r\n", "")
@@ -285,15 +310,18 @@ def test_a_program_on_a_terminal_has_standard_output_only(running):
     assert (done.returncode, done.out) == (127, "capsule: exec: nope: not found in the workload\r\n")
 
 
+@both_kinds
 def test_without_a_terminal_here_the_command_has_one_all_the_same(running):
     assert output(running, "-t", "w", "--", "cat", input="abc\n").count("abc\r\n") == 2, "echo and output; ^D at the end"
 
 
+@both_kinds
 def test_output_to_a_terminal_arrives_whole(running):
     out = output(running, "-t", "w", "--", "seq", "20000")
     assert out.split() == [str(n) for n in range(1, 20001)]
 
 
+@both_kinds
 def test_standard_input_is_not_taken_from_a_terminal_unasked(running):
     t = on_terminal(running, "w", "--", "wc", "-c")
     assert "0" in t.read_until("\n")
@@ -304,35 +332,39 @@ def test_standard_input_is_not_taken_from_a_terminal_unasked(running):
     assert t.end() == 0
 
 
+@both_kinds
 @pytest.mark.parametrize("user", ["web", "root"])
 def test_the_terminal_belongs_to_the_user(running, user):
     assert output(running, "-t", "--user", user, "w", "--", "sh", "-c", "stat -c %U $(tty); echo ok > $(tty)").split() == [user, "ok"]
 
 
+@both_kinds
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_the_terminal_is_restored_after_a_signal(running, sig):
     t = on_terminal(running, "-t", "w", "--", "sh", "-c", "echo ready''; exec sleep 4717")
     t.read_until("ready")
-    pid = wait_process(running, "sleep", "4717")
     t.process.send_signal(sig)
     assert t.end() == 128 + sig
-    wait_ended(pid)
+    wait_ended(running, "sleep", "4717")
 
 
 # ---- ends ----
 
+@both_kinds
 @pytest.mark.parametrize("options", [(), ("-t",)])
 def test_a_client_that_disappears_takes_its_process_along(running, options):
     with started(running, *options, "w", "--", "sh", "-c", "trap '' HUP; sleep 4718 & sleep 4719") as ctl:
-        pids = [wait_process(running, "sleep", n) for n in ("4718", "4719")]
+        for n in ("4718", "4719"):
+            wait_process(running, "sleep", n)
         ctl.kill()
-        for pid in pids:
-            wait_ended(pid)
+        for n in ("4718", "4719"):
+            wait_ended(running, "sleep", n)
     assert output(running, "w", "--", "echo", "on") == "on\n"
 
 
 # ---- many ----
 
+@both_kinds
 def test_a_hundred_at_once(running):
     with contextlib.ExitStack() as stack:
         all_of_them = [stack.enter_context(started(running, "w", "--", "sh", "-c", f"echo up; read x; echo $x; exit {i}"))
@@ -348,6 +380,7 @@ def test_a_hundred_at_once(running):
             assert ctl.stdout.read() == b"%d\n" % i and ctl.wait(PATIENCE) == i
 
 
+@containers_only("test_guest.py shows the limit of a machine")
 def test_more_than_the_shim_takes(running, client):
     forever = threading.Event()
 
@@ -367,6 +400,7 @@ def test_more_than_the_shim_takes(running, client):
         assert [m.exit.exit_code for m in call] == [0]
 
 
+@both_kinds
 def test_nothing_is_left_open(running):
     def open_files():
         return {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in (("daemon", running.process.pid), ("shim", running.shim("w")))}
@@ -379,6 +413,7 @@ def test_nothing_is_left_open(running):
     wait_for(lambda: open_files() == before, "all descriptors to be closed")
 
 
+@both_kinds
 def test_starts_and_ends_in_every_order(running):
     """Clients that leave at any moment of a start."""
     def once(i):
@@ -387,41 +422,47 @@ def test_starts_and_ends_in_every_order(running):
             ctl.kill()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(once, range(60)))
-    wait_for(lambda: not processes(running, "sleep", "4726"), "all of them to be gone")
+    wait_ended(running, "sleep", "4726")
     assert output(running, "w", "--", "echo", "on") == "on\n"
 
 
 # ---- the API ----
 
+@both_kinds
 def test_the_status_is_ok_whatever_the_exit_code(client):
     assert client.run("w", "sh", "-c", "echo out; echo err >&2; exit 3") == ("out\n", "err\n", 3)
     assert client.run("w", "cat", stdin=[b"a\0", b"", b"\xff" * 0 + b"b"]) == ("a\0b", "", 0)
 
 
+@both_kinds
 def test_a_terminal_for_a_client_of_the_api(client):
     size = client.pb.workload.WorkloadExecResize(cols=91, rows=19)
     out, err, code = client.run("w", "sh", "-c", "stty size; echo $TERM; echo err >&2", tty=True, size=size)
     assert (out, err, code) == ("19 91\r\nxterm\r\nerr\r\n", "", 0)
 
 
+@both_kinds
 def test_extensions(client):
     out, _, _ = client.run("w", "sh", "-c", "pwd; id -u; echo $COLOUR", working_dir="/tmp", user="1000", env={"COLOUR": "green"})
     assert out == "/tmp\n1000\ngreen\n"
 
 
+@both_kinds
 def test_a_cancelled_call_ends_its_process(running, client):
     call = client.exec("w", "sh", "-c", "echo up; exec sleep 4727")
     assert next(call).stdout == b"up\n"
-    pid = wait_process(running, "sleep", "4727")
+    wait_process(running, "sleep", "4727")
     call.cancel()
-    wait_ended(pid)
+    wait_ended(running, "sleep", "4727")
 
 
+@both_kinds
 def test_a_deadline_ends_the_process(running, client):
     fails(lambda: client.run("w", "sleep", "4728", timeout=2), Code.DEADLINE_EXCEEDED)
-    wait_for(lambda: not processes(running, "sleep", "4728"), "the process to be gone")
+    wait_ended(running, "sleep", "4728")
 
 
+@both_kinds
 @pytest.mark.parametrize("config,code,text", [
     (dict(name="w", command=[]), Code.INVALID_ARGUMENT, "no command"),
     (dict(name="W", command=["true"]), Code.INVALID_ARGUMENT, "workload name"),
@@ -441,6 +482,7 @@ def test_configs_that_are_refused(client, stubs, config, code, text):
         assert text in fails(lambda: list(call), code)
 
 
+@both_kinds
 def test_messages_in_the_wrong_order(client, stubs):
     w = stubs.workload
     config = w.WorkloadExecClientMessage(config=w.WorkloadExecConfig(name="w", command=["sleep", "4729"]))

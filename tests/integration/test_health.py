@@ -3,7 +3,8 @@
 """Health checks: what they find, what is shown of it, and what is done about it."""
 import json
 
-from capsule import wait_for
+from capsule import PATIENCE, wait_for
+from kinds import both_kinds
 
 FOREVER = ["sleep", "100000"]
 SERVER = ["sh", "-c", "mkdir -p /www; echo fine > /www/ok; exec httpd -f -p 80 -h /www"]
@@ -15,7 +16,7 @@ def health(capsule, name):
 
 
 def wait_healthy(capsule, name):
-    assert capsule.ctl("workload", "wait", name, "--for", "healthy", "--timeout", "60s").out == f"workload/{name} healthy\n"
+    assert capsule.ctl("workload", "wait", name, "--for", "healthy", "--timeout", f"{PATIENCE}s").out == f"workload/{name} healthy\n"
 
 
 def events(capsule, name):
@@ -24,9 +25,10 @@ def events(capsule, name):
 
 
 def run(capsule, check, name="w", command=FOREVER, **top):
-    return capsule.run_container(name, "busybox:test", command=command, stopGracePeriodSeconds=0, healthCheck=check, **top)
+    return capsule.run_workload(name, "busybox:test", command=command, stopGracePeriodSeconds=0, healthCheck=check, **top)
 
 
+@both_kinds
 def test_http(capsule):
     run(capsule, {"http": {"port": 80, "path": "/ok"}, "interval": "1s"}, command=SERVER)
     wait_healthy(capsule, "w")
@@ -42,6 +44,7 @@ def test_http_on_the_hosts_network_without_an_answer(capsule):
     assert "refused" in capsule.status("w")["healthMessage"]
 
 
+@both_kinds
 def test_http_with_a_bad_status_is_only_shown_under_never(capsule):
     run(capsule, {"http": {"port": 80, "path": "/missing"}, "interval": "1s", "retries": 2}, command=SERVER,
         restartPolicy="Never")
@@ -55,11 +58,13 @@ def test_http_with_a_bad_status_is_only_shown_under_never(capsule):
     assert [type for type, _ in events(capsule, "w") if "HEALTHY" in type] == ["UNHEALTHY", "HEALTHY"]
 
 
+@both_kinds
 def test_tcp(capsule):
     run(capsule, {"tcp": {"port": 80}, "interval": "1s"}, command=SERVER)
     wait_healthy(capsule, "w")
 
 
+@both_kinds
 def test_an_unhealthy_workload_is_restarted_as_after_a_failure(capsule):
     run(capsule, READY_FILE, command=["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"],
         restartPolicy="OnFailure")
@@ -72,6 +77,7 @@ def test_an_unhealthy_workload_is_restarted_as_after_a_failure(capsule):
     assert told[at + 2][1].startswith("unhealthy, exited ")
 
 
+@both_kinds
 def test_failures_in_the_start_period_do_not_count(capsule):
     run(capsule, {**READY_FILE, "startPeriod": "1h"}, command=["sh", "-c", "sleep 4; touch /ready; exec sleep 1000"])
     pid = capsule.status("w")["pid"]
@@ -83,6 +89,7 @@ def test_failures_in_the_start_period_do_not_count(capsule):
     wait_for(lambda: capsule.status("w").get("restartCount"), "a restart: its start is over once it was healthy")
 
 
+@both_kinds
 def test_a_probe_that_hangs_ends_at_its_timeout_and_delays_nobody(capsule):
     hanging = {"exec": {"command": ["sleep", "4321"]}, "interval": "1s", "timeout": "900ms", "retries": 1}
     run(capsule, hanging, name="hung", restartPolicy="Never")
@@ -90,11 +97,11 @@ def test_a_probe_that_hangs_ends_at_its_timeout_and_delays_nobody(capsule):
     wait_healthy(capsule, "well")
     wait_for(lambda: health(capsule, "hung") == "unhealthy", "it to be unhealthy")
     assert capsule.status("hung")["healthMessage"] == "no answer within 900ms"
-    capsule.apply({"name": "hung", "kind": "Container", "restartPolicy": "Never", "stopGracePeriodSeconds": 0,
-                   "container": {"image": "busybox:test", "command": FOREVER}})
+    capsule.run_workload("hung", "busybox:test", command=FOREVER, restartPolicy="Never", stopGracePeriodSeconds=0)
     wait_for(lambda: "4321" not in capsule.inside("hung", "/bin/busybox", "ps"), "the probe's process to be gone")
 
 
+@both_kinds
 def test_a_changed_check_leaves_the_process_alone(capsule):
     run(capsule, {"exec": {"command": ["true"]}, "interval": "1s"})
     wait_healthy(capsule, "w")
@@ -108,6 +115,7 @@ def test_a_changed_check_leaves_the_process_alone(capsule):
     assert done.returncode == 1 and "has no health check" in done.err
 
 
+@both_kinds
 def test_checks_go_on_after_a_restart_of_the_daemon(capsule):
     run(capsule, {"exec": {"command": ["sleep", "1000"]}, "interval": "30s", "timeout": "30s"}, name="slow")
     run(capsule, READY_FILE | {"startPeriod": "1h"})

@@ -11,7 +11,8 @@ import subprocess
 import pytest
 
 import images
-from capsule import run, wait_for
+from capsule import run, tcp_connect, wait_for
+from kinds import both_kinds
 from registry_servers import Image
 
 FOREVER = "exec sleep 10000"
@@ -19,12 +20,11 @@ WAIT_FOR_GO = "while [ ! -e /tmp/go ]; do sleep 0.05; done"
 
 
 def run_script(capsule, script, name="w", image="busybox:test", wait=True, **spec):
-    return capsule.run_container(name, image, wait=wait, command=["sh", "-c", script], networkMode="NETWORK_MODE_HOST",
-                                 **spec)
+    return capsule.run_workload(name, image, wait=wait, command=["sh", "-c", script], **spec)
 
 
 def let_go(capsule):
-    open(f"/proc/{capsule.status('w')['pid']}/root/tmp/go", "w").close()
+    capsule.inside("w", "touch", "/tmp/go")
 
 
 def run_to_the_end(capsule, script, phase="stopped", **spec):
@@ -79,15 +79,19 @@ def log_files(capsule, name="w"):
 
 # ---- what was written ----
 
+@both_kinds
 def test_both_streams_in_order(capsule):
     run_to_the_end(capsule, "for i in 1 2 3 4 5 6 7 8 9; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; done")
     assert capsule.logs("w") == "".join(f"out {i}\nerr {i}\n" for i in range(1, 10))
 
 
-@pytest.mark.parametrize("content", [
-    bytes(range(256)) * 300, b"no newline at the end", b"\n\n\n", b"x" * 200_000 + b"\n" + b"y" * 70_000,
-    b"\r\n\0\x1b[31m\xff\n", random.Random(1).randbytes(300_000)],
-    ids=["all bytes", "no newline", "newlines", "long lines", "control", "noise"])
+CONTENTS = {"all bytes": bytes(range(256)) * 300, "no newline": b"no newline at the end", "newlines": b"\n\n\n",
+            "long lines": b"x" * 200_000 + b"\n" + b"y" * 70_000, "control": b"\r\n\0\x1b[31m\xff\n",
+            "noise": random.Random(1).randbytes(300_000)}
+
+
+@pytest.mark.parametrize("kind,content", [*(("container", c) for c in CONTENTS.values()), ("microvm", b"".join(CONTENTS.values()))],
+                         ids=[*CONTENTS, "all of it, microvm"], indirect=["kind"], scope="module")
 def test_bytes_are_kept_as_they_are(make_capsule, tmp_path, content):
     capsule = make_capsule(push=())
     images.make_busybox_image(str(tmp_path / "i.tar"), "blob:1", extra=[images.File("/blob", content)])
@@ -105,29 +109,32 @@ def test_logs_of_every_state(capsule):
     wait_for(lambda: capsule.logs("w").endswith("running\n"), "the log of what runs")
     capsule.ctl("workload", "stop", "w")
     assert capsule.logs("w").endswith("running\n")
-    capsule.run_container("never", "localhost:1/no/such:image", wait=False)
+    capsule.run_workload("never", "localhost:1/no/such:image", wait=False)
     assert capsule.logs("never") == ""
     done = capsule.ctl("workload", "logs", "nobody", check=False)
     assert done.returncode == 1 and "there is no workload nobody" in done.err
     assert capsule.ctl("workload", "logs", "--serial", "w", check=False).returncode == 1
 
 
+@both_kinds
 def test_logs_outlive_daemon_and_machine(capsule):
-    run_script(capsule, f"echo run; {WAIT_FOR_GO}; echo meanwhile; touch /tmp/went; {FOREVER}")
+    run_script(capsule, f"echo run; nc -l -p 7; echo meanwhile; {FOREVER}")
     wait_for(lambda: capsule.logs("w") == "run\n", "the log")
-    pid = capsule.status("w")["pid"]
+    address = capsule.address("w")
     capsule.stop(signal.SIGKILL)
-    open(f"/proc/{pid}/root/tmp/go", "w").close()
-    wait_for(lambda: os.path.exists(f"/proc/{pid}/root/tmp/went"), "the next line")
+    wait_for(lambda: tcp_connect(address, 7), "nc to listen")
+    log = capsule.root / "workloads/w/payload.log"
+    wait_for(lambda: b"meanwhile" in log.read_bytes(), "the next line")
     capsule.start()
     assert capsule.logs("w") == "run\nmeanwhile\n"
     capsule.power_cut()
     capsule.start()
-    wait_for(lambda: capsule.logs("w") == "run\nmeanwhile\nrun\nmeanwhile\n", "the log of both runs")
+    wait_for(lambda: capsule.logs("w") == "run\nmeanwhile\nrun\n", "the log of both runs")
 
 
 # ---- rotation ----
 
+@both_kinds
 def test_files_are_limited_in_size_and_number(make_capsule):
     capsule = make_capsule("--log-max-size", "8KiB", "--log-max-files", "3")
     run_to_the_end(capsule, numbered(1, 3000))
@@ -148,6 +155,7 @@ def test_one_file_is_possible(make_capsule):
     assert capsule.logs("w").endswith(lines(490, 500))
 
 
+@both_kinds
 def test_a_follower_misses_no_line_at_rotations(make_capsule, follow):
     capsule = make_capsule("--log-max-size", "8KiB", "--log-max-files", "4")
     run_script(capsule, f"{WAIT_FOR_GO}; {numbered(1, 3000, 0.1)}; {FOREVER}")
@@ -181,6 +189,7 @@ def now():
     return datetime.datetime.now(datetime.timezone.utc)
 
 
+@both_kinds
 def test_timestamps_and_since(capsule):
     before = now()
     run_to_the_end(capsule, "echo first; sleep 0.3; echo second; sleep 0.3; echo third")
@@ -199,8 +208,9 @@ def test_timestamps_and_since(capsule):
 
 # ---- following ----
 
+@both_kinds
 def test_follow_goes_on_over_restarts_and_ends_with_the_workload(capsule, follow):
-    run_script(capsule, "echo run; trap 'echo bye; exit 0' TERM; while :; do sleep 1000 & wait; done",
+    run_script(capsule, "trap 'echo bye; exit 0' TERM; echo run; while :; do sleep 1000 & wait; done",
                stopGracePeriodSeconds=10)
     follower = follow(capsule)
     assert follower.read_until("run") == "run\n"

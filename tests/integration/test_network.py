@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from capsule import Lan, http_get, in_netns, run, wait_for
+from kinds import both_kinds, wait_new_run
 
 PAGE = "Hello from nginx\n"
 PORT = 8080
@@ -33,7 +34,7 @@ def host(lan, make_capsule):
 
 
 def run_web(capsule, name="web", port=PORT, **spec):
-    done = capsule.run_container(name, "nginx:test", ports=[{"containerPort": 80, "hostPort": port}], **spec)
+    done = capsule.run_workload(name, "nginx:test", ports=[{"containerPort": 80, "hostPort": port}], **spec)
     if done.returncode == 0:
         capsule.wait_listening(name, 80)
     return done
@@ -45,7 +46,7 @@ def run_echo(capsule, *more_ports):
 
 
 def in_workload(capsule, name):
-    """What stands before a command to run it on the network of a workload."""
+    """What stands before a command to run it on the network of a container."""
     return ["nsenter", "--target", str(capsule.status(name)["pid"]), "--net"]
 
 
@@ -74,27 +75,33 @@ def ports_of(capsule):
 
 
 def everywhere(capsule, lan, other, itself):
-    """Where a published port is called from, and by which address: (name, what stands before the command, address)."""
+    """Where a published port is called from, and by which address: (name, what stands before the command, address). Without
+    the microVM itself, on whose network no command of the host runs."""
     gateway = f"{capsule.net}.1"
-    return [
+    places = [
         ("another host", in_netns(lan.remote), Lan.HOST),
         ("the host by its address", in_netns(lan.host), Lan.HOST),
         ("the host by 127.0.0.1", in_netns(lan.host), "127.0.0.1"),
         ("the host by the bridge's address", in_netns(lan.host), gateway),
         ("another workload by the host's address", in_workload(capsule, other), Lan.HOST),
         ("another workload by the bridge's address", in_workload(capsule, other), gateway),
-        ("itself by the host's address", in_workload(capsule, itself), Lan.HOST),
-        ("itself by the bridge's address", in_workload(capsule, itself), gateway),
     ]
+    if capsule.kind == "Container":
+        places += [("itself by the host's address", in_workload(capsule, itself), Lan.HOST),
+                   ("itself by the bridge's address", in_workload(capsule, itself), gateway)]
+    return places
 
 
 # ---- published ports ----
 
+@both_kinds
 def test_a_published_port_answers_from_everywhere(host, lan):
     run_web(host)
     host.run_container("other", "busybox:test", command=SLEEP)
     for name, where, address in everywhere(host, lan, "other", "web"):
         assert fetch(where, address, PORT) == PAGE, name
+    for address in (Lan.HOST, f"{host.net}.1"):
+        assert host.inside("web", "busybox", "wget", "-qO-", f"http://{address}:{PORT}/") == PAGE
     assert fetch(in_netns(lan.remote), Lan.HOST, PORT, "--interface", Lan.REMOTE_ROUTED) == PAGE
     assert host.inside("other", "wget", "-qO-", "http://web/") == PAGE
     assert host.inside("other", "wget", "-qO-", f"http://{host.address('web')}/") == PAGE
@@ -109,6 +116,7 @@ def test_a_published_udp_port_answers_from_everywhere(host, lan):
     assert ask_udp(in_netns(lan.remote), Lan.HOST, 7007) == f"{Lan.REMOTE} hello"
 
 
+@both_kinds
 def test_the_address_of_a_remote_client_is_preserved(host, lan):
     run_web(host)
     assert fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE
@@ -125,6 +133,7 @@ def test_tcp_and_udp_of_one_number_are_two_ports(host, lan):
     assert ask_udp(in_netns(lan.remote), Lan.HOST, 7007) == f"{Lan.REMOTE} hello"
 
 
+@both_kinds
 def test_only_what_is_published_can_be_reached_from_outside(host, lan):
     run_web(host)
     run("ip", "-n", lan.remote, "route", "add", f"{host.net}.0/24", "via", Lan.HOST)
@@ -217,6 +226,7 @@ def lookup(capsule, name, of):
     return found and found[1]
 
 
+@both_kinds
 def test_names_resolve_and_follow_their_workloads(host):
     host.run_container("client", "busybox:test", command=SLEEP)
     assert lookup(host, "client", "web") is None
@@ -224,8 +234,10 @@ def test_names_resolve_and_follow_their_workloads(host):
     address = host.address("web")
     assert lookup(host, "client", "web") == address
     assert lookup(host, "client", "client") == host.address("client")
+    pid = host.status("web")["pid"]
     host.ctl("workload", "restart", "web")
-    host.wait_phase("web", "running")
+    wait_new_run(host, "web", pid)
+    host.wait_listening("web", 80)
     assert host.address("web") == address and lookup(host, "client", "web") == address
     assert host.inside("client", "wget", "-qO-", "http://web/") == PAGE
     host.restart()
@@ -254,13 +266,14 @@ def test_the_resolver_answers_nobody_outside(host, lan):
     run(*in_workload(host, "web"), sys.executable, "-c", ask, f"{host.net}.1")
 
 
+@both_kinds
 def test_a_workload_reaches_the_outside_by_masquerade(host, lan):
     code = ("import socket\ns = socket.create_server(('', 9000))\nprint(flush=True)\n"
             "while True:\n c, peer = s.accept()\n c.sendall(peer[0].encode())\n c.close()\n")
     outside = subprocess.Popen([*in_netns(lan.remote), sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         outside.stdout.readline()
-        host.run_container("client", "busybox:test", command=SLEEP)
+        host.run_workload("client", "busybox:test", command=SLEEP)
         for address in (Lan.REMOTE, Lan.REMOTE_ROUTED):
             assert host.inside("client", "nc", address, "9000") == Lan.HOST
     finally:
@@ -268,8 +281,9 @@ def test_a_workload_reaches_the_outside_by_masquerade(host, lan):
         outside.communicate()
 
 
-def test_what_a_container_is_told_of_its_network(host):
-    host.run_container("w", "busybox:test", command=SLEEP)
+@both_kinds
+def test_what_a_workload_is_told_of_its_network(host):
+    host.run_workload("w", "busybox:test", command=SLEEP)
     assert f"{host.address('w')}\tw\n" in host.inside("w", "cat", "/etc/hosts")
     assert "127.0.0.1\tlocalhost" in host.inside("w", "cat", "/etc/hosts")
     assert host.inside("w", "cat", "/etc/hostname") == "w\n" == host.inside("w", "hostname")
@@ -299,10 +313,11 @@ class Connection:
         self.client.communicate()
 
 
+@both_kinds
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_an_open_connection_outlives_the_daemon(host, lan, sig):
-    host.run_container("echo", "busybox:test", command=["nc", "-ll", "-p", "7", "-e", "cat"],
-                       ports=[{"containerPort": 7, "hostPort": PORT}])
+    host.run_workload("echo", "busybox:test", command=["nc", "-ll", "-p", "7", "-e", "cat"],
+                      ports=[{"containerPort": 7, "hostPort": PORT}])
     wait_for(lambda: host.inside("echo", "netstat", "-ltn").count(":7 "), "the server")
     connection = Connection(lan)
     try:
@@ -311,7 +326,7 @@ def test_an_open_connection_outlives_the_daemon(host, lan, sig):
         assert connection.echo(b"without\n") == b"without\n"
         host.start()
         assert connection.echo(b"after\n") == b"after\n"
-        run_web(host, port=PORT + 1)
+        host.run_container("beside", "busybox:test", command=SLEEP, ports=[{"containerPort": 80, "hostPort": PORT + 1}])
         assert connection.echo(b"beside another\n") == b"beside another\n"
     finally:
         connection.close()

@@ -10,7 +10,8 @@ import subprocess
 import grpc
 import pytest
 
-from capsule import PATIENCE, Failed, free_port, http_get, wait_for
+from capsule import PARTS, PATIENCE, Failed, free_port, http_get, wait_for
+from kinds import both_kinds
 from terminal import Terminal
 
 FOREVER = ["sleep", "100000"]
@@ -19,8 +20,8 @@ ON_CALL = ["sh", "-c", "while ! test -e /end; do sleep 0.05; done; exit $(cat /e
 
 
 def job(capsule, name, script, **fields):
-    return capsule.run_container(name, "busybox:test", wait=False, command=["sh", "-c", script], restartPolicy="Never",
-                                 stopGracePeriodSeconds=0, **fields)
+    return capsule.run_workload(name, "busybox:test", wait=False, command=["sh", "-c", script], restartPolicy="Never",
+                                stopGracePeriodSeconds=0, **fields)
 
 
 def end_with(capsule, name, code):
@@ -71,11 +72,12 @@ def in_order(wanted, found):
 # ---- wait ----
 
 
+@both_kinds
 def test_wait_for_running(capsule):
     waiting = Background(capsule, "workload", "wait", "later", "--timeout", "1m")
     out, err, code = waiting.finish()
     assert (out, code) == ("", 1) and "workload/later does not exist" in err
-    capsule.run_container("w", "busybox:test", command=FOREVER)
+    capsule.run_workload("w", "busybox:test", command=FOREVER)
     assert capsule.ctl("workload", "wait", "w").out == "workload/w running\n"
     capsule.ctl("workload", "stop", "w")
     waiting = Background(capsule, "workload", "wait", "w")
@@ -83,6 +85,7 @@ def test_wait_for_running(capsule):
     assert waiting.finish() == ("workload/w running\n", "", 0)
 
 
+@both_kinds
 def test_wait_for_the_end_of_a_job(capsule):
     job(capsule, "good", "while ! test -e /end; do sleep 0.05; done")
     waiting = Background(capsule, "workload", "wait", "good", "--for", "stopped")
@@ -116,15 +119,15 @@ def test_a_wait_goes_on_while_it_is_tried_again(capsule, tmp_path, verb):
     assert (out.splitlines()[-1], code) == ("workload/late running", 0)
 
 
+@both_kinds
 def test_a_wait_ends_with_a_failure_that_is_the_last(capsule):
-    capsule.apply({"name": "w", "kind": "Container", "restartPolicy": "Never",
-                   "container": {"image": "busybox:test", "command": ["/bin/nope"]}})
+    capsule.run_workload("w", "busybox:test", wait=False, command=["/bin/nope"], restartPolicy="Never")
     done = capsule.ctl("workload", "wait", "w", check=False)
     assert done.returncode == 1 and done.err.startswith("capsulectl: workload/w failed: ") and "/bin/nope" in done.err
 
 
 def test_wait_for_deletion_and_its_limit(capsule):
-    capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
     done = capsule.ctl("workload", "wait", "w", "--for", "deleted", "--timeout", "200ms", check=False)
     assert done.returncode == 1 and "workload/w is still running" in done.err and "--timeout" in done.err
     waiting = Background(capsule, "workload", "wait", "w", "--for", "deleted")
@@ -141,9 +144,10 @@ def test_wait_takes_no_other_state(capsule):
 # ---- events ----
 
 
+@both_kinds
 def test_events_tell_a_life(capsule):
-    capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
-    capsule.run_container("w", "busybox:test", command=["sleep", "100001"], stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=["sleep", "100001"], stopGracePeriodSeconds=0)
     capsule.ctl("workload", "stop", "w")
     capsule.ctl("workload", "start", "w", "--wait")
     capsule.ctl("workload", "delete", "w")
@@ -160,8 +164,9 @@ def test_events_tell_a_life(capsule):
     assert times == sorted(times)
 
 
+@both_kinds
 def test_events_of_ends_and_restarts(capsule):
-    capsule.run_container("w", "busybox:test", command=ON_CALL, restartPolicy="OnFailure")
+    capsule.run_workload("w", "busybox:test", command=ON_CALL, restartPolicy="OnFailure")
     end_with(capsule, "w", 7)
     wait_for(lambda: capsule.status("w").get("restartCount"), "the first end")
     events = [json.loads(line) for line in capsule.ctl("workload", "events", "w", "-o", "json").out.splitlines()]
@@ -171,7 +176,7 @@ def test_events_of_ends_and_restarts(capsule):
 
 def test_events_of_a_failure(capsule):
     job(capsule, "w", "true", ports=[])
-    capsule.run_container("none", "127.0.0.1:1/no/such:image", wait=False, restartPolicy="Never")
+    capsule.run_workload("none", "127.0.0.1:1/no/such:image", wait=False, restartPolicy="Never")
     capsule.wait_phase("none", "failed")
     lines = capsule.ctl("workload", "events", "none").out.splitlines()
     assert types(lines)[:3] == ["Applied", "Pulling", "Failed"]
@@ -180,8 +185,8 @@ def test_events_of_a_failure(capsule):
 
 def test_events_follow(capsule):
     following = Background(capsule, "workload", "events", "-f", "b")
-    capsule.run_container("a", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
-    capsule.run_container("b", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("a", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("b", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
     assert types(following.until("Started")) == ["Applied", "Started"]
     capsule.ctl("workload", "delete", "b")
     assert types(following.until("Deleted")) == ["Applied", "Stopping", "Exited", "Stopped", "Deleted"]
@@ -190,7 +195,7 @@ def test_events_follow(capsule):
 
 
 def test_events_begin_with_the_daemon_and_at_a_time(capsule):
-    capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
     assert capsule.ctl("workload", "events", "--since", "1h").out
     assert capsule.ctl("workload", "events", "--since", "2099-01-01T00:00:00Z").out == ""
     pid = capsule.status("w")["pid"]
@@ -205,7 +210,7 @@ def test_events_begin_with_the_daemon_and_at_a_time(capsule):
 
 def test_the_record_is_bounded(capsule, stubs):
     """Older events go; a reader sees it by the numbers."""
-    capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
     stub = stubs.workload_grpc.WorkloadServiceStub(capsule.channel())
     workload = stub.Get(stubs.workload.WorkloadGetRequest(name="w"))
     for i in range(1100):
@@ -238,9 +243,9 @@ def test_stats_count_what_a_workload_does(capsule):
     port = free_port()
     script = ("dd if=/dev/zero of=/dev/null bs=1M count=200 2>/dev/null; mkdir /www; "
               "dd if=/dev/urandom of=/www/page bs=1k count=300 2>/dev/null; exec httpd -f -p 80 -h /www")
-    capsule.run_container("w", "busybox:test", command=["sh", "-c", script], resources={"memoryMib": 64, "pidsMax": 50},
-                          ports=[{"containerPort": 80, "hostPort": port}], stopGracePeriodSeconds=0)
-    capsule.run_container("host", "busybox:test", command=FOREVER, networkMode="HOST", stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=["sh", "-c", script], resources={"memoryMib": 64, "pidsMax": 50},
+                         ports=[{"containerPort": 80, "hostPort": port}], stopGracePeriodSeconds=0)
+    capsule.run_workload("host", "busybox:test", command=FOREVER, networkMode="HOST", stopGracePeriodSeconds=0)
     wait_for(lambda: http_get("127.0.0.1", port, "/page"), "the page")
     seen = stats(capsule)
     assert sorted(seen) == ["host", "w"]
@@ -254,9 +259,10 @@ def test_stats_count_what_a_workload_does(capsule):
     assert list(stats(capsule)) == ["host"] and stats(capsule, "w") == {}
 
 
+@both_kinds
 def test_stats_as_a_table(capsule):
-    capsule.run_container("busy", "busybox:test", command=["sh", "-c", "while :; do :; done"], stopGracePeriodSeconds=0,
-                          resources={"memoryMib": 64})
+    capsule.run_workload("busy", "busybox:test", command=["sh", "-c", "while :; do :; done"], stopGracePeriodSeconds=0,
+                         resources={"memoryMib": 64})
     out = capsule.ctl("workload", "stats", "--no-stream", "--interval", "500ms").out.splitlines()
     assert out[0].split("  ")[0] == "NAME" and len(out) == 2
     name, cpu, memory, limit = out[1].split()[:4]
@@ -267,7 +273,7 @@ def test_stats_as_a_table(capsule):
 
 
 def test_stats_go_on(capsule):
-    capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
     following = Background(capsule, "workload", "top", "-o", "json", "--interval", "50ms")
     looks = [json.loads(following.line()) for _ in range(4)]
     assert len({look["timeUnixNs"] for look in looks}) == 4
@@ -276,7 +282,7 @@ def test_stats_go_on(capsule):
 
 def test_stats_on_a_terminal_stay_in_place(capsule):
     """Each table takes the place of the one before; SIGINT ends it, also between two looks."""
-    capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
     terminal = Terminal(capsule.ctl_argv("workload", "stats", "--interval", "100ms"), dict(os.environ), columns=120)
     table = "\033[H\033[JNAME"
     while terminal.text.count(table) < 3:
@@ -286,7 +292,7 @@ def test_stats_on_a_terminal_stay_in_place(capsule):
 
 
 def test_stats_end_with_their_reader(capsule):
-    capsule.run_container("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
+    capsule.run_workload("w", "busybox:test", command=FOREVER, stopGracePeriodSeconds=0)
     following = Background(capsule, "workload", "stats", "--interval", "1h")
     following.line()
     following.process.stdout.close()
@@ -296,15 +302,17 @@ def test_stats_end_with_their_reader(capsule):
 # ---- diff ----
 
 
+@both_kinds
 def test_diff_is_a_dry_run(capsule, tmp_path):
-    manifest = {"name": "w", "kind": "Container", "container": {"image": "busybox:test", "command": FOREVER}}
+    manifest = capsule.manifest("w", "busybox:test", command=FOREVER)
+    part = PARTS[capsule.kind]
     file = tmp_path / "w.yaml"
     file.write_text(json.dumps(manifest))
     assert capsule.ctl("diff", "-f", file).out == capsule.ctl("apply", "--dry-run", "-f", file).out
     assert capsule.names() == []
     capsule.ctl("apply", "-f", file, "--wait")
     assert capsule.ctl("diff", "-f", file).out == "workload/w unchanged\n"
-    manifest["container"]["command"] = ["sleep", "1"]
+    manifest[part]["command"] = ["sleep", "1"]
     file.write_text(json.dumps(manifest))
     assert capsule.ctl("diff", "-f", file).out == (
-        'workload/w would be configured\n  ~ container.command: ["sleep","100000"] -> ["sleep","1"]\n')
+        f'workload/w would be configured\n  ~ {part}.command: ["sleep","100000"] -> ["sleep","1"]\n')

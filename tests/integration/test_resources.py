@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from capsule import wait_for
+from kinds import both_kinds
 
 FOREVER = ["sleep", "100000"]
 
@@ -42,8 +43,9 @@ def test_without_limits_there_are_none(capsule):
     assert "resources" not in capsule.get("w")
 
 
+@both_kinds
 def test_shown_as_they_were_written(capsule):
-    capsule.run_container("w", "busybox:test", command=FOREVER, resources={"cpus": "250m", "memoryMib": 64})
+    capsule.run_workload("w", "busybox:test", command=FOREVER, resources={"cpus": "250m", "memoryMib": 64})
     assert capsule.get("w")["resources"] == {"cpus": 0.25, "memoryMib": 64}
     manifest = capsule.ctl("workload", "get", "w", "-o", "manifest").out
     assert "resources:\n  cpus: 0.25\n  memoryMib: 64\n" in manifest
@@ -125,21 +127,23 @@ def test_less_memory_than_is_in_use(capsule):
         wait_for(lambda: "message" not in capsule.status("w"), "the message to go")
 
 
-@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("kind,runtime", [("container", "crun"), ("container", "runc"), ("microvm", "crun")],
+                         indirect=["kind"], scope="module")
 def test_more_memory_than_allowed(make_capsule, runtime):
     capsule = make_capsule("--oci-runtime", runtime)
-    capsule.run_container("hog", "busybox:test", command=["sh", "-c", "echo begins; exec tail -n 1 /dev/zero"], wait=False,
-                          restartPolicy="Never", resources={"memoryMib": 32})
+    capsule.run_workload("hog", "busybox:test", command=["sh", "-c", "echo begins; exec tail -n 1 /dev/zero"], wait=False,
+                         restartPolicy="Never", resources={"memoryMib": 32})
     capsule.wait_phase("hog", "failed")
     status = capsule.status("hog")
     assert status["message"] == "killed: out of memory" and status["exitCode"] == 137
     assert capsule.logs("hog") == "begins\n"
 
 
+@both_kinds
 def test_more_processes_than_allowed(capsule):
     script = "i=0; while [ $i -lt 30 ]; do sleep 1000 & i=$((i+1)); done; echo unlimited; wait"
-    capsule.run_container("forks", "busybox:test", command=["sh", "-c", script], wait=False, restartPolicy="Never",
-                          stopGracePeriodSeconds=0, resources={"pidsMax": 10})
+    capsule.run_workload("forks", "busybox:test", command=["sh", "-c", script], wait=False, restartPolicy="Never",
+                         stopGracePeriodSeconds=0, resources={"pidsMax": 10})
     wait_for(lambda: "can't fork" in capsule.logs("forks"), "a fork to fail")
     assert "unlimited" not in capsule.logs("forks")
 

@@ -5,11 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 
 import pytest
 
-from capsule import TOP, free_port, http_get, run, wait_for
+from capsule import free_port, http_get, run, wait_for
+from exec_tools import run_in
+from kinds import both_kinds, said
 
 MIB = 1 << 20
 DATA = "/data"
@@ -25,8 +26,7 @@ def mount(name="data", path=DATA, **more):
 
 
 def run_with_volume(capsule, name="w", mounts=None, check=True, command=SLEEP, **spec):
-    return capsule.run_container(name, "busybox:test", check=check, command=command, networkMode="NETWORK_MODE_HOST",
-                                 mounts=mounts or [mount()], **spec)
+    return capsule.run_workload(name, "busybox:test", check=check, command=command, mounts=mounts or [mount()], **spec)
 
 
 def refused(done, *words):
@@ -56,10 +56,12 @@ def kilobytes_inside(capsule, name="w"):
 
 # ---- made, grown, deleted ----
 
+@both_kinds
 def test_manifests_make_and_grow(capsule):
     assert "volume/data created" in capsule.apply(volume(size="32MiB")).out
     assert "volume/data unchanged" in capsule.apply(volume(size="32MiB")).out
-    run_with_volume(capsule, command=["sh", "-c", f"echo kept > {DATA}/file; exec sleep 10000"])
+    run_with_volume(capsule, command=["sh", "-c", f"echo kept > {DATA}/file; echo written; exec sleep 10000"])
+    said(capsule, "w", "written\n")
     before = kilobytes_inside(capsule)
     capsule.ctl("workload", "delete", "w")
     assert "volume/data grown" in capsule.apply(volume(size="0.125GiB")).out
@@ -103,9 +105,11 @@ def test_a_volume_that_is_not_there(capsule):
 
 # ---- one mounter ----
 
+@both_kinds
 def test_a_second_workload_is_refused_by_name_until_the_first_is_deleted(capsule):
     capsule.apply(volume())
-    run_with_volume(capsule, "first", command=["sh", "-c", f"echo from first > {DATA}/file; exec sleep 10000"])
+    run_with_volume(capsule, "first", command=["sh", "-c", f"echo from first > {DATA}/file; echo written; exec sleep 10000"])
+    said(capsule, "first", "written\n")
     assert get(capsule)["mountedBy"] == ["first"]
     refused(run_with_volume(capsule, "second", check=False), "volume data is in use by workload first")
     assert capsule.names() == ["first"]
@@ -115,6 +119,7 @@ def test_a_second_workload_is_refused_by_name_until_the_first_is_deleted(capsule
     assert capsule.inside("second", "cat", f"{DATA}/file") == "from first\n"
 
 
+@both_kinds
 def test_a_stopped_workload_lets_go_and_is_refused_when_it_comes_back(capsule):
     capsule.apply(volume())
     run_with_volume(capsule, "first")
@@ -125,6 +130,7 @@ def test_a_stopped_workload_lets_go_and_is_refused_when_it_comes_back(capsule):
     assert capsule.phase("first") == "Stopped"
 
 
+@both_kinds
 def test_in_use_is_neither_resized_nor_deleted(capsule):
     capsule.apply(volume())
     run_with_volume(capsule)
@@ -144,6 +150,7 @@ def test_a_spec_protects_its_volume_while_stopped_unless_forced(capsule):
     refused(capsule.ctl("workload", "start", "w", check=False), "volume data, which workload w names, does not exist")
 
 
+@both_kinds
 def test_force_stops_the_holder_first(capsule):
     capsule.apply(volume())
     writer = f"trap 'sync; exit 0' TERM; while :; do echo x >> {DATA}/f; sleep 0.01; done"
@@ -157,9 +164,11 @@ def test_force_stops_the_holder_first(capsule):
 
 # ---- mounts ----
 
+@both_kinds
 def test_read_only_is_read_only(capsule):
     capsule.apply(volume())
-    run_with_volume(capsule, "writer", command=["sh", "-c", f"echo kept > {DATA}/file; sync; exec sleep 10000"])
+    run_with_volume(capsule, "writer", command=["sh", "-c", f"echo kept > {DATA}/file; sync; echo written; exec sleep 10000"])
+    said(capsule, "writer", "written\n")
     capsule.ctl("workload", "delete", "writer")
     run_with_volume(capsule, "reader", mounts=[mount(readOnly=True)])
     assert capsule.inside("reader", "cat", f"{DATA}/file") == "kept\n"
@@ -168,6 +177,7 @@ def test_read_only_is_read_only(capsule):
     assert capsule.inside("reader", "cat", f"{DATA}/file") == "kept\n"
 
 
+@both_kinds
 def test_several_volumes_one_below_the_other(capsule):
     capsule.apply("\n---\n".join(json.dumps(volume(name)) for name in ("outer", "inner", "other")))
     run_with_volume(capsule, mounts=[mount("inner", "/data/deep/inner"), mount("outer", "/data"),
@@ -182,6 +192,7 @@ def test_several_volumes_one_below_the_other(capsule):
     wait_for(lambda: loops_of(capsule) == [], "the loop devices to go")
 
 
+@both_kinds
 def test_a_full_volume_is_the_workloads_affair(capsule):
     capsule.apply(volume(size="16MiB"))
     run_with_volume(capsule)
@@ -203,11 +214,7 @@ def counter(capsule):
 
 def runs(capsule):
     """What the file says now; 0 where no process is there to show it."""
-    try:
-        with open(f"/proc/{capsule.status('w').get('pid')}/root{DATA}/runs") as f:
-            return f.read().count("run\n")
-    except OSError:
-        return 0
+    return run_in(capsule, "w", "--", "cat", f"{DATA}/runs").out.count("run\n")
 
 
 def test_data_outlives_restarts_and_the_writable_layer_does_not(capsule):
@@ -220,6 +227,7 @@ def test_data_outlives_restarts_and_the_writable_layer_does_not(capsule):
     wait_for(lambda: "No such file" in capsule.logs("w"), "the word of ls")
 
 
+@both_kinds
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_a_mounted_volume_outlives_the_daemon(capsule, sig):
     counter(capsule)
@@ -231,6 +239,7 @@ def test_a_mounted_volume_outlives_the_daemon(capsule, sig):
     refused(capsule.ctl("volume", "resize", "data", "128MiB", check=False), "in use by w")
 
 
+@both_kinds
 def test_data_outlives_a_power_cut(capsule):
     counter(capsule)
     capsule.power_cut()
@@ -240,6 +249,7 @@ def test_data_outlives_a_power_cut(capsule):
     wait_for(lambda: runs(capsule) == 2, "the second run")
 
 
+@both_kinds
 def test_a_killed_workload_finds_its_data_again(capsule):
     counter(capsule)
     os.kill(capsule.status("w")["pid"], signal.SIGKILL)
@@ -265,29 +275,6 @@ def test_an_nginx_page_survives_delete_and_a_new_apply(make_capsule):
     assert http_get("127.0.0.1", port) is None
     capsule.apply(text, "--wait")
     wait_for(lambda: http_get("127.0.0.1", port) == "my page\n", "the page")
-
-
-def example(name):
-    return (TOP / "examples" / name).read_text().replace("docker.io/library/alpine:3.20", "busybox:test")
-
-
-def test_the_sharing_example(capsule):
-    """The contract's "Sharing a volume", with a second container where it has a microVM."""
-    capsule.apply(example("shared-volume.yaml"))
-    capsule.apply(example("shared-writer-container.yaml"), "--wait")
-    follower = subprocess.Popen(capsule.ctl_argv("workload", "logs", "--follow", "shared-writer"),
-                                stdout=subprocess.PIPE)
-    assert b"written by a container" in follower.stdout.readline()
-    reader = {"name": "shared-reader", "kind": "Container",
-              "container": {"image": "busybox:test",
-                            "command": ["/bin/sh", "-c", "cat /shared/notes.txt; exec sleep 10000"],
-                            "mounts": [mount("shared", "/shared")]}}
-    refused(capsule.apply(reader, check=False), "volume shared is in use by workload shared-writer")
-    capsule.ctl("workload", "delete", "shared-writer")
-    follower.communicate(timeout=30)
-    assert follower.returncode == 0
-    capsule.apply(reader, "--wait")
-    wait_for(lambda: "written by a container" in capsule.logs("shared-reader"), "what the writer wrote")
 
 
 # ---- room ----

@@ -10,6 +10,10 @@ import pathlib
 from capsule import Failed, run, wait_for
 
 
+HOLDERS = ("capsule-shim", "capsule-vm")
+MONITORS = ("qemu-system-", "firecracker")
+
+
 def argv_of(pid):
     try:
         return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
@@ -28,8 +32,21 @@ def programs(capsule):
 
 
 def shims(capsule):
-    """Workload -> pid of its shim."""
-    return {argv[-1]: pid for pid, argv in programs(capsule).get("capsule-shim", [])}
+    """Workload -> pid of its shim, or of what holds its microVM."""
+    found = programs(capsule)
+    return {argv[-1]: pid for program in HOLDERS for pid, argv in found.get(program, [])}
+
+
+def monitors(capsule):
+    """The pids of the processes that are microVMs."""
+    found = []
+    for pid in capsule.pids():
+        try:
+            if os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith(MONITORS):
+                found.append(pid)
+        except OSError:
+            pass
+    return found
 
 
 def names_in(directory):
@@ -76,10 +93,11 @@ def footprint(capsule):
         "run directories": names_in(capsule.run_dir / "workloads"),
         "runtime states": names_in(capsule.run_dir / "runtime"),
         "cgroups": cgroups(capsule),
-        "shims": sorted(argv[-1] for _, argv in running.get("capsule-shim", [])),
+        "shims": sorted(argv[-1] for program in HOLDERS for _, argv in running.get(program, [])),
+        "monitors": len(monitors(capsule)),
         "daemons": len(running.get("capsuled", [])),
         "resolvers": len(running.get("dnsmasq", [])),
-        "other programs": sorted(set(running) - {"capsuled", "capsule-shim", "dnsmasq"}),
+        "other programs": sorted(p for p in running if p not in ("capsuled", "dnsmasq", *HOLDERS) and not p.startswith(MONITORS)),
         "links": bridge_ports(capsule),
         "published ports": published_ports(capsule),
         "mounted volumes": mounted_volumes(capsule),
@@ -89,15 +107,18 @@ def footprint(capsule):
 
 def surprises(capsule, running, volumes):
     """What there is on the host and what there should be, where these differ.
-    running: name -> {"bridge": bool, "ports": [...], "volumes": [...]} of what runs; volumes: names."""
+    running: name -> {"bridge": bool, "ports": [...], "volumes": [...]} of what runs, and "machine": True for a microVM; volumes:
+    names."""
     names = sorted(running)
+    containers = [n for n in names if not running[n].get("machine")]
     bridged = sorted(n for n in names if running[n]["bridge"])
     found = footprint(capsule)
     expected = {
         "run directories": names,
-        "runtime states": names,
+        "runtime states": containers,
         "cgroups": names,
         "shims": names,
+        "monitors": len(names) - len(containers),
         "daemons": 1,
         # An empty bridge and its resolver are kept for a while.
         "resolvers": 1 if bridged else min(found["resolvers"], 1),
