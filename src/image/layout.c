@@ -16,6 +16,8 @@
 #define LOCK_NAME ".lock"
 #define PIN_PREFIX "pin-"
 #define INDEX_MAX (16u << 20)
+#define SPARE_NAME ".spare"
+#define SPARE_SIZE (64 << 10)
 
 static const char LAYOUT_FILE[] = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 static const char EMPTY_INDEX[] =
@@ -47,6 +49,28 @@ static int make_file(int dirfd, const char *name, const char *content, size_t le
 	return fs_write_atomic(dirfd, name, content, len, 0644, err);
 }
 
+/* An empty file with blocks to its name, made while there is room. Where it cannot be made things are as they are. */
+static void make_spare(const struct layout *l)
+{
+	_cleanup_close_ int fd = openat(l->images, SPARE_NAME, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+
+	if (fd >= 0 && fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, SPARE_SIZE) < 0)
+		unlinkat(l->images, SPARE_NAME, 0);
+}
+
+/* Images must be removable when there is no room for a second index: the spare file becomes the new one. */
+static int write_spare(const struct layout *l, const char *text)
+{
+	_cleanup_close_ int fd = openat(l->images, SPARE_NAME, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+	size_t len = strlen(text);
+
+	/* A write that was cut off may have left something longer. */
+	if (fd < 0 || fs_write_all(fd, text, len) < 0 || ftruncate(fd, (off_t)len) < 0 || fsync(fd) < 0 ||
+	    renameat(l->images, SPARE_NAME, l->images, "index.json") < 0 || fsync(l->images) < 0)
+		return -1;
+	return 0;
+}
+
 static int layout_make_files(const struct layout *l, struct error *err)
 {
 	_cleanup_close_ int lock = layout_lock(l, true, err);
@@ -55,7 +79,10 @@ static int layout_make_files(const struct layout *l, struct error *err)
 		return -1;
 	if (make_file(l->images, "oci-layout", LAYOUT_FILE, sizeof LAYOUT_FILE - 1, err) < 0)
 		return -1;
-	return make_file(l->images, "index.json", EMPTY_INDEX, sizeof EMPTY_INDEX - 1, err);
+	if (make_file(l->images, "index.json", EMPTY_INDEX, sizeof EMPTY_INDEX - 1, err) < 0)
+		return -1;
+	make_spare(l);
+	return 0;
 }
 
 int layout_open(const char *root, struct layout *ret, struct error *err)
@@ -284,13 +311,21 @@ damaged:
 int layout_index_write(const struct layout *l, const json_t *index, struct error *err)
 {
 	_cleanup_free_ char *text = json_dumps(index, JSON_COMPACT);
+	_cleanup_error_ struct error failure = ERROR_INIT;
 
 	if (!text)
 		return error_errno(err, ENOMEM, "cannot write the image index");
 	if (strlen(text) > INDEX_MAX)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED,
 				 "the image index would be larger than %u bytes: delete images first", INDEX_MAX);
-	return fs_write_atomic(l->images, "index.json", text, strlen(text), 0644, err);
+	if (fs_write_atomic(l->images, "index.json", text, strlen(text), 0644, &failure) == 0) {
+		make_spare(l);
+		return 0;
+	}
+	if (failure.code == ERR_RESOURCE_EXHAUSTED && write_spare(l, text) == 0)
+		return 0;
+	error_move(err, &failure);
+	return -1;
 }
 
 int layout_read_json(const struct layout *l, const char *digest, json_t **ret, struct error *err)

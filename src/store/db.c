@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 /* "CAPS": tells our databases from other programs' (PRAGMA application_id). */
 #define APPLICATION_ID 0x43415053
@@ -18,6 +19,10 @@
 #define HEAP_LIMIT (2 << 20)
 #define LOOKASIDE_SLOT 256
 #define LOOKASIDE_SLOTS 64
+
+/* Blocks that the write-ahead log holds for bad times: on a full disk a wish to stop or delete something must be recorded
+ * all the same. It is as long as SQLite lets the log get between two checkpoints, and twice as much to spare. */
+#define WAL_RESERVE (1 << 20)
 
 /* Somebody who looks at the database from outside may hold it for a moment. */
 #define BUSY_TIMEOUT_MS 5000
@@ -45,14 +50,18 @@ const char *db_path(const struct store *store)
 
 /* ---- failures ---- */
 
+static int fail_full(const char *path, struct error *err)
+{
+	return error_set(err, ERR_RESOURCE_EXHAUSTED, "cannot write %s: the disk is full; free some space and try again", path);
+}
+
 static int fail_io(const char *path, sqlite3 *db, struct error *err)
 {
 	int errnum = sqlite3_system_errno(db);
 	char reason[128];
 
 	if (errnum == ENOSPC || errnum == EDQUOT)
-		return error_set(err, ERR_RESOURCE_EXHAUSTED,
-				 "cannot write %s: the disk is full; free some space and try again", path);
+		return fail_full(path, err);
 	return error_set(err, ERR_INTERNAL, "cannot read or write %s: %s; check the disk and the kernel's log", path,
 			 errnum ? strerror_r(errnum, reason, sizeof reason) : sqlite3_errmsg(db));
 }
@@ -77,8 +86,7 @@ static int fail(const char *path, sqlite3 *db, struct error *err)
 {
 	switch (sqlite3_errcode(db) & 0xff) {
 	case SQLITE_FULL:
-		return error_set(err, ERR_RESOURCE_EXHAUSTED,
-				 "cannot write %s: the disk is full; free some space and try again", path);
+		return fail_full(path, err);
 	case SQLITE_IOERR:
 		return fail_io(path, db, err);
 	case SQLITE_CORRUPT:
@@ -280,6 +288,31 @@ int db_end_trial(struct store *store, int r)
 	return r;
 }
 
+/* ---- room ---- */
+
+/* The blocks lie beyond the log's end, so SQLite sees nothing of them; it writes into them before it asks for others. On a
+ * file system that cannot do this, or is full already, things are as they are. */
+static void reserve_room(const struct store *store)
+{
+	_cleanup_free_ char *wal = NULL;
+	_cleanup_close_ int fd = -1;
+
+	if (asprintf(&wal, "%s-wal", store->path) < 0)
+		return;
+	fd = open(wal, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd >= 0)
+		(void)fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, WAL_RESERVE);
+}
+
+int db_check_room(struct store *store, struct error *err)
+{
+	struct statvfs fs;
+
+	if (statvfs(store->path, &fs) < 0 || (uint64_t)fs.f_bavail * fs.f_frsize >= WAL_RESERVE)
+		return 0;
+	return fail_full(store->path, err);
+}
+
 /* ---- opening ---- */
 
 static int execute(struct store *store, const char *sql, struct error *err)
@@ -348,16 +381,18 @@ static int configure(struct store *store, struct error *err)
 	static const char settings[] = "PRAGMA foreign_keys = ON;"
 				       "PRAGMA trusted_schema = OFF;"
 				       "PRAGMA temp_store = MEMORY;"
-				       "PRAGMA journal_size_limit = 1048576;"
+				       "PRAGMA journal_size_limit = -1;" /* truncated, it would lose its reserve */
 				       "PRAGMA wal_autocheckpoint = 128;"
 				       "PRAGMA synchronous = FULL;";
 	_cleanup_free_ char *mode = NULL;
+	int persist = 1;
 	char cache[48];
 
 	sqlite3_db_config(store->db, SQLITE_DBCONFIG_LOOKASIDE, NULL, LOOKASIDE_SLOT, LOOKASIDE_SLOTS);
 	sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
 	sqlite3_extended_result_codes(store->db, 1);
 	sqlite3_busy_timeout(store->db, BUSY_TIMEOUT_MS);
+	sqlite3_file_control(store->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &persist);
 	snprintf(cache, sizeof cache, "PRAGMA cache_size = -%d", CACHE_KIB);
 	if (execute(store, settings, err) < 0 || execute(store, cache, err) < 0 || check_owner(store, err) < 0)
 		return -1;
@@ -408,6 +443,7 @@ int store_open(const char *path, struct store **ret, struct error *err)
 	}
 	if (configure(store, err) < 0 || migrate(store, err) < 0 || check_content(store, err) < 0)
 		goto failed;
+	reserve_room(store);
 	statements_release(store); /* what only opening needed */
 	*ret = store;
 	return 0;

@@ -33,6 +33,10 @@ int db_end(struct store *store, int r, struct error *err);
 /* Rolls back what was only a trial; gives up the lock. Returns r. */
 int db_end_trial(struct store *store, int r);
 
+/* Refuses what makes the database grow (RESOURCE_EXHAUSTED) when the disk is nearly full: the last blocks are for wishes
+ * to stop and delete, which make room. 0, or -1. */
+int db_check_room(struct store *store, struct error *err);
+
 /* A statement with its parameters bound, kept prepared for the next time. `sql` must be a string literal: the literal's
  * address is what finds the prepared form again. `types` has one letter a parameter:
  *	t const char *, i int64_t, b const void * and size_t

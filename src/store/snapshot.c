@@ -75,6 +75,8 @@ static int create(struct store *store, const char *volume, const char *name, str
 	if (count >= STORE_SNAPSHOTS_MAX)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "volume %s has %d snapshots already; delete one first", volume,
 				 STORE_SNAPSHOTS_MAX);
+	if (db_check_room(store, err) < 0)
+		return -1;
 	return db_run(store, err,
 		      "INSERT INTO snapshot (volume, name, size_bytes, ready, created_at_ns) "
 		      "SELECT name, ?, size_bytes, 0, ? FROM volume WHERE name = ?",

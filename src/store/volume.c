@@ -98,6 +98,8 @@ static int create(struct store *store, const char *name, const char *backend, ui
 	if (v.name)
 		return error_set(err, ERR_ALREADY_EXISTS, "volume %s exists already; resize it or choose another name",
 				 name);
+	if (db_check_room(store, err) < 0)
+		return -1;
 	return db_run(store, err,
 		      "INSERT INTO volume (name, backend, size_bytes, state, created_at_ns) VALUES (?, ?, ?, ?, ?)",
 		      "ttiii", name, backend, (int64_t)size_bytes, (int64_t)VOLUME_CREATING, time_realtime_ns());

@@ -238,7 +238,9 @@ static int apply(struct store *store, const Capsule__V1__Workload *wish, const s
 				 "workload %s cannot be applied as DELETING; delete it instead", name);
 	if (before->spec && before->spec->desired_state == DELETING)
 		return being_deleted(name, err);
-	if (change_find(wish, before, &change, err) < 0 || (change.any && record(store, &change, err) < 0))
+	if (change_find(wish, before, &change, err) < 0)
+		return -1;
+	if (change.any && (db_check_room(store, err) < 0 || record(store, &change, err) < 0))
 		return -1;
 	if (resource_lease(store, name, resources.address, subnet, &address, err) < 0)
 		return -1;

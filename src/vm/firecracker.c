@@ -78,7 +78,7 @@ static int hand_over(const struct monitor *m, const struct vm_disk *disk, struct
 		return -1;
 	if (fstat(fd, &st) < 0)
 		return error_errno(err, errno, "cannot look at %s", disk->path);
-	/* A device is opened through its group. */
+	/* A device is the jail's own. */
 	if (!S_ISREG(st.st_mode) || (disk->read_only && st.st_mode & S_IROTH))
 		return 0;
 	if (fchown(fd, m->options->uid, m->options->uid) < 0)

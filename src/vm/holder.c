@@ -25,8 +25,7 @@
 #include <sys/wait.h>
 
 /* From the monitor's start to Hello, from Run to the payload, and from the payload's end to the machine's. */
-#define BOOT_TIMEOUT_MS 10000
-#define BOOT_TIMEOUT_EMULATED_MS 30000
+#define BOOT_TIMEOUT_MS 30000
 #define RUN_TIMEOUT_MS 60000
 #define RUN_TIMEOUT_EMULATED_MS 120000
 #define END_TIMEOUT_MS 15000
@@ -149,8 +148,7 @@ static void on_boot_timeout(uv_timer_t *timer)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	error_set(&err, ERR_DEADLINE_EXCEEDED, "the guest did not answer within %d s of its boot in %s%s",
-		  (int)(timeout_of(vm, BOOT_TIMEOUT_MS, BOOT_TIMEOUT_EMULATED_MS) / 1000), vm->options->monitor->name,
-		  vm->options->emulated ? " (emulated)" : "");
+		  BOOT_TIMEOUT_MS / 1000, vm->options->monitor->name, vm->options->emulated ? " (emulated)" : "");
 	boot_failed(vm, &err);
 }
 
@@ -370,7 +368,7 @@ static void on_agent(int fd, void *arg)
 	struct vm *vm = arg;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	vm->guest = guest_new(&vm->loop, fd, timeout_of(vm, BOOT_TIMEOUT_MS, BOOT_TIMEOUT_EMULATED_MS), &events, &err);
+	vm->guest = guest_new(&vm->loop, fd, BOOT_TIMEOUT_MS, &events, &err);
 	if (!vm->guest)
 		fail(vm, &err);
 }
@@ -395,7 +393,7 @@ static int boot(struct vm *vm, struct error *err)
 	vm->monitor = monitor_start(&vm->loop, vm->options, &vm->console, &events, err);
 	if (!vm->monitor)
 		return -1;
-	arm(vm, timeout_of(vm, BOOT_TIMEOUT_MS, BOOT_TIMEOUT_EMULATED_MS), on_boot_timeout);
+	arm(vm, BOOT_TIMEOUT_MS, on_boot_timeout);
 	return 0;
 }
 

@@ -59,7 +59,7 @@ void jail_add_arg(struct jail *j, const char *fmt, ...) __attribute__((format(pr
 /* Takes over the descriptor. Returns its number in the process. */
 int jail_add_fd(struct jail *j, int fd);
 
-/* A file, directory or device of the host, where a device can be opened also by the groups that it belongs to on the host. */
+/* A file, directory or device of the host. A device is the user's own there, whomever it belongs to on the host. */
 void jail_add_bind(struct jail *j, const char *source, const char *target, bool writable, bool optional);
 
 /* Waits until the program was executed. The process and the descriptors are the caller's. */

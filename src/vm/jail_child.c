@@ -17,18 +17,12 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#define GROUPS_MAX 8
 /* Above all that are in use: where descriptors wait for their places. */
 #define FD_PARKED 300
 
 /* Where the libraries of a program can be, on hosts with and without a merged /usr, with and without multiarch. */
 static const char *const library_places[] = {
 	"/lib", "/lib64", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/local/lib", "/etc/ld.so.cache",
-};
-
-struct groups {
-	gid_t ids[GROUPS_MAX];
-	size_t n;
 };
 
 static int make_parents(int root, const char *path, struct error *err)
@@ -86,32 +80,40 @@ static int add_library_place(int root, const char *path, struct error *err)
 	return symlinkat(target, root, path + 1) < 0 ? error_errno(err, errno, "cannot make %s", path) : 0;
 }
 
-/* A device such as /dev/kvm opens for a group. The process gets that, with which it can open nothing but what is here. */
-static void add_group(struct groups *groups, const char *source)
+/* A device opens for the process's user here, whomever it opens for on the host. */
+static int make_device(int root, const struct jail_bind *b, const struct stat *st, uid_t uid, struct error *err)
+{
+	mode_t mode = (st->st_mode & S_IFMT) | S_IRUSR | (b->writable ? S_IWUSR : 0);
+
+	if (make_parents(root, b->target, err) < 0)
+		return -1;
+	if (mknodat(root, b->target + 1, mode, st->st_rdev) < 0 ||
+	    fchownat(root, b->target + 1, uid, uid, AT_SYMLINK_NOFOLLOW) < 0)
+		return error_errno(err, errno, "cannot make %s", b->target);
+	return 0;
+}
+
+static int add_bind(int root, const struct jail_bind *b, uid_t uid, struct error *err)
 {
 	struct stat st;
 
-	if (stat(source, &st) == 0 && (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) && st.st_gid != 0 && st.st_mode & S_IWGRP &&
-	    groups->n < GROUPS_MAX)
-		groups->ids[groups->n++] = st.st_gid;
+	if (stat(b->source, &st) < 0)
+		return b->optional ? 0 : error_errno(err, errno, "cannot use %s", b->source);
+	if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
+		return make_device(root, b, &st, uid, err);
+	return bind_in(root, b->source, b->target, b->writable, err);
 }
 
-static int fill_root(const struct jail *j, int root, struct groups *groups, struct error *err)
+static int fill_root(const struct jail *j, int root, struct error *err)
 {
 	for (size_t i = 0; i < sizeof library_places / sizeof library_places[0]; i++)
 		if (add_library_place(root, library_places[i], err) < 0)
 			return -1;
 	if (bind_in(root, "/dev/null", "/dev/null", true, err) < 0 || bind_in(root, j->program, j->program, false, err) < 0)
 		return -1;
-	for (size_t i = 0; i < j->n_binds; i++) {
-		const struct jail_bind *b = &j->binds[i];
-
-		if (b->optional && access(b->source, F_OK) < 0)
-			continue;
-		if (bind_in(root, b->source, b->target, b->writable, err) < 0)
+	for (size_t i = 0; i < j->n_binds; i++)
+		if (add_bind(root, &j->binds[i], j->uid, err) < 0)
 			return -1;
-		add_group(groups, b->source);
-	}
 	return 0;
 }
 
@@ -127,7 +129,7 @@ static int make_scratch(const struct jail *j, int root, struct error *err)
 	return 0;
 }
 
-static int change_root(const struct jail *j, struct groups *groups, struct error *err)
+static int change_root(const struct jail *j, struct error *err)
 {
 	_cleanup_close_ int root = -1;
 
@@ -138,7 +140,7 @@ static int change_root(const struct jail *j, struct groups *groups, struct error
 	root = open(j->mount_point, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
 		return error_errno(err, errno, "cannot open the new root");
-	if (fill_root(j, root, groups, err) < 0 || (j->scratch && make_scratch(j, root, err) < 0))
+	if (fill_root(j, root, err) < 0 || (j->scratch && make_scratch(j, root, err) < 0))
 		return -1;
 	if (fchdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ||
 	    mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) < 0)
@@ -146,11 +148,11 @@ static int change_root(const struct jail *j, struct groups *groups, struct error
 	return 0;
 }
 
-static int give_up_rights(const struct jail *j, const struct groups *groups, struct error *err)
+static int give_up_rights(const struct jail *j, struct error *err)
 {
 	if (confine(NULL, CONFINE_KEEP(CAP_SETUID) | CONFINE_KEEP(CAP_SETGID), err) < 0)
 		return -1;
-	if (setgroups(groups->n, groups->ids) < 0 || setresgid(j->uid, j->uid, j->uid) < 0 ||
+	if (setgroups(0, NULL) < 0 || setresgid(j->uid, j->uid, j->uid) < 0 ||
 	    setresuid(j->uid, j->uid, j->uid) < 0)
 		return error_errno(err, errno, "cannot become user %u", (unsigned)j->uid);
 	/* A change of the user takes it away. */
@@ -189,13 +191,12 @@ static bool orphaned(int report)
 
 static int become(struct jail *j, int out, int err_fd, int report, struct error *err)
 {
-	struct groups groups = { .n = 0 };
 	char *argv[JAIL_ARGS_MAX + 2] = { (char *)(uintptr_t)j->program };
 	char *env[] = { NULL };
 
 	memcpy(argv + 1, j->args, sizeof j->args[0] * (j->n_args + 1));
 	if (cgroup_join(j->cgroup, 0, err) < 0 || place_fds(j, out, err_fd, err) < 0 ||
-	    change_root(j, &groups, err) < 0 || give_up_rights(j, &groups, err) < 0)
+	    change_root(j, err) < 0 || give_up_rights(j, err) < 0)
 		return -1;
 	if (orphaned(report))
 		return error_set(err, ERR_CANCELLED, "the parent has ended");

@@ -25,7 +25,7 @@ class BareMachine:
 
     def __init__(self, directory, emulated):
         self.initramfs = self.make_initramfs(directory / "bare-machine")
-        accel, cpu, clock = ("tcg", "max,la57=off", f" tsc_early_khz={tsc_khz()}") if emulated else ("kvm", "host", "")
+        accel, cpu, clock = ("tcg", "max,la57=off", f" tsc_early_khz={tsc_khz()} tsc=reliable") if emulated else ("kvm", "host", "")
         self.argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                      "-machine", "microvm,acpi=off,rtc=on,pic=on,pit=on,usb=off", "-accel", accel, "-cpu", cpu,
                      "-m", str(VM_MEMORY_MIB), "-serial", "stdio", "-kernel", str(GUEST_KERNEL),

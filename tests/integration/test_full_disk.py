@@ -72,7 +72,7 @@ def manifest(name, **spec):
 
 
 def apply_until_refused(capsule):
-    """The database has a little room of its own. Returns the names that were accepted."""
+    """Returns the names that were accepted: for some the room may have sufficed."""
     accepted = []
     for i in range(100):
         if is_refused(capsule.apply(manifest(f"n{i}", command=["sleep", "1000"]), "--verbose", check=False)):
@@ -103,6 +103,28 @@ def test_errors_are_clear_and_what_runs_goes_on(capsule, disk, archives):
         capsule.wait_phase(name, "running")
     capsule.ctl("volume", "create", "--size", "16MiB", "data")
     capsule.apply(manifest("late", command=["sleep", "1000"]), "--wait")
+
+
+def test_what_makes_room_is_possible(capsule, disk, archives):
+    """Stop, start and delete are recorded and done on a full disk, also by a daemon that starts there."""
+    capsule.push(archives["nginx:test"])
+    for i in range(20):
+        capsule.apply(manifest(f"w{i}", command=["sleep", "1000"]))
+    capsule.wait_phase("w0", "running")
+    disk.fill()
+    assert is_refused(capsule.apply(manifest("more", command=["sleep", "1000"]), "--verbose", check=False))
+    capsule.ctl("workload", "stop", "w0")
+    assert capsule.phase("w0") == "Stopped"
+    capsule.kill()
+    capsule.start()
+    capsule.wait_phase("w0", "stopped")
+    capsule.restart()
+    disk.fill()
+    capsule.ctl("workload", "delete", *(f"w{i}" for i in range(20)))
+    disk.fill()
+    assert "nginx:test" in capsule.ctl("image", "delete", "nginx:test").out
+    assert "nginx" not in capsule.ctl("image", "list").out
+    assert capsule.names() == ["ticker"]
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

@@ -885,7 +885,7 @@ START_TEST(full_disk_is_told_and_survived)
 	char file[96];
 	int fd, n = 0;
 
-	mount_small("size=512k");
+	mount_small("size=4m");
 	ok(apply_plain("before"));
 	snprintf(file, sizeof file, "%s/filler", dir);
 	fd = open(file, O_WRONLY | O_CREAT, 0600);
@@ -904,6 +904,11 @@ START_TEST(full_disk_is_told_and_survived)
 	ck_assert_ptr_nonnull(strstr(error_message(&err), "the disk is full; free some space"));
 	error_release(&err);
 	ok(store_get(store, "before", &w, &err)); /* reading goes on */
+	for (int i = 0; i < 40; i++) { /* and what makes room, or may */
+		_cleanup_store_workload_ struct store_workload changed = { 0 };
+
+		ok(store_set_desired(store, "before", i % 2 ? RUNNING : STOPPED, &changed, &err));
+	}
 	ck_assert_int_eq(unlink(file), 0);
 	for (int i = 0; i <= n; i++) {
 		_cleanup_store_workload_ struct store_workload got = { 0 };
@@ -923,11 +928,11 @@ END_TEST
 
 START_TEST(read_only_file_system_is_told)
 {
-	mount_small("size=1m");
+	mount_small("size=4m");
 	ok(apply_plain("before"));
 	store_close(store);
 	store = NULL;
-	ck_assert_int_eq(mount("small", dir, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m"), 0);
+	ck_assert_int_eq(mount("small", dir, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=4m"), 0);
 	refused(store_open(path, &store, &err), ERR_FAILED_PRECONDITION, "Read-only file system); make");
 	umount2(dir, MNT_DETACH);
 }

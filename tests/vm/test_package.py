@@ -13,9 +13,12 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
 import images  # noqa: E402
-from capsule import BUILD, PATIENCE, alive, http_get, run, wait_for  # noqa: E402
+from capsule import BUILD, PATIENCE, TOP, alive, http_get, run, wait_for  # noqa: E402
 
-PORT = 8080
+PORT = 8000
+VM, VM_PORT = "nginx-vm", 8080  # of the example
+VM_PAGE = "from a microVM\n"
+BOOT = 2 * PATIENCE  # a guest of a guest
 PAGE = "kept in a volume\n"
 MANIFEST = f"""\
 name: pages
@@ -44,12 +47,30 @@ def ctl(*args, **kwargs):
     return run("capsulectl", *args, **kwargs).stdout.decode()
 
 
-def web():
-    return json.loads(ctl("workload", "get", "web", "-o", "json"))["status"]
+def status(name):
+    return json.loads(ctl("workload", "get", name, "-o", "json"))["status"]
+
+
+def statuses():
+    return [status(name) for name in ("web", VM)]
 
 
 def page():
     return http_get("127.0.0.1", PORT)
+
+
+def page_of_vm():
+    return http_get("127.0.0.1", VM_PORT)
+
+
+def expect_pages():
+    assert page() == PAGE and page_of_vm() == VM_PAGE
+
+
+def wait_pages():
+    wait_for(lambda: page() == PAGE, "the page", 2 * PATIENCE)
+    wait_for(lambda: page_of_vm() == VM_PAGE, "the microVM's page", BOOT)
+    assert "message" not in status(VM), "it is not emulated"
 
 
 def package(*options):
@@ -61,8 +82,9 @@ def processes(name):
 
 
 def expect_down():
-    assert not processes("capsuled") and not processes("capsule-shim") and not processes("dnsmasq")
-    assert page() is None
+    for program in ("capsuled", "capsule-shim", "dnsmasq", "capsule-vm", "qemu-system-x86_64"):
+        assert not processes(program), program
+    assert page() is None and page_of_vm() is None
     assert run("ip", "link", "show", "br0", check=False).returncode != 0
     assert b"capsule" not in run("nft", "list", "tables").stdout
     assert list(pathlib.Path("/sys/fs/cgroup/capsule").glob("*/")) == []
@@ -89,18 +111,34 @@ def test_a_web_server_with_a_volume(tmp_path):
     ctl("image", "push", archive)
     assert "workload/web running" in ctl("apply", "-f", "-", "--wait", input=MANIFEST.encode())
     wait_for(lambda: page() == PAGE, "the page")
-    assert "message" not in web(), "names resolve, and nothing is in the way"
+    assert "message" not in status("web"), "names resolve, and nothing is in the way"
+
+
+def test_a_microvm_of_the_examples_runs_on_kvm(tmp_path):
+    assert ["MicroVMs:", "qemu,", "KVM"] in [line.split() for line in ctl("capsule", "info").splitlines()]
+    archive = tmp_path / "nginx.tar"
+    images.make_nginx_image(str(archive), "docker.io/library/nginx:alpine", page=VM_PAGE.encode())
+    ctl("image", "push", archive)
+    assert f"workload/{VM} running" in ctl("apply", "-f", TOP / f"examples/{VM}.yaml", "--wait", timeout=BOOT)
+    wait_pages()
+    # The kernel and the initramfs are the package's.
+    argv = run("ps", "-o", "args=", "-C", "capsule-vm").stdout.decode().split()
+    for option, file in (("--kernel", "vmlinux"), ("--initramfs", "initramfs.cpio")):
+        path = argv[argv.index(option) + 1]
+        assert path == f"/usr/libexec/capsule/guest/{file}"
+        run("dpkg", "--search", path)
+    ctl("workload", "exec", VM, "--", "/usr/sbin/nginx", "-v", timeout=BOOT)
 
 
 def test_controllers_reach_the_workload():
     cgroup = pathlib.Path("/sys/fs/cgroup/capsule/web")
     assert {"cpu", "memory", "pids"} <= set((cgroup / "cgroup.controllers").read_text().split())
-    assert str(web()["pid"]) in (cgroup / "cgroup.procs").read_text().split()
+    assert str(status("web")["pid"]) in (cgroup / "cgroup.procs").read_text().split()
 
 
 @pytest.mark.parametrize("action", ["restart", "kill", "stop"])
 def test_workloads_outlive_the_service(action):
-    before = web()
+    before = statuses()
     old = systemctl("show", "-P", "MainPID", "capsuled")
     if action == "kill":
         os.kill(int(old), signal.SIGKILL)
@@ -108,12 +146,13 @@ def test_workloads_outlive_the_service(action):
         systemctl(action, "capsuled")
     if action == "stop":
         assert systemctl("is-active", "capsuled", check=False) == "inactive"
-        assert alive(before["pid"]) and page() == PAGE
+        assert all(alive(workload["pid"]) for workload in before)
+        expect_pages()
         systemctl("start", "capsuled")
     wait_for(lambda: systemctl("is-active", "capsuled", check=False) == "active"
              and systemctl("show", "-P", "MainPID", "capsuled") != old, "another daemon")
-    assert web() == before
-    assert page() == PAGE
+    assert statuses() == before
+    expect_pages()
 
 
 def test_reloading_systemd_takes_no_controllers_away():
@@ -122,20 +161,20 @@ def test_reloading_systemd_takes_no_controllers_away():
 
 
 def test_an_upgrade_leaves_workloads_alone():
-    before = web()
+    before = statuses()
     old = systemctl("show", "-P", "MainPID", "capsuled")
     package("--install", next(BUILD.glob("capsule_*.deb")))
     assert systemctl("is-active", "capsuled") == "active"
     assert systemctl("show", "-P", "MainPID", "capsuled") != old
-    assert web() == before
-    assert page() == PAGE
+    assert statuses() == before
+    expect_pages()
 
 
 @pytest.mark.second_boot
 def test_after_a_power_cut_everything_is_back():
     assert systemctl("is-active", "capsuled") == "active"
-    wait_for(lambda: page() == PAGE, "the page", 2 * PATIENCE)
-    assert web()["phase"] == "WORKLOAD_PHASE_RUNNING"
+    wait_pages()
+    assert [workload["phase"] for workload in statuses()] == 2 * ["WORKLOAD_PHASE_RUNNING"]
 
 
 @pytest.mark.second_boot
@@ -143,7 +182,7 @@ def test_removal_ends_everything_and_an_install_brings_it_back():
     package("--remove", "capsule")
     expect_down()
     package("--install", next(BUILD.glob("capsule_*.deb")))
-    wait_for(lambda: page() == PAGE, "the page")
+    wait_pages()
 
 
 @pytest.mark.second_boot

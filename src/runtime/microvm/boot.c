@@ -135,9 +135,9 @@ static int choose_monitor(const struct boot_options *o, const Capsule__V1__Micro
 
 static int choose_accel(struct boot_options *o, struct boot *b, struct error *err)
 {
-	const char *why_not = NULL;
+	char why_not[KVM_REASON_MAX];
 
-	b->emulated = !strcmp(o->accel, "emulated") || !kvm_runs(&o->kvm, &why_not);
+	b->emulated = !strcmp(o->accel, "emulated") || !kvm_runs(&o->kvm, why_not);
 	if (b->emulated && !strcmp(o->accel, "kvm"))
 		return error_set(err, ERR_FAILED_PRECONDITION, "microVMs are to run on KVM (--vm-accel), but %s", why_not);
 	return 0;

@@ -164,6 +164,7 @@ static const char *explain(enum kvm_outcome outcome)
 	return "";
 }
 
+/* What costs nothing to ask again is not known for good: the module may be loaded later. */
 static bool probe(struct kvm *kvm)
 {
 	_cleanup_close_ int fd = open(kvm->device, O_RDWR | O_CLOEXEC);
@@ -174,6 +175,7 @@ static bool probe(struct kvm *kvm)
 		snprintf(kvm->why_not, sizeof kvm->why_not, "%s cannot be opened: %m", kvm->device);
 		return false;
 	}
+	kvm->known = true;
 	if (ioctl(fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION) {
 		snprintf(kvm->why_not, sizeof kvm->why_not, "%s is not KVM", kvm->device);
 		return false;
@@ -184,18 +186,16 @@ static bool probe(struct kvm *kvm)
 	return outcome == KVM_RAN;
 }
 
-bool kvm_runs(struct kvm *kvm, const char **ret_why_not)
+bool kvm_runs(struct kvm *kvm, char ret_why_not[KVM_REASON_MAX])
 {
 	bool runs;
 
 	pthread_mutex_lock(&kvm->lock);
-	if (!kvm->known) {
+	if (!kvm->known)
 		kvm->runs = probe(kvm);
-		kvm->known = true;
-	}
 	runs = kvm->runs;
-	pthread_mutex_unlock(&kvm->lock);
 	if (!runs)
-		*ret_why_not = kvm->why_not;
+		memcpy(ret_why_not, kvm->why_not, KVM_REASON_MAX);
+	pthread_mutex_unlock(&kvm->lock);
 	return runs;
 }

@@ -10,7 +10,8 @@
  * process of its own, and has to be done within a second: one CMPXCHG16B, and a loop that takes milliseconds on a
  * processor, also on an emulated one, and half a minute when interpreted.
  *
- * The answer is found out when it is first needed and kept. Threads: any; callers that come meanwhile wait.
+ * The answer is found out when it is first needed and kept; but a device that cannot be opened is looked for the next time,
+ * too, as its module may be loaded later than a daemon starts. Threads: any; callers that come meanwhile wait.
  */
 #ifndef CAPSULE_RUNTIME_MICROVM_KVM_H
 #define CAPSULE_RUNTIME_MICROVM_KVM_H
@@ -33,8 +34,8 @@ struct kvm {
 
 #define KVM_INIT(path) { .lock = PTHREAD_MUTEX_INITIALIZER, .device = (path) }
 
-/* Blocks for KVM_PROBE_MS at most, the first time. When it is false *ret_why_not is half a sentence, owned by kvm. */
-bool kvm_runs(struct kvm *kvm, const char **ret_why_not);
+/* Blocks for KVM_PROBE_MS at most, the first time. When it is false ret_why_not is half a sentence. */
+bool kvm_runs(struct kvm *kvm, char ret_why_not[KVM_REASON_MAX]);
 
 enum kvm_outcome {
 	KVM_RAN,         /* the guest wrote KVM_PORT_DONE and left */
