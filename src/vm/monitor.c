@@ -62,9 +62,10 @@ void monitor_cmdline(const struct vm_options *o, bool acpi, struct buf *out)
 	else
 		buf_adds(out, " root=/dev/vda rw");
 	/* Under emulation the kernel may fail to measure the rate of the processor's counter, and hangs then. And where ticks
-	 * come late it distrusts the counter, which is the host's, and counts ticks instead: a clock that loses time. */
+	 * come late it distrusts the counter, which is the host's, and counts ticks instead: a clock that loses time. Or it
+	 * finds that no timer works, and panics. */
 	if (o->emulated)
-		buf_addf(out, " tsc_early_khz=%u tsc=reliable", tsc_khz());
+		buf_addf(out, " tsc_early_khz=%u tsc=reliable no_timer_check", tsc_khz());
 	if (!o->agent && o->address)
 		buf_addf(out, " ip=%s::%s:%s:%s:eth0:off", o->address, o->gateway,
 			 inet_ntop(AF_INET, &mask, text, sizeof text), o->name);

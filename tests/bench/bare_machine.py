@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""QEMU alone with the kernel of microVMs, and a first process that says a word: what no microVM can start faster than."""
+"""QEMU alone with the kernel of microVMs and a first process that says a word: what no microVM starts faster than."""
 import select
 import subprocess
 import sys
@@ -25,7 +25,9 @@ class BareMachine:
 
     def __init__(self, directory, emulated):
         self.initramfs = self.make_initramfs(directory / "bare-machine")
-        accel, cpu, clock = ("tcg", "max,la57=off", f" tsc_early_khz={tsc_khz()} tsc=reliable") if emulated else ("kvm", "host", "")
+        accel, cpu, clock = "kvm", "host", ""
+        if emulated:
+            accel, cpu, clock = "tcg", "max,la57=off", f" tsc_early_khz={tsc_khz()} tsc=reliable no_timer_check"
         self.argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                      "-machine", "microvm,acpi=off,rtc=on,pic=on,pit=on,usb=off", "-accel", accel, "-cpu", cpu,
                      "-m", str(VM_MEMORY_MIB), "-serial", "stdio", "-kernel", str(GUEST_KERNEL),

@@ -62,7 +62,7 @@ class Daemon(capsule.Capsule):
         return timed(*self.client, "apply", "--wait", "-f", self.write(manifests))
 
     def apply_until(self, manifests, condition):
-        """Seconds from the start of capsulectl to what the applied manifests bring about. Looked for every millisecond."""
+        """Seconds from the start of capsulectl to what the manifests bring about, looked for every millisecond."""
         argv = [*self.client, "apply", "-f", self.write(manifests)]
         begin = time.perf_counter()
         with subprocess.Popen([str(a) for a in argv], stdout=subprocess.DEVNULL) as client:

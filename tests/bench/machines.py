@@ -64,7 +64,7 @@ def starts(bench, bare, emulated):
 
 
 def costs_of(ours, name):
-    """Of an idle microVM: (all of its memory on the host, what of it the guest has touched, translated code), in KiB."""
+    """Of an idle microVM, in KiB: (all of its memory on the host, what of it the guest touched, translated code)."""
     monitor, holder = int(ours.status(name)["pid"]), ours.holder(name)
     guest = mapped(monitor, "rw-p", VM_MEMORY_MIB << 20)
     if not guest:
