@@ -178,12 +178,12 @@ static void check_mount(const Capsule__V1__VolumeMount *mount, struct targets *t
 	check_target(normal, t, &target, m);
 }
 
-static void check_mounts(Capsule__V1__VolumeMount *const *mounts, size_t n, struct targets *t, const struct path *spec,
-			 struct manifest_mistakes *m)
+static void check_mounts(Capsule__V1__VolumeMount *const *mounts, size_t n, size_t max, struct targets *t,
+			 const struct path *spec, struct manifest_mistakes *m)
 {
 	struct path path = path_field(spec, "mounts");
 
-	if (!check_count(n, MANIFEST_MOUNTS_MAX, &path, m))
+	if (!check_count(n, max, &path, m))
 		return;
 	for (size_t i = 0; i < n; i++) {
 		struct path at = path_index(&path, i), name = path_field(&at, "volumeName");
@@ -411,7 +411,7 @@ static void check_container(const Capsule__V1__ContainerSpec *c, struct manifest
 
 	check_image(c->image, &image, m);
 	check_process(&process, &spec, m);
-	check_mounts(c->mounts, c->n_mounts, &targets, &spec, m);
+	check_mounts(c->mounts, c->n_mounts, MANIFEST_MOUNTS_MAX, &targets, &spec, m);
 	check_binds(c, &targets, &spec, m);
 	check_enum(&capsule__v1__network_mode__descriptor, c->network_mode, &mode, m);
 	check_ports(c->ports, c->n_ports, &spec, m);
@@ -461,7 +461,7 @@ static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mi
 
 	check_boot(v, &spec, m);
 	check_process(&process, &spec, m);
-	check_mounts(v->mounts, v->n_mounts, &targets, &spec, m);
+	check_mounts(v->mounts, v->n_mounts, MANIFEST_VM_MOUNTS_MAX, &targets, &spec, m);
 	check_ports(v->ports, v->n_ports, &spec, m);
 	check_enum(&capsule__v1__micro_vmbackend__descriptor, v->backend, &backend, m);
 	check_disk_size(v->disk_size, &spec, m);

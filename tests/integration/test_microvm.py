@@ -144,7 +144,8 @@ def test_status_says_why_a_machine_ended(capsule):
 def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhile(capsule):
     """The machine's boot is held up: its monitor is stopped for a while."""
     capsule.run_vm("vm", "busybox:test", "echo up", IDLE, wait=False)
-    wait_for((capsule.run_dir / "workloads/vm/shim.pid").exists, "the holder", BOOT)
+    files = {"shim.pid", "config.json", "hosts", "hostname", "resolv.conf"}  # before them it would be a start that is lost
+    wait_for(lambda: files <= set(tidy.names_in(capsule.run_dir / "workloads/vm")), "the holder and its bundle", BOOT)
     monitor = wait_for(lambda: tidy.monitors(capsule), "the monitor", BOOT)[0]
     os.kill(monitor, signal.SIGSTOP)
     capsule.kill()

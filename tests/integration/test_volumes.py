@@ -208,8 +208,9 @@ def test_a_full_volume_is_the_workloads_affair(capsule):
 def counter(capsule):
     """A workload that counts its runs in the volume, durably."""
     capsule.apply(volume())
-    run_with_volume(capsule, command=["sh", "-c", f"echo run >> {DATA}/runs; sync; exec sleep 10000"])
-    wait_for(lambda: runs(capsule) == 1, "the first run")
+    run_with_volume(capsule, command=["sh", "-c", f"echo run >> {DATA}/runs; sync; echo counted; exec sleep 10000"])
+    said(capsule, "w", "counted\n")
+    assert runs(capsule) == 1
 
 
 def runs(capsule):

@@ -162,16 +162,23 @@ def remove_cgroup(path):
 
 
 def first_pid(cgroup, after=None):
-    """Of the monitor, as soon as there is one other than `after`."""
-    wait_for(lambda: cgroup_pids(cgroup) - {after}, "a monitor")
-    return next(iter(cgroup_pids(cgroup) - {after}))
+    """Of the monitor, as soon as its program was executed and it is another one than `after`."""
+    return wait_for(lambda: next((p for p in cgroup_pids(cgroup) - {after} if runs_monitor(p)), None), "a monitor")
+
+
+def runs_monitor(pid):
+    try:
+        return "qemu" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return False
 
 
 def wait_for(condition, what, timeout=PATIENCE):
     end = time.monotonic() + timeout
-    while not condition():
+    while not (result := condition()):
         assert time.monotonic() < end, f"no sign of {what}"
         time.sleep(0.02)
+    return result
 
 
 def wait_ended(pid, timeout=PATIENCE):
