@@ -112,6 +112,8 @@ static void check_image(struct image_store *store, const char *reference, size_t
 	image_release(&image);
 }
 
+#define AT_REST 5 /* entries of images/: .lock, .spare, oci-layout, index.json, blobs */
+
 static unsigned count(const char *sub)
 {
 	_cleanup_free_ char *path = fs_path("%s/%s", root, sub);
@@ -141,7 +143,7 @@ static void refused(const void *data, size_t len, enum error_code code, const ch
 	ck_assert_int_eq(image_store_collect(store, NULL, 0, NULL, NULL), 0);
 	ck_assert_uint_eq(count("layers"), 0);
 	ck_assert_uint_eq(count("images/blobs/sha256"), 0);
-	ck_assert_uint_eq(count("images"), 4); /* .lock, oci-layout, index.json, blobs */
+	ck_assert_uint_eq(count("images"), AT_REST);
 	free(images);
 	image_store_free(store);
 }
@@ -481,7 +483,7 @@ START_TEST(two_pushes_at_once)
 	}
 	ck_assert_int_eq(image_store_open(root, &store, NULL), 0);
 	check_image(store, "hello", 1);
-	ck_assert_uint_eq(count("images"), 4);
+	ck_assert_uint_eq(count("images"), AT_REST);
 	ck_assert_uint_eq(count("layers"), 1);
 	image_store_free(store);
 }
@@ -512,9 +514,9 @@ START_TEST(a_killed_push_is_swept)
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
 	ck_assert(WIFSIGNALED(status));
 	close(to);
-	ck_assert_uint_eq(count("images"), 5);
+	ck_assert_uint_eq(count("images"), AT_REST + 1);
 	ck_assert_int_eq(image_store_open(root, &store, NULL), 0);
-	ck_assert_uint_eq(count("images"), 4);
+	ck_assert_uint_eq(count("images"), AT_REST);
 	ck_assert_uint_eq(count("layers"), 0);
 	ck_assert_uint_eq(count("images/blobs/sha256"), 0);
 	image_store_free(store);

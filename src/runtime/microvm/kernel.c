@@ -117,7 +117,7 @@ static bool is_bzimage(int fd)
 
 static bool is_compressed(const uint8_t *magic)
 {
-	static const char *const magics[] = { "\x1f\x8b", "\x28\xb5\x2f\xfd", "\xfd" "7zX", "BZh" };
+	static const char *const magics[] = { "\x1f\x8b", "\x28\xb5\x2f\xfd", "\3757zX", "BZh" };
 
 	for (size_t i = 0; i < sizeof magics / sizeof magics[0]; i++)
 		if (!memcmp(magic, magics[i], strlen(magics[i])))
