@@ -391,3 +391,21 @@ int client_converse(struct cli *cli, const struct method *method, const struct c
 
 	return client_run(cli, method, NULL, &run);
 }
+
+int client_each_name(struct cli *cli, size_t first, int (*one)(struct cli *cli, size_t i, struct error *err),
+		     struct error *err)
+{
+	bool failed = false;
+
+	for (size_t i = first; i < cli->n_names; i++) {
+		int r = one(cli, i, err);
+
+		if (r == CLI_USAGE || (r < 0 && client_lost(cli)))
+			return r;
+		if (r < 0) {
+			cli_report(cli, err);
+			failed = true;
+		}
+	}
+	return failed ? -1 : 0;
+}

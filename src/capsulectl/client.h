@@ -74,4 +74,9 @@ bool client_lost(const struct cli *cli);
  * and exit() would wait for its thread, so the program must be left through _exit(). */
 bool client_close(struct cli *cli);
 
+/* Does it for each of the command's names from the first-th on. One that fails is reported and does not keep the others from
+ * what was asked for; -1 in the end. Wrong usage and a lost connection end it at once. */
+int client_each_name(struct cli *cli, size_t first, int (*one)(struct cli *cli, size_t i, struct error *err),
+		     struct error *err);
+
 #endif

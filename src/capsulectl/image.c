@@ -126,27 +126,22 @@ static void print_removed(char **removed, size_t n)
 		output_text("image/%s deleted\n", text_clean(removed[i]));
 }
 
+static int delete_one(struct cli *cli, size_t i, struct error *err)
+{
+	Capsule__V1__ImageDeleteRequest request = CAPSULE__V1__IMAGE_DELETE_REQUEST__INIT;
+	_cleanup_message_ Capsule__V1__ImageDeleteResponse *reply = NULL;
+	int r;
+
+	request.reference = cli->names[i];
+	r = client_call(cli, &image_delete, &request, &reply, err);
+	if (r == 0)
+		print_removed(reply->removed, reply->n_removed);
+	return r;
+}
+
 static int run_delete(struct cli *cli, struct error *err)
 {
-	bool failed = false;
-
-	for (size_t i = 0; i < cli->n_names; i++) {
-		Capsule__V1__ImageDeleteRequest request = CAPSULE__V1__IMAGE_DELETE_REQUEST__INIT;
-		_cleanup_message_ Capsule__V1__ImageDeleteResponse *reply = NULL;
-		int r;
-
-		request.reference = cli->names[i];
-		r = client_call(cli, &image_delete, &request, &reply, err);
-		if (r == CLI_USAGE || (r < 0 && client_lost(cli)))
-			return r;
-		if (r < 0) {
-			cli_report(cli, err);
-			failed = true;
-			continue;
-		}
-		print_removed(reply->removed, reply->n_removed);
-	}
-	return failed ? -1 : 0;
+	return client_each_name(cli, 0, delete_one, err);
 }
 
 static int run_prune(struct cli *cli, struct error *err)

@@ -203,27 +203,22 @@ static int run_resize(struct cli *cli, struct error *err)
 	return r;
 }
 
+static int delete_one(struct cli *cli, size_t i, struct error *err)
+{
+	Capsule__V1__VolumeDeleteRequest request = CAPSULE__V1__VOLUME_DELETE_REQUEST__INIT;
+	int r;
+
+	request.name = cli->names[i];
+	request.force = cli_has(cli, OPT_FORCE);
+	r = client_call(cli, &volume_delete, &request, NULL, err);
+	if (r == 0)
+		output_text("volume/%s deleted\n", request.name);
+	return r;
+}
+
 static int run_delete(struct cli *cli, struct error *err)
 {
-	bool failed = false;
-
-	for (size_t i = 0; i < cli->n_names; i++) {
-		Capsule__V1__VolumeDeleteRequest request = CAPSULE__V1__VOLUME_DELETE_REQUEST__INIT;
-		int r;
-
-		request.name = cli->names[i];
-		request.force = cli_has(cli, OPT_FORCE);
-		r = client_call(cli, &volume_delete, &request, NULL, err);
-		if (r == CLI_USAGE || (r < 0 && client_lost(cli)))
-			return r;
-		if (r < 0) {
-			cli_report(cli, err);
-			failed = true;
-			continue;
-		}
-		output_text("volume/%s deleted\n", cli->names[i]);
-	}
-	return failed ? -1 : 0;
+	return client_each_name(cli, 0, delete_one, err);
 }
 
 /* ---- commands ---- */

@@ -61,24 +61,19 @@ static int run_list(struct cli *cli, struct error *err)
 	return form == FORM_NAME ? 0 : output_table(&table, err);
 }
 
+static int delete_one(struct cli *cli, size_t i, struct error *err)
+{
+	Capsule__V1__VolumeSnapshotRequest request = request_for(cli, i);
+	int r = client_call(cli, &snapshot_delete, &request, NULL, err);
+
+	if (r == 0)
+		output_text("snapshot/%s of volume/%s deleted\n", request.name, request.volume);
+	return r;
+}
+
 static int run_delete(struct cli *cli, struct error *err)
 {
-	bool failed = false;
-
-	for (size_t i = 1; i < cli->n_names; i++) {
-		Capsule__V1__VolumeSnapshotRequest request = request_for(cli, i);
-		int r = client_call(cli, &snapshot_delete, &request, NULL, err);
-
-		if (r == CLI_USAGE || (r < 0 && client_lost(cli)))
-			return r;
-		if (r < 0) {
-			cli_report(cli, err);
-			failed = true;
-			continue;
-		}
-		output_text("snapshot/%s of volume/%s deleted\n", request.name, request.volume);
-	}
-	return failed ? -1 : 0;
+	return client_each_name(cli, 1, delete_one, err);
 }
 
 static int run_restore(struct cli *cli, struct error *err)
