@@ -390,13 +390,17 @@ def make_debian_image(path, ref, fmt="docker", compression="", outer="", config=
 
 # ---- a program of ours ----
 
+def make_program_image(path, ref, source):
+    """An image of one program, made from this C source."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = os.path.join(directory, "program")
+        subprocess.run(["gcc", "-O1", "-static", "-o", program, source], check=True)
+        return make_image(path, ref, [Host(program, "/program")], {"Entrypoint": ["/program"]})
+
+
 def make_udp_image(path, ref):
     """A program that answers datagrams with the address that they came from (udp_echo.c), on the port that is its argument."""
-    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "udp_echo.c")
-    with tempfile.TemporaryDirectory() as directory:
-        program = os.path.join(directory, "udp-echo")
-        subprocess.run(["gcc", "-O1", "-static", "-o", program, source], check=True)
-        return make_image(path, ref, [Host(program, "/udp-echo")], {"Entrypoint": ["/udp-echo"]})
+    return make_program_image(path, ref, os.path.join(os.path.dirname(os.path.abspath(__file__)), "udp_echo.c"))
 
 
 def main():
