@@ -20,6 +20,7 @@ HAS_FLAGS, SEND_FLUSH = 1, 4
 READ, WRITE, DISC, FLUSH = range(4)
 EINVAL = 22
 LENGTH_MAX = 64 << 20
+GONE_WITHIN = 60  # seconds from a client's end to the last of what it had sent
 
 
 class Gone(Exception):
@@ -56,7 +57,7 @@ class VolatileDisk:
 
     def cut(self):
         """The client was killed: what is lost is decided."""
-        self.server.join()
+        self.server.join(GONE_WITHIN)
         kept = self.random.choice((0, 0.5, 0.9))
         for number, content in self.cache.items():
             if self.random.random() < kept:
