@@ -4,7 +4,6 @@
 
 #include "base/fs.h"
 #include "base/timeutil.h"
-#include "runtime/container/bundle.h"
 #include "shim/cgroup.h"
 
 #include <errno.h>
@@ -218,7 +217,7 @@ int holder_run(const struct holder_start *start, struct driver_instance *ret, st
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "too many layers or volumes");
 	if (spawn(start, &fd, &pid, err) < 0)
 		return -1;
-	r = start->bundle ? bundle_write(start->bundle, err) : 0;
+	r = start->prepare ? start->prepare(start->arg, err) : 0;
 	/* The process that was started is gone by now; the holder is its child and nobody's. */
 	process_wait(pid);
 	if (r < 0)

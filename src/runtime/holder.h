@@ -46,7 +46,9 @@ struct holder_start {
 	int dirfd;                        /* the run directory */
 	const struct process_fd *fds;     /* beside those that every holder gets */
 	size_t n_fds;
-	const struct bundle *bundle;      /* written while the holder prepares; NULL: there is none */
+	/* What it finds once it is told to start; made while it prepares itself. NULL: nothing. */
+	int (*prepare)(const void *arg, struct error *err);
+	const void *arg;
 	int timeout_ms;                   /* until the payload runs */
 };
 

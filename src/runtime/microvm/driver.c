@@ -122,6 +122,11 @@ static void build_command(struct holder_command *c, const struct microvm_driver 
 	holder_command_end(c, plan->spec->name);
 }
 
+static int write_bundle(const void *bundle, struct error *err)
+{
+	return bundle_write(bundle, err);
+}
+
 static int run_holder(const struct holder_command *command, const struct places *p, const struct driver_plan *plan,
 		      struct driver_instance *ret, struct error *err)
 {
@@ -135,7 +140,7 @@ static int run_holder(const struct holder_command *command, const struct places 
 	_cleanup_close_ int dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const struct holder_start start = {
 		.command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1, .timeout_ms = START_TIMEOUT_MS,
-		.bundle = is_own_system(plan->spec->micro_vm) ? NULL : &bundle,
+		.prepare = is_own_system(plan->spec->micro_vm) ? NULL : write_bundle, .arg = &bundle,
 	};
 
 	if (dirfd < 0)
