@@ -115,7 +115,7 @@ static int run_shim(const struct container_driver *d, const struct holder_comman
 	struct process_fd fds[2];
 	char program[32];
 	struct holder_start start = {
-		.command = command, .program = program, .dirfd = dirfd, .fds = fds, .prepare = prepare_contents,
+		.driver = &d->common, .command = command, .program = program, .dirfd = dirfd, .fds = fds, .prepare = prepare_contents,
 		.arg = &contents, .timeout_ms = START_TIMEOUT_MS,
 	};
 
@@ -179,7 +179,8 @@ static int container_start(struct driver *driver, const struct driver_plan *plan
 	if (places_prepare(&p, driver, plan, err) < 0)
 		return -1;
 	if (prepare_and_run_hastened(container_of(driver), &p, plan, ret, err) < 0) {
-		(void)places_cleanup(driver, name, NULL);
+		if (err->code != ERR_CANCELLED)
+			(void)places_cleanup(driver, name, NULL);
 		oci_runtime_clarify(err);
 		return error_wrap(err, "cannot start %s", name);
 	}
@@ -195,7 +196,7 @@ static int container_recover(struct driver *driver, const char *name, bool patie
 	_cleanup_places_ struct places p = { 0 };
 
 	/* A start that was cut off before the OCI runtime knew of the container is no run. */
-	if (places_init(&p, driver, name, err) < 0 || holder_find(&p, name, p.runtime_state, patient, ret, err) < 0)
+	if (places_init(&p, driver, name, err) < 0 || holder_find(driver, &p, name, p.runtime_state, patient, ret, err) < 0)
 		return -1;
 	if (ret->pid || ret->ended)
 		origin_read(p.state_dir, ret);
@@ -264,6 +265,7 @@ static const struct driver_ops container_ops = {
 	.recover = container_recover,
 	.root = container_root,
 	.exec = container_exec,
+	.leave = driver_common_leave,
 	.free = container_driver_free,
 };
 
