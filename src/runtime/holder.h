@@ -46,6 +46,7 @@ struct holder_start {
 	int dirfd;                        /* the run directory */
 	const struct process_fd *fds;     /* beside those that every holder gets */
 	size_t n_fds;
+	int *handed_over;                 /* one of them, closed once the holder has it; NULL: none */
 	const struct bundle *bundle;      /* written while the holder prepares; NULL: there is none */
 	int timeout_ms;                   /* until the payload runs */
 };

@@ -131,10 +131,11 @@ static int run_holder(const struct holder_command *command, const struct places 
 		.plan = plan, .payload = &payload, .runtime = &guest_runtime, .run_dir = p->run_dir,
 		.files_dir = GUEST_BUNDLE, .volumes_dir = GUEST_VOLUMES, .cgroup_path = GUEST_CGROUP, .cgroup_namespace = true,
 	};
-	const struct process_fd tap = { plan->tap_fd, SHIM_FD_TAP };
+	const struct process_fd tap = { *plan->tap_fd, SHIM_FD_TAP };
 	_cleanup_close_ int dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const struct holder_start start = {
-		.command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1, .timeout_ms = START_TIMEOUT_MS,
+		.command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1, .handed_over = plan->tap_fd,
+		.timeout_ms = START_TIMEOUT_MS,
 		.bundle = is_own_system(plan->spec->micro_vm) ? NULL : &bundle,
 	};
 
