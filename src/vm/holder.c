@@ -13,8 +13,8 @@
  */
 #include "vm/connections.h"
 #include "vm/monitor.h"
+#include "vm/seclude.h"
 
-#include "base/confine.h"
 #include "base/timeutil.h"
 #include "shim/cgroup.h"
 #include "shim/holder.h"
@@ -343,10 +343,14 @@ static void run_if_ready(struct vm *vm)
 /* The machine is one to keep. Nothing is started by this program any more. */
 static void be_greeted(struct vm *vm)
 {
+	_cleanup_error_ struct error err = ERROR_INIT;
+
 	vm->state = VM_GREETED;
 	uv_timer_stop(&vm->deadline);
-	holder_lower_capabilities(CONFINE_KEEP(CAP_KILL) | CONFINE_KEEP(CAP_DAC_OVERRIDE), true);
-	run_if_ready(vm);
+	if (seclude(vm->options, &err) < 0)
+		fail(vm, &err);
+	else
+		run_if_ready(vm);
 }
 
 static void on_hello(const struct error *why, void *arg)
