@@ -409,7 +409,7 @@ static int execute_runtime(const char *name, const struct ends *ends, struct err
 
 	if (sealed < 0)
 		return error_errno(err, errno, "cannot read the OCI runtime " RUNTIME);
-	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, err) < 0)
+	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, false, err) < 0)
 		return -1;
 	if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(errors, 2) < 0 ||
 	    dup2(gate, OCI_RUN_GATE_FD) < 0 || chdir(GUEST_BUNDLE) < 0)

@@ -143,7 +143,7 @@ static int start_on_network(struct step *s, const struct volumes *volumes)
 		return -1;
 	if (start_on_link(s, volumes, &link) == 0)
 		return 0;
-	if (spec_on_bridge(s->record.spec))
+	if (spec_on_bridge(s->record.spec) && s->err.code != ERR_CANCELLED)
 		(void)net_detach(s->host->net, s->name, NULL);
 	return -1;
 }

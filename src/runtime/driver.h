@@ -110,7 +110,7 @@ struct driver_ops {
 	const char *name;
 
 	/* Prepares the run and starts it; returns when the payload's process has been executed. On failure everything is
-	 * undone. What the payload prints goes to the workload's log from the first byte. The writable layer of the last
+	 * undone, except after leave(). What the payload prints goes to the workload's log from the first byte. The writable layer of the last
 	 * run is kept only if it was made for the same generation and the same image digest. */
 	int (*start)(struct driver *d, const struct driver_plan *plan, struct driver_instance *ret, struct error *err);
 
@@ -134,6 +134,10 @@ struct driver_ops {
 
 	/* Prepares a further process: who it is, what it may do, its environment. Nothing is started yet. */
 	int (*exec)(struct driver *d, const struct driver_exec *exec, struct driver_process *ret, struct error *err);
+
+	/* The daemon ends: what waits for a holder that has been told to start gives up, with CANCELLED, and leaves the start
+	 * to the holder and to the next daemon's recover(). Any thread. */
+	void (*leave)(struct driver *d);
 
 	void (*free)(struct driver *d);
 };

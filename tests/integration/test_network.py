@@ -41,8 +41,9 @@ def run_web(capsule, name="web", port=PORT, **spec):
 
 
 def run_echo(capsule, *more_ports):
-    capsule.run_container("echo", "udp-echo:test", args=["7"],
-                          ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}, *more_ports])
+    capsule.run_workload("echo", "udp-echo:test", args=["7"],
+                         ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}, *more_ports])
+    wait_for(lambda: ask_udp(in_netns(capsule.netns), capsule.address("echo"), 7), "the echo to answer")
 
 
 def in_workload(capsule, name):
@@ -107,6 +108,7 @@ def test_a_published_port_answers_from_everywhere(host, lan):
     assert host.inside("other", "wget", "-qO-", f"http://{host.address('web')}/") == PAGE
 
 
+@both_kinds
 def test_a_published_udp_port_answers_from_everywhere(host, lan):
     run_echo(host)
     host.run_container("other", "busybox:test", command=SLEEP)
