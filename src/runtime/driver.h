@@ -38,7 +38,7 @@ struct driver_plan {
 	uint64_t generation;          /* recorded with the instance, see driver_instance */
 	const struct image *image;    /* resolved; empty for a microVM with a root file system of its own */
 	int netns_fd;                 /* of a container; -1: the host's network */
-	int tap_fd;                   /* of a microVM */
+	int *tap_fd;                  /* of a microVM; closed, and -1, once its holder has it */
 	const char *address;          /* "172.20.254.2"; NULL on the host's network */
 	const char *gateway;          /* of a microVM, and the prefix of its subnet */
 	unsigned prefix;

@@ -222,6 +222,8 @@ int holder_run(const struct holder_start *start, struct driver_instance *ret, st
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "too many layers or volumes");
 	if (spawn(start, &fd, &pid, err) < 0)
 		return -1;
+	if (start->handed_over)
+		close(steal_fd(start->handed_over));
 	r = start->prepare ? start->prepare(start->arg, err) : 0;
 	/* The process that was started is gone by now; the holder is its child and nobody's. */
 	process_wait(pid);

@@ -47,6 +47,7 @@ struct holder_start {
 	int dirfd;                        /* the run directory */
 	const struct process_fd *fds;     /* beside those that every holder gets */
 	size_t n_fds;
+	int *handed_over;                 /* one of them, closed once the holder has it; NULL: none */
 	/* What it finds once it is told to start; made while it prepares itself. NULL: nothing. */
 	int (*prepare)(const void *arg, struct error *err);
 	const void *arg;

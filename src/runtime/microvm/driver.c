@@ -136,10 +136,10 @@ static int run_holder(const struct microvm_driver *d, const struct holder_comman
 		.plan = plan, .payload = &payload, .runtime = &guest_runtime, .run_dir = p->run_dir,
 		.files_dir = GUEST_BUNDLE, .volumes_dir = GUEST_VOLUMES, .cgroup_path = GUEST_CGROUP, .cgroup_namespace = true,
 	};
-	const struct process_fd tap = { plan->tap_fd, SHIM_FD_TAP };
+	const struct process_fd tap = { *plan->tap_fd, SHIM_FD_TAP };
 	_cleanup_close_ int dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const struct holder_start start = {
-		.driver = &d->common, .command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1,
+		.driver = &d->common, .command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1, .handed_over = plan->tap_fd,
 		.prepare = is_own_system(plan->spec->micro_vm) ? NULL : write_bundle, .arg = &bundle,
 		.timeout_ms = START_TIMEOUT_MS,
 	};
