@@ -68,7 +68,7 @@ void monitor_cmdline(const struct vm_options *o, bool acpi, struct buf *out)
 	if (!acpi)
 		buf_adds(out, " acpi=off");
 	if (o->agent)
-		buf_adds(out, " quiet");
+		buf_adds(out, " quiet rootfstype=ramfs");
 	else
 		buf_adds(out, " root=/dev/vda rw");
 	if (o->emulated)
