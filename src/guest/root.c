@@ -8,6 +8,7 @@
 #include "guest/protocol.h"
 #include "shim/cgroup.h"
 #include "shim/protocol.h"
+#include "volume/ext4.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -88,7 +89,7 @@ static int mount_read_only(const char *device, const char *type, const char *tar
 /* The inode tables of a sparse file are zeros already: not to be written once more in the background. */
 static int mount_writable(const char *device, const char *type, const char *target)
 {
-	return mount(device, target, type, 0, "noinit_itable");
+	return mount(device, target, type, 0, "noinit_itable," EXT4_MOUNT_OPTIONS);
 }
 
 static int mount_disk(const Disk *disk, const char *what, const char *type, const char *target, bool read_only,
