@@ -162,10 +162,9 @@ static int await_message(int fd, int leaving, int timeout_ms, struct shim_messag
 
 /* Waits for the holder's first word. 1: the payload runs; 0: it does not, with its reason in err; -1: it is gone or
  * silent, or nobody waits any more. */
-static int await_hello(int fd, const struct driver_common *driver, int timeout_ms, struct shim_message *ret,
-		       struct error *err)
+static int await_hello(int fd, int leaving, int timeout_ms, struct shim_message *ret, struct error *err)
 {
-	int r = await_message(fd, driver->leaving, timeout_ms, ret, err);
+	int r = await_message(fd, leaving, timeout_ms, ret, err);
 
 	if (r < 0)
 		return -1;
@@ -239,7 +238,7 @@ int holder_run(const struct holder_start *start, struct driver_instance *ret, st
 		return -1;
 	/* If the holder has failed meanwhile, it has said why. */
 	(void)shim_send(fd, SHIM_START, NULL, 0);
-	if (await_hello(fd, start->driver, start->timeout_ms, &message, err) <= 0)
+	if (await_hello(fd, start->driver->leaving, start->timeout_ms, &message, err) <= 0)
 		return -1;
 	instance_running(ret, &message, &fd);
 	return 0;
@@ -285,7 +284,7 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 int holder_find(const struct driver *driver, const struct places *p, const char *name, const char *begun, bool patient,
 		struct driver_instance *ret, struct error *err)
 {
-	const struct driver_common *common = (const struct driver_common *)driver;
+	int leaving = ((const struct driver_common *)driver)->leaving;
 	_cleanup_close_ int dirfd = -1, fd = -1;
 	struct shim_result result = { .exit_code = 255 };
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -300,7 +299,7 @@ int holder_find(const struct driver *driver, const struct places *p, const char 
 	if (dirfd >= 0)
 		fd = holder_connect(dirfd);
 	if (fd >= 0)
-		hello = await_hello(fd, common, patient ? PATIENCE_MS : IMPATIENCE_MS, &message, &why);
+		hello = await_hello(fd, leaving, patient ? PATIENCE_MS : IMPATIENCE_MS, &message, &why);
 	if (hello > 0) {
 		instance_running(ret, &message, &fd);
 		return 0;
@@ -359,7 +358,7 @@ static int hold(int fd, const char *volume, struct error *err)
 {
 	struct shim_hold request = { .seconds = FREEZE_SECONDS_MAX };
 	struct shim_message m;
-	int r = await_hello(fd, IMPATIENCE_MS, &m, err);
+	int r = await_hello(fd, -1, IMPATIENCE_MS, &m, err);
 
 	if (r <= 0)
 		return -1;
