@@ -171,32 +171,6 @@ START_TEST(call_over_tcp)
 }
 END_TEST
 
-START_TEST(taken_over_listener)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), other[2];
-	struct rpc_client *client;
-	struct result r = { 0 };
-	char where[80];
-
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/inherited", dir);
-	ck_assert_int_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	ck_assert_int_eq(listen(fd, 1), 0);
-	ck_assert_int_eq(rpc_server_listen_fd(server, fd, NULL), 0);
-	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, other), 0);
-	ck_assert_int_eq(rpc_server_listen_fd(server, other[0], NULL), -1);
-	close(other[0]);
-	close(other[1]);
-	snprintf(where, sizeof(where), "unix:%s", addr.sun_path);
-	client = client_new(where);
-	ask(client, "x", 0, &r);
-	run();
-	ck_assert_int_eq(r.code, ERR_OK);
-	client_close(client);
-	unlink(addr.sun_path); /* a socket that was handed to the server stays its maker's */
-}
-END_TEST
-
 /* Two ends of a byte stream that is no socket: a terminal that does nothing to its bytes. */
 static void open_devices(int *ret_master, int *ret_slave)
 {
@@ -545,7 +519,6 @@ int main(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, call_over_a_unix_socket);
 	tcase_add_loop_test(t, call_over_tcp, 0, 4);
-	tcase_add_test(t, taken_over_listener);
 	tcase_add_test(t, one_connection_over_a_device);
 	tcase_add_test(t, nobody_there);
 	tcase_add_test(t, close_in_callbacks);
