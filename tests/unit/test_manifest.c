@@ -8,6 +8,7 @@
 
 #include "../same_message.h"
 #include "bad_manifests.h"
+#include "runner.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -916,8 +917,6 @@ int main(void)
 {
 	Suite *suite = suite_create("manifest");
 	TCase *tc = tcase_create("manifest");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(tc, mistakes, 0, N(bad_manifests));
 	tcase_add_test(tc, report_names_the_file);
@@ -952,9 +951,5 @@ int main(void)
 	tcase_add_test(tc, core_schema);
 	tcase_add_test(tc, utf8);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -15,6 +15,8 @@
 #include "net/resolv.h"
 #include "net/subnet.h"
 
+#include "runner.h"
+
 #include <arpa/inet.h>
 #include <check.h>
 #include <errno.h>
@@ -1021,8 +1023,6 @@ int main(void)
 {
 	Suite *suite = suite_create("net");
 	TCase *plain = tcase_create("plain"), *host = tcase_create("host");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(plain, subnets_are_parsed);
 	tcase_add_test(plain, resolv_conf_is_made);
@@ -1049,9 +1049,5 @@ int main(void)
 	tcase_add_test(host, a_lingering_bridge_goes_with_the_sweep);
 	tcase_add_test(host, many_at_once);
 	suite_add_tcase(suite, host);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

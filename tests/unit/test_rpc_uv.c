@@ -4,6 +4,7 @@
 /* Servers and clients on a loop, over real sockets. */
 #include "base/timeutil.h"
 #include "echo_service.h"
+#include "runner.h"
 #include "rpc/uv.h"
 
 #include <check.h>
@@ -513,8 +514,6 @@ int main(void)
 {
 	Suite *s = suite_create("rpc_uv");
 	TCase *t = tcase_create("sockets");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, call_over_a_unix_socket);
@@ -533,9 +532,5 @@ int main(void)
 	tcase_add_test(t, bulk_both_ways);
 	tcase_set_timeout(t, 60);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return run_suite(s);
 }

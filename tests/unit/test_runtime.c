@@ -14,6 +14,8 @@
 #include "shim/log_writer.h"
 #include "shim/protocol.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -779,8 +781,6 @@ int main(void)
 {
 	Suite *suite = suite_create("runtime");
 	TCase *c = tcase_create("runtime");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_set_timeout(c, 60);
@@ -802,9 +802,5 @@ int main(void)
 	tcase_add_test(c, reader_may_be_freed_at_any_time);
 	tcase_add_test(c, client_hears_the_end);
 	suite_add_tcase(suite, c);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_suite(suite);
 }

@@ -6,6 +6,8 @@
 #include "store/schema.h"
 #include "store/store.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <fcntl.h>
 #include <sqlite3.h>
@@ -187,17 +189,11 @@ int main(void)
 	};
 	Suite *suite = suite_create("snapshots");
 	TCase *tc = tcase_create("snapshots");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
 	tcase_set_timeout(tc, 60);
 	for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
 		tcase_add_test(tc, tests[i]);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }
