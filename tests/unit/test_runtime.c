@@ -5,7 +5,6 @@
 #include "runtime_fixture.h"
 
 #include "base/buf.h"
-#include "base/fs.h"
 #include "runtime/container/bundle.h"
 #include "runtime/container/oci_runtime.h"
 #include "runtime/container/seccomp.h"
