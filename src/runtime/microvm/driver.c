@@ -136,10 +136,10 @@ static int run_holder(const struct microvm_driver *d, const struct holder_comman
 		.plan = plan, .payload = &payload, .runtime = &guest_runtime, .run_dir = p->run_dir,
 		.files_dir = GUEST_BUNDLE, .volumes_dir = GUEST_VOLUMES, .cgroup_path = GUEST_CGROUP, .cgroup_namespace = true,
 	};
-	const struct process_fd tap = { plan->tap_fd, SHIM_FD_TAP };
+	const struct process_fd tap = { *plan->tap_fd, SHIM_FD_TAP };
 	_cleanup_close_ int dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const struct holder_start start = {
-		.driver = &d->common, .command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1,
+		.driver = &d->common, .command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1, .handed_over = plan->tap_fd,
 		.prepare = is_own_system(plan->spec->micro_vm) ? NULL : write_bundle, .arg = &bundle,
 		.timeout_ms = START_TIMEOUT_MS,
 	};
@@ -287,6 +287,18 @@ static int microvm_exec(struct driver *driver, const struct driver_exec *exec, s
 	return -1;
 }
 
+static int microvm_hold(struct driver *driver, const char *name, const char *volume, const char *what, int *ret_hold,
+			struct error *err)
+{
+	_cleanup_close_ int dirfd = -1;
+
+	/* It does not run, or in it runs nothing of ours. */
+	*ret_hold = -1;
+	if (open_run(driver, name, &dirfd, NULL) < 0)
+		return 0;
+	return holder_hold(dirfd, volume, what, ret_hold, err);
+}
+
 /* ---- what there is ---- */
 
 void microvm_driver_support(struct driver *driver, struct microvm_support *ret)
@@ -326,6 +338,7 @@ static const struct driver_ops microvm_ops = {
 	.root = microvm_root,
 	.exec = microvm_exec,
 	.leave = driver_common_leave,
+	.hold = microvm_hold,
 	.free = microvm_driver_free,
 };
 
