@@ -7,6 +7,7 @@
 #include "imager/content.h"
 #include "imager/content_internal.h"
 #include "imager/decompress.h"
+#include "runner.h"
 #include "tar.h"
 
 #include <check.h>
@@ -672,8 +673,6 @@ int main(void)
 {
 	Suite *suite = suite_create("imager");
 	TCase *tc = tcase_create("imager");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -700,9 +699,5 @@ int main(void)
 	tcase_add_test(tc, register_repairs_what_is_missing);
 	tcase_add_test(tc, register_replaces_the_same_name);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_suite(suite);
 }

@@ -10,6 +10,8 @@
 #include "runtime/microvm/kernel.h"
 #include "runtime/microvm/kvm.h"
 
+#include "runner.h"
+
 #include <archive.h>
 #include <archive_entry.h>
 #include <check.h>
@@ -537,8 +539,6 @@ int main(void)
 {
 	Suite *s = suite_create("microvm");
 	TCase *kernels = tcase_create("kernels"), *choice = tcase_create("choice"), *kvm = tcase_create("kvm");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(kernels, setup, teardown);
 	tcase_add_test(kernels, kernels_are_recognised);
@@ -561,9 +561,5 @@ int main(void)
 	tcase_add_test(kvm, kvm_runs_guests_where_the_processor_does);
 	tcase_add_test(kvm, a_guest_that_does_not_end_is_killed);
 	suite_add_tcase(s, kvm);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
+	return run_suite(s);
 }

@@ -7,6 +7,7 @@
 #include "imager/archive.h"
 #include "imager/content_internal.h"
 #include "imager/digest.h"
+#include "runner.h"
 #include "tar.h"
 
 #include <check.h>
@@ -599,8 +600,6 @@ int main(void)
 {
 	Suite *suite = suite_create("push");
 	TCase *tc = tcase_create("push");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -622,9 +621,5 @@ int main(void)
 	tcase_add_test(tc, a_killed_push_is_swept);
 	tcase_add_test(tc, a_collection_leaves_a_push_alone);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_suite(suite);
 }
