@@ -100,6 +100,8 @@ def expect_down():
 def test_the_machine_is_an_ordinary_one():
     assert pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists()
     assert pathlib.Path("/proc/1/comm").read_text() == "systemd\n"
+    for device in ("kvm", "vhost-vsock", "mapper/control"):
+        assert pathlib.Path("/dev", device).exists(), device
     Firewall()
     for command in (("pvcreate", DISK), ("vgcreate", "vg", DISK),
                     ("lvcreate", "--type", "thin-pool", "--size", "512m", "--name", "pool", "vg")):
