@@ -118,6 +118,7 @@ def test_a_microvm_runs_on_kvm(capsule, monitor, tmp_path):
     assert http_get("127.0.0.1", port) == "page\n"
 
     capsule.ctl("workload", "restart", "web", timeout=BOOT)
+    wait_new_run(capsule, "web", status["pid"])
     assert not alive(int(status["pid"]))
     status = capsule.status("web")
     said(capsule, "web", "container\nmachine\n")
@@ -177,7 +178,7 @@ def test_memory_that_a_guest_frees_goes_back_to_the_host(capsule):
     capsule.run_vm("vm", "busybox:test", IDLE, memoryMib=256)
     pid = capsule.status("vm")["pid"]
     before = resident(pid)
-    output(capsule, "vm", "--", "dd", "if=/dev/zero", "of=/dev/shm/fill", "bs=1M", "count=48")
+    output(capsule, "vm", "--", "dd", "if=/dev/zero", "of=/dev/shm/fill", "bs=1M", "count=48", "status=none")
     filled = resident(pid)
     assert filled > before + 40 * MIB
     output(capsule, "vm", "--", "rm", "/dev/shm/fill")
