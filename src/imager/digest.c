@@ -38,15 +38,30 @@ void digest_add(struct digest *d, const void *data, size_t len)
 		abort();
 }
 
+static void print(const unsigned char *sum, unsigned n, char ret[DIGEST_TEXT])
+{
+	int at = snprintf(ret, DIGEST_TEXT, "sha256:");
+
+	for (unsigned i = 0; i < n; i++)
+		at += snprintf(ret + at, (size_t)(DIGEST_TEXT - at), "%02x", sum[i]);
+}
+
 void digest_finish(struct digest *d, char ret[DIGEST_TEXT])
 {
 	unsigned char sum[EVP_MAX_MD_SIZE];
 	unsigned n;
-	int at;
 
 	if (EVP_DigestFinal_ex(d->ctx, sum, &n) != 1 || n != 32)
 		abort();
-	at = snprintf(ret, DIGEST_TEXT, "sha256:");
-	for (unsigned i = 0; i < n; i++)
-		at += snprintf(ret + at, (size_t)(DIGEST_TEXT - at), "%02x", sum[i]);
+	print(sum, n, ret);
+}
+
+void digest_of(const void *data, size_t len, char ret[DIGEST_TEXT])
+{
+	unsigned char sum[EVP_MAX_MD_SIZE];
+	unsigned n;
+
+	if (EVP_Digest(data, len, sum, &n, EVP_sha256(), NULL) != 1 || n != 32)
+		abort();
+	print(sum, n, ret);
 }

@@ -18,4 +18,7 @@ void digest_add(struct digest *d, const void *data, size_t len);
 /* To be called once, last. */
 void digest_finish(struct digest *d, char ret[DIGEST_TEXT]);
 
+/* All at once. */
+void digest_of(const void *data, size_t len, char ret[DIGEST_TEXT]);
+
 #endif

@@ -6,9 +6,9 @@
 #include "base/fs.h"
 #include "base/timeutil.h"
 #include "imager/answer.h"
+#include "imager/digest.h"
 #include "imager/session.h"
 
-#include <openssl/evp.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -108,23 +108,12 @@ static int document_restart(void *arg, struct error *err)
 	return 0;
 }
 
-static void digest_of(const struct buf *text, char out[DIGEST_TEXT])
-{
-	unsigned char md[EVP_MAX_MD_SIZE];
-	unsigned len = 0;
-
-	EVP_Digest(buf_str(text), text->len, md, &len, EVP_sha256(), NULL);
-	memcpy(out, "sha256:", 8);
-	for (unsigned i = 0; i < len; i++)
-		snprintf(out + 7 + 2 * i, 3, "%02x", md[i]);
-}
-
 static int document_end(void *arg, const struct http_response *response, struct error *err)
 {
 	const char *said = response->docker_content_digest;
 	struct document *d = arg;
 
-	digest_of(&d->text, d->digest);
+	digest_of(buf_str(&d->text), d->text.len, d->digest);
 	if (d->expected && strcmp(d->digest, d->expected) != 0)
 		return error_set(err, ERR_DATA_LOSS, "it gives other content than was asked for: %s instead of %s",
 				 d->digest, d->expected);

@@ -106,19 +106,15 @@ int manifest_parse(const char *text, size_t len, struct manifest *ret, struct ma
  * names the thing in the message ("workload name"). */
 int manifest_check_name(const char *what, const char *name, struct error *err);
 
-/* Fills defaults in place, so that two equal workloads have equal bytes: network mode, protocol, restart policy,
- * vcpus, memory, disk, all of a health check; env sorted by name; cpus in whole thousandths; durations in whole milliseconds,
- * in one form; resources without a limit go; an empty desired_state stays. Status is dropped. */
+/* Fills defaults in place, so that two equal workloads have equal bytes, which the store compares: network mode,
+ * protocol, restart policy, vcpus, memory, disk, all of a health check; env sorted by name; cpus in whole thousandths;
+ * durations in whole milliseconds, in one form; resources without a limit go; an empty desired_state stays. Status is dropped. */
 void manifest_normalize_workload(Capsule__V1__Workload *workload);
 
 /* Adds a mistake for every rule that the workload breaks; normalized or not. 0 if there is none, else -1. The image's
  * reference is checked for its characters only; its grammar is the image store's. */
 int manifest_check_workload(const Capsule__V1__Workload *workload, struct manifest_mistakes *ret_mistakes);
 int manifest_check_volume(const Capsule__V1__VolumeCreateRequest *volume, struct manifest_mistakes *ret_mistakes);
-
-/* Whether two normalized workloads ask for the same thing (kind, spec, resources, restart policy, grace, health check);
- * name, status, desired state and times do not count. */
-bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b);
 
 /* Field by field; either may be NULL. Both normalized. Lists of strings count as one value, and so does an element of
  * ports or mounts that is on one side only. Status and times are left out, and so is a desired state that `to` does not

@@ -145,37 +145,3 @@ void manifest_normalize_workload(Capsule__V1__Workload *workload)
 		normalize_ports(v->ports, v->n_ports);
 	}
 }
-
-/* ---- equality ---- */
-
-/* What the fields that matter look like on the wire; normalized workloads have one form only. */
-static uint8_t *pack(const Capsule__V1__Workload *workload, size_t *ret_len)
-{
-	Capsule__V1__Workload w;
-	uint8_t *bytes;
-	size_t len;
-
-	capsule__v1__workload__init(&w);
-	w.kind = workload->kind;
-	w.container = workload->container;
-	w.micro_vm = workload->micro_vm;
-	w.resources = workload->resources;
-	w.restart_policy = workload->restart_policy;
-	w.stop_grace_case = workload->stop_grace_case;
-	w.stop_grace_period_seconds = workload->stop_grace_period_seconds;
-	w.health_check = workload->health_check;
-	len = capsule__v1__workload__get_packed_size(&w);
-	bytes = malloc(len + 1);
-	if (bytes)
-		*ret_len = capsule__v1__workload__pack(&w, bytes);
-	return bytes;
-}
-
-bool manifest_workload_equal(const Capsule__V1__Workload *a, const Capsule__V1__Workload *b)
-{
-	size_t n_a = 0, n_b = 0;
-	_cleanup_free_ uint8_t *bytes_a = pack(a, &n_a), *bytes_b = pack(b, &n_b);
-
-	/* Without memory nothing is known to be equal. */
-	return bytes_a && bytes_b && n_a == n_b && memcmp(bytes_a, bytes_b, n_a) == 0;
-}

@@ -4,6 +4,8 @@
 #include "manifest/mistake.h"
 #include "manifest/text.h"
 
+#include "base/hex.h"
+
 #include <jansson.h>
 #include <yaml.h>
 
@@ -149,11 +151,11 @@ static int hex4(const char *s, unsigned *ret)
 	unsigned value = 0;
 
 	for (int i = 0; i < 4; i++) {
-		const char *digit = strchr("0123456789abcdef", s[i] | 0x20);
+		int digit = hex_digit(s[i]);
 
-		if (!s[i] || !digit || !*digit)
+		if (digit < 0)
 			return -1;
-		value = value << 4 | (unsigned)(digit - "0123456789abcdef");
+		value = value << 4 | (unsigned)digit;
 	}
 	*ret = value;
 	return 0;

@@ -3,6 +3,7 @@
 #include "rpc/metadata.h"
 
 #include "base/buf.h"
+#include "base/hex.h"
 #include "base/timeutil.h"
 
 #include <inttypes.h>
@@ -31,17 +32,6 @@ char *rpc_status_message_encode(const char *message)
 			buf_addf(&b, "%%%02X", c);
 	}
 	return buf_steal(&b);
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
 }
 
 char *rpc_status_message_decode(const char *value, size_t len)

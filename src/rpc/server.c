@@ -361,16 +361,6 @@ int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t 
 	return 0;
 }
 
-int rpc_server_listen_fd(struct rpc_server *server, int fd, struct error *err)
-{
-	int listening = 0;
-	socklen_t len = sizeof(listening);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening)
-		return error_set(err, ERR_INVALID_ARGUMENT, "descriptor %d is not a listening socket", fd);
-	return add_listener(server, fd, NULL, err);
-}
-
 /* --- the server as a whole --- */
 
 struct rpc_server *rpc_server_new(uv_loop_t *loop, unsigned max_connections)

@@ -44,9 +44,6 @@ int rpc_server_listen_unix(struct rpc_server *server, const char *path, mode_t m
 int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t port, uint16_t *ret_port,
 			  struct error *err);
 
-/* Takes over a listening socket, as a service manager hands it. The fd is the server's on success. */
-int rpc_server_listen_fd(struct rpc_server *server, int fd, struct error *err);
-
 /* Serves one connection over any non-blocking descriptor that is a byte stream: a socket, a virtio-serial port. It is the server's
  * in any case. `lost` (may be NULL) is called once, from the loop, when the connection has ended and its calls are closed,
  * unless the server is being closed. */

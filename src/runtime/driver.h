@@ -6,7 +6,7 @@
  * the network for anything and never decides whether something should run.
  *
  * start(), cleanup(), remove() and recover() block and are called on task threads, at most one at a time for a
- * workload, several at a time for different ones; exec() and root() block too, and are called at any time. A running
+ * workload, several at a time for different ones; exec(), root() and hold() block too, and are called at any time. A running
  * workload is held by a shim; the daemon talks to it through a
  * `struct shim_client` (runtime/shim_client.h), which belongs to the loop's thread.
  */
@@ -138,6 +138,11 @@ struct driver_ops {
 	/* The daemon ends: what waits for a holder that has been told to start gives up, with CANCELLED, and leaves the start
 	 * to the holder and to the next daemon's recover(). Any thread. */
 	void (*leave)(struct driver *d);
+
+	/* Has a volume of a workload held still where the host cannot do that itself (volume/freeze.h): in the guest that has
+	 * mounted it. *ret_hold: for holder_let_go(); -1 where no guest of ours has it mounted now. `what` names the volume
+	 * in messages. NULL: the host can. */
+	int (*hold)(struct driver *d, const char *name, const char *volume, const char *what, int *ret_hold, struct error *err);
 
 	void (*free)(struct driver *d);
 };

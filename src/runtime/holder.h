@@ -69,6 +69,14 @@ int holder_connect(int dirfd);
 /* The connection of a further process: for driver_ops.exec. */
 int holder_connect_process(int dirfd, struct driver_process *process, struct error *err);
 
+/* Has the volume held still in the guest of the run directory, for as long as freeze.h says. *ret_fd is the hold: its end, also
+ * with this process, lets go. `what` names the volume in messages. UNIMPLEMENTED by a holder that is too old. */
+int holder_hold(int dirfd, const char *volume, const char *what, int *ret_fd, struct error *err);
+
+/* Lets go and closes it. ABORTED or DEADLINE_EXCEEDED: it was not held until now, and what was copied meanwhile is worth
+ * nothing. */
+int holder_let_go(int *fd, const char *what, struct error *err);
+
 /* After this nothing of the holder is left: also not its mount namespace, which holds volumes. */
 int holder_kill(int dirfd, struct error *err);
 

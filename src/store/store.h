@@ -127,9 +127,6 @@ int store_volume_undo_size(struct store *store, const char *name, uint64_t size_
 int store_volume_get(struct store *store, const char *name, struct store_volume *ret, struct error *err);
 int store_volume_list(struct store *store, struct store_volume **ret, size_t *ret_n, struct error *err);
 
-/* Names of the workloads whose spec names the volume; the caller frees each and the array. */
-int store_volume_users(struct store *store, const char *name, char ***ret_names, size_t *ret_n, struct error *err);
-
 /* Marks the volume as going away (ready = false) unless a spec names it or it has snapshots (FAILED_PRECONDITION, with
  * who) or, with force, unless it is claimed. After that no workload can claim it. */
 int store_volume_begin_delete(struct store *store, const char *name, bool force, struct error *err);

@@ -265,20 +265,6 @@ static int users(struct store *store, const char *volume, struct names *ret, str
 	return r;
 }
 
-int store_volume_users(struct store *store, const char *name, char ***ret_names, size_t *ret_n, struct error *err)
-{
-	_cleanup_names_ struct names names = { 0 };
-
-	if (db_begin(store, err) < 0)
-		return -1;
-	if (db_end(store, users(store, name, &names, err), err) < 0)
-		return -1;
-	*ret_n = names.n;
-	*ret_names = names.items;
-	names = (struct names){ 0 };
-	return 0;
-}
-
 /* ---- deleting ---- */
 
 static int refuse_named(const char *volume, const struct names *names, struct error *err)

@@ -352,6 +352,7 @@ table ip filter {
 OTHER_FIREWALL = """
 table inet guard {
     chain routed { type filter hook forward priority 10; policy drop; }
+    chain incoming { type filter hook input priority 10; policy drop; iifname { "lo", "lan0" } accept; ct state established accept; }
 }
 """
 
@@ -388,10 +389,14 @@ def test_a_firewall_that_blocks_is_named_with_what_helps(host, lan):
     load_rules(lan, OTHER_FIREWALL)
     assert "inet guard routed" in run_web(host).err
     assert fetch(in_netns(lan.remote), Lan.HOST, PORT) is None
+    host.run_container("other", "busybox:test", command=SLEEP)
+    by_name = ("timeout", "5", "wget", "-qO-", "http://web/")
+    assert host.inside("other", *by_name, check=False) == ""
     message = host.status("web")["message"]
-    assert "inet guard routed" in message and host.bridge in message
-    for command in re.findall(r"nft (insert rule [^;]*)", message):
+    assert "inet guard routed" in message and "inet guard incoming" in message and host.bridge in message
+    for command in re.findall(r"nft (insert rule [^;\n]*)", message):
         load_rules(lan, command.replace("\\\"", "\""))
     assert fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE
+    assert host.inside("other", *by_name) == PAGE
     host.ctl("workload", "restart", "web")
     wait_for(lambda: host.phase("web") == "Running" and "message" not in host.status("web"), "no more complaint")

@@ -5,6 +5,7 @@ silently."""
 import os
 
 from capsule import wait_for
+from kinds import both_kinds
 from test_volumes import DATA, MIB, run_with_volume, volume
 
 
@@ -13,6 +14,7 @@ def stored(capsule, name="data"):
     return os.stat(capsule.root / f"volumes/{name}.img").st_blocks * 512
 
 
+@both_kinds
 def test_deleted_data_gives_its_room_back(capsule):
     capsule.apply(volume())
     run_with_volume(capsule)
@@ -33,6 +35,7 @@ def fill(path):
                 os.fsync(f.fileno())
 
 
+@both_kinds
 def test_a_disk_that_others_filled_loses_no_data_silently(small_disk, make_capsule):
     """What the workload was told is written is there; what could not be written is an error for it, at the latest at fsync."""
     capsule = make_capsule(root=small_disk / "root")

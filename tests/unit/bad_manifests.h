@@ -5,8 +5,8 @@
 #ifndef CAPSULE_TESTS_BAD_MANIFESTS_H
 #define CAPSULE_TESTS_BAD_MANIFESTS_H
 
-#define WEB "name: web\nkind: Container\ncontainer:\n  image: nginx\n"
-#define VM "name: vm\nkind: MicroVM\nmicroVm:\n  image: alpine\n"
+#include "manifest_fixture.h"
+
 #define DATA "name: data\nkind: Volume\n"
 
 static const struct {

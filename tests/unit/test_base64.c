@@ -2,6 +2,8 @@
 /* Copyright The Capsule authors */
 #include "base/base64.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,16 +63,10 @@ int main(void)
 {
 	Suite *s = suite_create("base64");
 	TCase *t = tcase_create("base64");
-	SRunner *r;
-	int failed;
 
 	tcase_add_test(t, both_ways);
 	tcase_add_test(t, every_byte);
 	tcase_add_test(t, what_is_not_base64);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return run_suite(s);
 }

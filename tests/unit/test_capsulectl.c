@@ -5,6 +5,7 @@
 #include "capsulectl/output.h"
 #include "capsulectl/target.h"
 
+#include "runner.h"
 #include "workload.pb-c.h"
 
 #include <check.h>
@@ -415,8 +416,6 @@ int main(void)
 {
 	Suite *suite = suite_create("capsulectl");
 	TCase *line = tcase_create("line"), *target = tcase_create("target"), *output = tcase_create("output");
-	SRunner *runner;
-	int failed;
 
 	LOOP(line, wrong_line, wrong_lines);
 	LOOP(line, options_anywhere, same_lines);
@@ -438,9 +437,5 @@ int main(void)
 	LOOP(output, bytes_for_people, sizes);
 	tcase_add_test(output, enums_without_prefix);
 	suite_add_tcase(suite, output);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

@@ -4,6 +4,8 @@
 
 #include "base/fs.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -100,8 +102,6 @@ int main(void)
 {
 	Suite *suite = suite_create("confine");
 	TCase *files = tcase_create("files");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_unchecked_fixture(files, make_tree, remove_tree);
 	tcase_add_test(files, others_are_out_of_reach);
@@ -109,9 +109,5 @@ int main(void)
 	tcase_add_test(files, what_may_be_modified);
 	tcase_add_test(files, what_may_be_searched);
 	suite_add_tcase(suite, files);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 
 /* Real containers through the driver: shim, overlay, OCI runtime, cgroups. Needs root, crun and busybox-static. */
 #include "container_fixture.h"
+#include "runner.h"
 
 #include "base/fs.h"
 #include "base/process.h"
@@ -665,8 +666,6 @@ int main(void)
 {
 	Suite *suite = suite_create("container");
 	TCase *c = cases("crun", setup), *runc = cases("runc", setup_runc);
-	SRunner *runner;
-	int failed;
 
 	if (fixture_missing()) {
 		printf("1..0 # SKIP %s is missing\n", fixture_missing());
@@ -702,9 +701,5 @@ int main(void)
 		tcase_add_test(runc, program_is_missing);
 		suite_add_tcase(suite, runc);
 	}
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_suite(suite);
 }

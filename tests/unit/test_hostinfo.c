@@ -5,6 +5,8 @@
 #include "base/fs.h"
 #include "service/hostinfo.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -120,17 +122,11 @@ int main(void)
 {
 	Suite *suite = suite_create("hostinfo");
 	TCase *tc = tcase_create("hostinfo");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
 	tcase_add_test(tc, fields_agree_with_the_kernel);
 	tcase_add_test(tc, id_stays);
 	tcase_add_test(tc, missing_state_root_is_told);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

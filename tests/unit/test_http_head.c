@@ -2,6 +2,8 @@
 /* Copyright The Capsule authors */
 #include "metrics/http_head.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,16 +65,10 @@ int main(void)
 {
 	Suite *suite = suite_create("http_head");
 	TCase *tc = tcase_create("http_head");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(tc, whole, 0, sizeof good / sizeof *good);
 	tcase_add_loop_test(tc, malformed, 0, sizeof bad / sizeof *bad);
 	tcase_add_test(tc, long_path);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

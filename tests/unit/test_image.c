@@ -8,6 +8,8 @@
 #include "image/oci.h"
 #include "image/store.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <fcntl.h>
 #include <string.h>
@@ -425,8 +427,6 @@ int main(void)
 {
 	Suite *suite = suite_create("image");
 	TCase *tc = tcase_create("image");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
@@ -446,9 +446,5 @@ int main(void)
 	tcase_add_loop_test(tc, bad_manifests_are_refused, 0, (int)(sizeof BAD_MANIFESTS / sizeof *BAD_MANIFESTS));
 	tcase_add_test(tc, index_selects_by_platform);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_suite(suite);
 }

@@ -4,6 +4,8 @@
 /* What the form of a path says about a copy. */
 #include "tree/path.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <stdlib.h>
 
@@ -60,14 +62,8 @@ int main(void)
 {
 	Suite *suite = suite_create("path");
 	TCase *tc = tcase_create("path");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(tc, forms, 0, sizeof PATHS / sizeof PATHS[0]);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

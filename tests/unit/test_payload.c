@@ -10,6 +10,8 @@
 #include "image/layout.h"
 #include "volume/loop.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -212,8 +214,6 @@ int main(void)
 {
 	Suite *suite = suite_create("payload");
 	TCase *c = tcase_create("payload");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(c, 60);
 	tcase_add_checked_fixture(c, setup, teardown);
@@ -223,8 +223,5 @@ int main(void)
 	tcase_add_test(c, a_maker_that_fails_leaves_nothing);
 	tcase_add_test(c, a_missing_layer_is_told);
 	suite_add_tcase(suite, c);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed > 0;
+	return run_suite(suite);
 }

@@ -3,6 +3,8 @@
 
 #include "image/reference.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <string.h>
 
@@ -215,17 +217,11 @@ int main(void)
 {
 	Suite *suite = suite_create("reference");
 	TCase *tc = tcase_create("reference");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(tc, good_references, 0, sizeof good / sizeof good[0]);
 	tcase_add_loop_test(tc, bad_references, 0, sizeof bad / sizeof bad[0]);
 	tcase_add_test(tc, normalize);
 	tcase_add_test(tc, normalize_digest_only);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

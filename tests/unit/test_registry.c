@@ -8,6 +8,8 @@
 #include "imager/http.h"
 #include "imager/registries.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <string.h>
 
@@ -573,8 +575,6 @@ int main(void)
 {
 	Suite *suite = suite_create("registry");
 	TCase *tc = tcase_create("registry");
-	SRunner *runner;
-	int failed;
 
 	LOOP(tc, good_challenges, challenges);
 	LOOP(tc, bad_challenges, bad_challenge);
@@ -596,9 +596,5 @@ int main(void)
 	tcase_add_test(tc, missing_credentials_file);
 	tcase_add_test(tc, escaping);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

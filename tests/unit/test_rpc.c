@@ -8,6 +8,7 @@
 #include "rpc/internal.h"
 #include "rpc/unary.h"
 #include "rpc_pair.h"
+#include "runner.h"
 
 #include <check.h>
 
@@ -733,8 +734,6 @@ int main(void)
 {
 	Suite *s = suite_create("rpc");
 	TCase *t = tcase_create("calls"), *e = tcase_create("ends");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_loop_test(t, four_kinds_of_call, 0, 4);
@@ -767,9 +766,5 @@ int main(void)
 	tcase_add_test(e, unread_data_of_a_connection_is_limited);
 	tcase_set_timeout(e, 60);
 	suite_add_tcase(s, e);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return run_suite(s);
 }

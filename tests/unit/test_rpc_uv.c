@@ -4,6 +4,7 @@
 /* Servers and clients on a loop, over real sockets. */
 #include "base/timeutil.h"
 #include "echo_service.h"
+#include "runner.h"
 #include "rpc/uv.h"
 
 #include <check.h>
@@ -168,32 +169,6 @@ START_TEST(call_over_tcp)
 	run();
 	ck_assert_str_eq(r.text, "remote");
 	client_close(client);
-}
-END_TEST
-
-START_TEST(taken_over_listener)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), other[2];
-	struct rpc_client *client;
-	struct result r = { 0 };
-	char where[80];
-
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/inherited", dir);
-	ck_assert_int_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	ck_assert_int_eq(listen(fd, 1), 0);
-	ck_assert_int_eq(rpc_server_listen_fd(server, fd, NULL), 0);
-	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, other), 0);
-	ck_assert_int_eq(rpc_server_listen_fd(server, other[0], NULL), -1);
-	close(other[0]);
-	close(other[1]);
-	snprintf(where, sizeof(where), "unix:%s", addr.sun_path);
-	client = client_new(where);
-	ask(client, "x", 0, &r);
-	run();
-	ck_assert_int_eq(r.code, ERR_OK);
-	client_close(client);
-	unlink(addr.sun_path); /* a socket that was handed to the server stays its maker's */
 }
 END_TEST
 
@@ -539,13 +514,10 @@ int main(void)
 {
 	Suite *s = suite_create("rpc_uv");
 	TCase *t = tcase_create("sockets");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, call_over_a_unix_socket);
 	tcase_add_loop_test(t, call_over_tcp, 0, 4);
-	tcase_add_test(t, taken_over_listener);
 	tcase_add_test(t, one_connection_over_a_device);
 	tcase_add_test(t, nobody_there);
 	tcase_add_test(t, close_in_callbacks);
@@ -560,9 +532,5 @@ int main(void)
 	tcase_add_test(t, bulk_both_ways);
 	tcase_set_timeout(t, 60);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return run_suite(s);
 }

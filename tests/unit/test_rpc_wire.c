@@ -4,6 +4,7 @@
 /* Peers that do not keep to the rules, played with a bare HTTP/2 session; the text forms of headers and addresses. */
 #include "base/timeutil.h"
 #include "echo_service.h"
+#include "runner.h"
 #include "rpc/address.h"
 #include "rpc/internal.h"
 #include "rpc/metadata.h"
@@ -568,8 +569,6 @@ int main(void)
 {
 	Suite *s = suite_create("rpc_wire");
 	TCase *c = tcase_create("strange clients"), *v = tcase_create("strange servers"), *t = tcase_create("text");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(c, setup_client, teardown);
 	tcase_add_loop_test(c, request_bodies, 0, sizeof(bodies) / sizeof(bodies[0]));
@@ -594,9 +593,5 @@ int main(void)
 	tcase_add_loop_test(t, status_messages, 0, 8);
 	tcase_add_loop_test(t, address_forms, 0, 21);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return run_suite(s);
 }

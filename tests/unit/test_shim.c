@@ -7,6 +7,8 @@
 #include "shim/log_writer.h"
 #include "shim/protocol.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -361,8 +363,6 @@ int main(void)
 {
 	Suite *suite = suite_create("shim");
 	TCase *c = tcase_create("shim");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_set_timeout(c, 60);
@@ -379,9 +379,5 @@ int main(void)
 	tcase_add_test(c, shim_runs_from_a_read_only_mount_only);
 	tcase_add_test(c, a_process_is_moved_to_where_it_is);
 	suite_add_tcase(suite, c);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_suite(suite);
 }

@@ -7,6 +7,8 @@
  */
 #include "image/transfer.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <dirent.h>
 #include <errno.h>
@@ -333,10 +335,8 @@ END_TEST
 
 int main(int argc, char **argv)
 {
-	SRunner *runner;
 	Suite *suite;
 	TCase *tc;
-	int failed;
 
 	if (argc > 1)
 		return worker(argc, argv);
@@ -353,9 +353,5 @@ int main(int argc, char **argv)
 	tcase_add_test(tc, push_cancelled);
 	tcase_set_timeout(tc, 20);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -7,6 +7,8 @@
 
 #include "base/fs.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -113,8 +115,6 @@ int main(void)
 {
 	Suite *suite = suite_create("usage");
 	TCase *tc = tcase_create("usage");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
 	tcase_add_test(tc, v2);
@@ -123,9 +123,5 @@ int main(void)
 	tcase_add_test(tc, what_is_not_counted_is_0);
 	tcase_add_test(tc, no_such_cgroup);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

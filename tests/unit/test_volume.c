@@ -12,6 +12,8 @@
 #include "volume/ext4.h"
 #include "volume/loop.h"
 
+#include "runner.h"
+
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -626,17 +628,11 @@ int main(void)
 	};
 	Suite *suite = suite_create("volume");
 	TCase *tc = tcase_create("volume");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
 	tcase_set_timeout(tc, 60);
 	for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
 		tcase_add_test(tc, tests[i]);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -287,6 +287,18 @@ static int microvm_exec(struct driver *driver, const struct driver_exec *exec, s
 	return -1;
 }
 
+static int microvm_hold(struct driver *driver, const char *name, const char *volume, const char *what, int *ret_hold,
+			struct error *err)
+{
+	_cleanup_close_ int dirfd = -1;
+
+	/* It does not run, or in it runs nothing of ours. */
+	*ret_hold = -1;
+	if (open_run(driver, name, &dirfd, NULL) < 0)
+		return 0;
+	return holder_hold(dirfd, volume, what, ret_hold, err);
+}
+
 /* ---- what there is ---- */
 
 void microvm_driver_support(struct driver *driver, struct microvm_support *ret)
@@ -326,6 +338,7 @@ static const struct driver_ops microvm_ops = {
 	.root = microvm_root,
 	.exec = microvm_exec,
 	.leave = driver_common_leave,
+	.hold = microvm_hold,
 	.free = microvm_driver_free,
 };
 

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/* What one workload has and another cannot have: addresses, ports, volumes. */
+#include "store_fixture.h"
+
+#include <stdlib.h>
+
+/* ---- addresses ---- */
+
+START_TEST(lease_goes_on_and_wraps_around)
+{
+	static const struct store_subnet small = { FIRST, FIRST + 2 };
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
+	struct spec s;
+
+	spec_init(&s, "a");
+	ok(store_apply(store, &s.workload, &small, false, &a, NULL, &err));
+	ok(store_remove(store, "a", &err));
+	spec_init(&s, "b");
+	ok(store_apply(store, &s.workload, &small, false, &b, NULL, &err));
+	ck_assert_uint_eq(b.address, FIRST + 1); /* not the one that was just given back */
+	spec_init(&s, "c");
+	ok(store_apply(store, &s.workload, &small, false, &c, NULL, &err));
+	ck_assert_uint_eq(c.address, FIRST + 2);
+	spec_init(&s, "d");
+	ok(store_apply(store, &s.workload, &small, false, &d, NULL, &err));
+	ck_assert_uint_eq(d.address, FIRST);
+	spec_init(&s, "e");
+	refused(store_apply(store, &s.workload, &small, false, &d, NULL, &err), ERR_RESOURCE_EXHAUSTED,
+		"172.20.254.2 to 172.20.254.4");
+	refused(store_get(store, "e", &d, &err), ERR_NOT_FOUND, "no workload e");
+}
+END_TEST
+
+START_TEST(network_mode_gives_and_takes_the_lease)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
+	struct spec s;
+
+	spec_init(&s, "web");
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
+	ok(apply(&s, &a));
+	ck_assert_uint_eq(a.address, 0);
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_BRIDGE;
+	ok(apply(&s, &b));
+	ck_assert_uint_eq(b.address, FIRST);
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
+	ok(apply(&s, &c));
+	ck_assert_uint_eq(c.address, 0);
+	ck_assert_uint_eq(address_of("web"), 0);
+}
+END_TEST
+
+START_TEST(micro_vm_always_has_an_address)
+{
+	Capsule__V1__MicroVMSpec vm = CAPSULE__V1__MICRO_VMSPEC__INIT;
+	_cleanup_store_workload_ struct store_workload a = { 0 };
+	struct spec s;
+
+	spec_init(&s, "vm");
+	s.workload.kind = CAPSULE__V1__WORKLOAD_KIND__WORKLOAD_KIND_MICRO_VM;
+	s.workload.container = NULL;
+	s.workload.micro_vm = &vm;
+	ok(apply(&s, &a));
+	ck_assert_uint_eq(a.address, FIRST);
+}
+END_TEST
+
+START_TEST(another_subnet_moves_the_leases)
+{
+	static const struct store_subnet other = { 0x0a000002, 0x0a000003 };
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 };
+	struct spec s;
+
+	spec_init(&s, "a");
+	ok(apply(&s, &a));
+	ok(apply_plain("b"));
+	ok(store_adopt_subnet(store, &subnet, &err));
+	ck_assert_uint_eq(address_of("a"), a.address);
+	ok(store_adopt_subnet(store, &other, &err));
+	ok(store_get(store, "a", &b, &err));
+	ck_assert_uint_ge(b.address, other.first);
+	ck_assert_uint_le(b.address, other.last);
+	ck_assert_uint_ne(b.address, address_of("b"));
+	ck_assert_uint_gt(b.generation, a.generation);
+}
+END_TEST
+
+/* ---- ports ---- */
+
+START_TEST(port_belongs_to_one)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 };
+	_cleanup_free_ char *holder = NULL;
+	struct spec web, other;
+
+	spec_init(&web, "web");
+	spec_port(&web, 8080, "tcp");
+	ok(apply(&web, &a));
+	spec_init(&other, "other");
+	spec_port(&other, 8080, "udp");
+	spec_port(&other, 8080, "tcp");
+	refused(apply(&other, &b), ERR_FAILED_PRECONDITION, "host port 8080/tcp is taken by workload web");
+	ck_assert_ptr_null(port_holder("udp", 8080)); /* nothing is half taken */
+	refused(store_get(store, "other", &b, &err), ERR_NOT_FOUND, "other");
+	holder = port_holder("", 8080);
+	ck_assert_str_eq(holder, "web");
+	ok(store_remove(store, "web", &err));
+	ok(apply(&other, &b));
+}
+END_TEST
+
+START_TEST(changed_ports_replace_the_former)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
+	_cleanup_free_ char *holder = NULL;
+	struct spec s;
+
+	spec_init(&s, "web");
+	spec_port(&s, 8080, "tcp");
+	ok(apply(&s, &a));
+	s.ports[0].host_port = 8081;
+	ok(apply(&s, &b));
+	ck_assert_ptr_null(port_holder("tcp", 8080));
+	holder = port_holder("tcp", 8081);
+	ck_assert_str_eq(holder, "web");
+	spec_port(&s, 8081, "tcp");
+	refused(apply(&s, &c), ERR_INVALID_ARGUMENT, "8081/tcp twice");
+}
+END_TEST
+
+/* ---- claims ---- */
+
+START_TEST(volume_has_one_holder)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 };
+	_cleanup_store_volume_ struct store_volume v = { 0 };
+	struct spec first, second;
+
+	make_volume("data");
+	spec_init(&first, "first");
+	spec_mount(&first, "data");
+	spec_mount(&first, "data");
+	ok(apply(&first, &a));
+	spec_init(&second, "second");
+	spec_mount(&second, "data");
+	refused(apply(&second, &b), ERR_FAILED_PRECONDITION, "volume data is in use by workload first");
+	second.workload.desired_state = STOPPED; /* may name it, but not run */
+	ok(apply(&second, &b));
+	store_workload_release(&b);
+	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload first");
+	refused(store_begin_run(store, "second", 1, &err), ERR_FAILED_PRECONDITION, "shall not run");
+	store_workload_release(&a);
+	ok(store_set_desired(store, "first", STOPPED, &a, &err)); /* its process may still run: the claim stays */
+	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload first");
+	ok(store_release_claims(store, "first", false, a.revision, &err));
+	ok(store_set_desired(store, "second", RUNNING, &b, &err));
+	ok(store_volume_get(store, "data", &v, &err));
+	ck_assert_str_eq(v.claimed_by, "second");
+}
+END_TEST
+
+START_TEST(claims_of_a_former_spec_stay_until_released)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
+	struct spec s, other;
+
+	make_volume("one");
+	make_volume("two");
+	spec_init(&s, "web");
+	spec_mount(&s, "one");
+	ok(apply(&s, &a));
+	s.mounts[0].volume_name = (char *)(uintptr_t)"two";
+	ok(apply(&s, &b));
+	spec_init(&other, "other");
+	spec_mount(&other, "one");
+	refused(apply(&other, &c), ERR_FAILED_PRECONDITION, "volume one is in use by workload web");
+	ok(store_release_claims(store, "web", true, b.revision, &err));
+	ok(apply(&other, &c));
+	other.mounts[0].volume_name = (char *)(uintptr_t)"two";
+	refused(apply(&other, &d), ERR_FAILED_PRECONDITION, "volume two is in use by workload web");
+	ok(store_release_claims(store, "web", false, b.revision, &err));
+	ok(store_begin_run(store, "web", b.generation, &err));
+	ok(store_begin_run(store, "web", b.generation, &err));
+}
+END_TEST
+
+START_TEST(a_newer_wish_to_run_keeps_its_claims)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, stopped = { 0 }, again = { 0 };
+	_cleanup_store_volume_ struct store_volume v = { 0 }, w = { 0 };
+	struct spec s;
+
+	make_volume("data");
+	spec_init(&s, "web");
+	spec_mount(&s, "data");
+	ok(apply(&s, &a));
+	ok(store_set_desired(store, "web", STOPPED, &stopped, &err));
+	ok(store_set_desired(store, "web", RUNNING, &again, &err));
+	ok(store_release_claims(store, "web", false, stopped.revision, &err)); /* decided before it was started again */
+	ok(store_volume_get(store, "data", &v, &err));
+	ck_assert_str_eq(v.claimed_by, "web");
+	ok(store_release_claims(store, "web", false, again.revision, &err));
+	ok(store_volume_get(store, "data", &w, &err));
+	ck_assert_ptr_null(w.claimed_by);
+}
+END_TEST
+
+START_TEST(a_run_begins_with_the_claims_of_its_spec_only)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
+	_cleanup_store_volume_ struct store_volume v = { 0 }, w = { 0 };
+	struct spec s;
+
+	make_volume("one");
+	make_volume("two");
+	spec_init(&s, "web");
+	spec_mount(&s, "one");
+	ok(apply(&s, &a));
+	s.mounts[0].volume_name = (char *)(uintptr_t)"two";
+	ok(apply(&s, &b));
+	refused(store_begin_run(store, "web", a.generation, &err), ERR_FAILED_PRECONDITION, "changed meanwhile");
+	ok(store_set_completed(store, "web", b.generation, 3, 1, &err));
+	ok(store_begin_run(store, "web", b.generation, &err));
+	ok(store_volume_get(store, "one", &v, &err));
+	ck_assert_ptr_null(v.claimed_by);
+	ok(store_volume_get(store, "two", &w, &err));
+	ck_assert_str_eq(w.claimed_by, "web");
+	ok(store_get(store, "web", &c, &err));
+	ck_assert(!c.completed);
+}
+END_TEST
+
+START_TEST(volume_must_be_there)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 };
+	struct spec s;
+
+	spec_init(&s, "web");
+	spec_mount(&s, "data");
+	refused(apply(&s, &a), ERR_NOT_FOUND, "volume data");
+	ok(store_volume_create(store, "data", "file", 1 << 30, &err));
+	refused(apply(&s, &a), ERR_FAILED_PRECONDITION, "volume data is still being made");
+	ok(store_volume_set_ready(store, "data", true, &err));
+	ok(store_volume_begin_delete(store, "data", false, &err));
+	refused(apply(&s, &a), ERR_FAILED_PRECONDITION, "volume data is being deleted");
+}
+END_TEST
+
+/* ---- volumes ---- */
+
+START_TEST(volume_lives_and_goes)
+{
+	_cleanup_store_volume_ struct store_volume v = { 0 }, w = { 0 };
+	struct store_volume *all;
+	size_t n;
+
+	ok(store_volume_create(store, "data", "file", 1 << 30, &err));
+	refused(store_volume_create(store, "data", "file", 1 << 30, &err), ERR_ALREADY_EXISTS, "volume data exists");
+	ok(store_volume_get(store, "data", &v, &err));
+	ck_assert(!v.ready && !v.deleting);
+	ck_assert_str_eq(v.backend, "file");
+	refused(store_volume_set_size(store, "data", 2ull << 30, &err), ERR_FAILED_PRECONDITION, "being made");
+	ok(store_volume_set_ready(store, "data", true, &err));
+	refused(store_volume_set_size(store, "data", 1 << 20, &err), ERR_FAILED_PRECONDITION, "cannot shrink to 1 MiB");
+	ok(store_volume_set_size(store, "data", 2ull << 30, &err));
+	refused(store_volume_remove(store, "data", &err), ERR_FAILED_PRECONDITION, "holds data");
+	reopen();
+	ok(store_volume_list(store, &all, &n, &err));
+	ck_assert_uint_eq(n, 1);
+	ck_assert_uint_eq(all[0].size_bytes, 2ull << 30);
+	ck_assert(all[0].ready);
+	ck_assert_ptr_null(all[0].claimed_by);
+	store_volume_release(&all[0]);
+	free(all);
+	ok(store_volume_undo_size(store, "data", 1 << 30, &err));
+	ok(store_volume_begin_delete(store, "data", false, &err));
+	ok(store_volume_begin_delete(store, "data", false, &err));
+	refused(store_volume_set_ready(store, "data", true, &err), ERR_FAILED_PRECONDITION, "being deleted");
+	refused(store_volume_create(store, "data", "file", 1 << 30, &err), ERR_ALREADY_EXISTS, "being deleted");
+	ok(store_volume_get(store, "data", &w, &err));
+	ck_assert(!w.ready && w.deleting);
+	ok(store_volume_remove(store, "data", &err));
+	ok(store_volume_create(store, "data", "file", 1 << 30, &err));
+}
+END_TEST
+
+START_TEST(volume_in_use_is_not_deleted)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 };
+	struct spec s;
+
+	make_volume("data");
+	spec_init(&s, "web");
+	spec_mount(&s, "data");
+	ok(apply(&s, &a));
+	spec_init(&s, "batch");
+	spec_mount(&s, "data");
+	s.workload.desired_state = STOPPED;
+	ok(apply(&s, &b));
+	refused(store_volume_set_size(store, "data", 2ull << 30, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload web");
+	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "workloads batch, web");
+	refused(store_volume_begin_delete(store, "data", true, &err), ERR_FAILED_PRECONDITION,
+		"in use by workload web");
+	ok(store_release_claims(store, "web", false, a.revision, &err));
+	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "batch, web");
+	ok(store_volume_begin_delete(store, "data", true, &err));
+	refused(store_begin_run(store, "web", a.generation, &err), ERR_FAILED_PRECONDITION, "being deleted");
+	ok(store_volume_remove(store, "data", &err));
+	refused(store_begin_run(store, "web", a.generation, &err), ERR_NOT_FOUND, "volume data");
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = {
+		lease_goes_on_and_wraps_around, network_mode_gives_and_takes_the_lease,
+		micro_vm_always_has_an_address, another_subnet_moves_the_leases, port_belongs_to_one,
+		changed_ports_replace_the_former, volume_has_one_holder, claims_of_a_former_spec_stay_until_released,
+		a_newer_wish_to_run_keeps_its_claims, a_run_begins_with_the_claims_of_its_spec_only,
+		volume_must_be_there, volume_lives_and_goes, volume_in_use_is_not_deleted,
+	};
+
+	return run_store_tests("store_resources", tests, sizeof tests / sizeof tests[0]);
+}
