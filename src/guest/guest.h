@@ -13,6 +13,7 @@
  *     network.c   address and route
  *     exec.c      Exec
  *     copy.c      Copy
+ *     hold.c      Hold
  *
  * One thread, one libuv loop. What may block, mounts and unmounts, happens in children.
  */
@@ -23,9 +24,10 @@
 #include "guest/stream.h"
 #include "rpc/uv.h"
 
-/* Further processes and copies at once. */
+/* Further processes, copies and held volumes at once. */
 #define GUEST_EXECS_MAX 256
 #define GUEST_COPIES_MAX 32
+#define GUEST_HOLDS_MAX 32
 
 struct guest {
 	uv_loop_t loop;
@@ -37,6 +39,7 @@ struct guest {
 	struct payload payload;
 	struct exec_call *execs;
 	struct copy_call *copies;
+	struct hold_call *holds;
 	unsigned protocol;  /* that host and guest speak; 0: the host has not said Hello */
 	bool connected;     /* the byte stream is there */
 	bool ending;
@@ -62,15 +65,18 @@ bool hello_check(struct rpc_call *call);
 
 #define HELLO_METHODS 2
 #define PAYLOAD_METHODS 2
-extern struct rpc_method hello_methods[HELLO_METHODS], payload_methods[PAYLOAD_METHODS], exec_method, copy_method;
+extern struct rpc_method hello_methods[HELLO_METHODS], payload_methods[PAYLOAD_METHODS], exec_method, copy_method,
+	hold_method;
 
-/* exec.c, copy.c. Whether the child was one of theirs. */
+/* exec.c, hold.c, copy.c. Whether the child was one of theirs. */
 bool exec_reap(struct guest *g, pid_t pid, int exit_code);
+bool hold_reap(struct guest *g, pid_t pid, int exit_code);
 /* libuv waits for copies. */
 bool copy_owns(const struct guest *g, pid_t pid);
 
 /* Ends those under way, and tells whether no process is left of them. */
 bool execs_end(struct guest *g);
 bool copies_end(struct guest *g);
+bool holds_end(struct guest *g);
 
 #endif

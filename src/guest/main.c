@@ -94,7 +94,7 @@ static void on_child(struct guest *g, pid_t pid)
 		return;
 	code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 	/* Whatever else ends is an orphan, and nobody asks for it. */
-	if (!payload_reap(&g->payload, pid, code) && exec_reap(g, pid, code))
+	if (!payload_reap(&g->payload, pid, code) && (exec_reap(g, pid, code) || hold_reap(g, pid, code)))
 		payload_continue_end(&g->payload);
 }
 
@@ -167,7 +167,8 @@ static int serve(struct guest *g, struct error *err)
 {
 	if (uv_loop_init(&g->loop) < 0 || !(g->server = rpc_server_new(&g->loop, 1)) ||
 	    add_methods(g, hello_methods, HELLO_METHODS) < 0 || add_methods(g, payload_methods, PAYLOAD_METHODS) < 0 ||
-	    add_methods(g, &exec_method, 1) < 0 || add_methods(g, &copy_method, 1) < 0)
+	    add_methods(g, &exec_method, 1) < 0 || add_methods(g, &copy_method, 1) < 0 ||
+	    add_methods(g, &hold_method, 1) < 0)
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	payload_init(&g->payload, g);
 	uv_timer_init(&g->loop, &g->end_timer);

@@ -158,6 +158,8 @@ static bool drain_outputs(struct payload *p)
 
 static void kill_all(struct payload *p)
 {
+	/* Who waits to write to a volume that is held does not die before that goes on. */
+	(void)holds_end(p->guest);
 	/* Not reaped, so the pids still are these processes. */
 	if (p->runtime)
 		kill(p->runtime, SIGKILL);
@@ -256,7 +258,7 @@ void payload_continue_end(struct payload *p)
 	if (p->state != PAYLOAD_ENDING)
 		return;
 	/* They hold mounts of the payload's. */
-	if (!p->cleaner && !p->cleaned && execs_end(p->guest) && copies_end(p->guest))
+	if (!p->cleaner && !p->cleaned && execs_end(p->guest) && copies_end(p->guest) && holds_end(p->guest))
 		start_cleaner(p);
 	if (p->cleaned && drain_outputs(p))
 		finish(p);
@@ -269,6 +271,7 @@ static void begin_end(struct payload *p)
 	output_close(&p->gate);
 	(void)execs_end(p->guest);
 	(void)copies_end(p->guest);
+	(void)holds_end(p->guest);
 	payload_continue_end(p);
 }
 
@@ -413,7 +416,7 @@ static int execute_runtime(const char *name, const struct ends *ends, struct err
 	int gate = fcntl(ends->gate, F_DUPFD_CLOEXEC, OCI_RUN_GATE_FD + 1);
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, err) < 0)
+	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, false, err) < 0)
 		return -1;
 	if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(errors, 2) < 0 ||
 	    dup2(gate, OCI_RUN_GATE_FD) < 0 || chdir(GUEST_BUNDLE) < 0)

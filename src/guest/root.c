@@ -86,10 +86,10 @@ static int mount_read_only(const char *device, const char *type, const char *tar
 	return strcmp(type, "ext4") ? -1 : mount(device, target, type, MS_RDONLY, "noload");
 }
 
-/* The inode tables of a sparse file are zeros already: not to be written once more in the background. */
+/* As on the host; and the inode tables of a sparse file are zeros already: not to be written once more in the background. */
 static int mount_writable(const char *device, const char *type, const char *target)
 {
-	return mount(device, target, type, 0, "noinit_itable," EXT4_MOUNT_OPTIONS);
+	return mount(device, target, type, 0, EXT4_MOUNT_OPTIONS ",noinit_itable");
 }
 
 static int mount_disk(const Disk *disk, const char *what, const char *type, const char *target, bool read_only,

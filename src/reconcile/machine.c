@@ -375,6 +375,8 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 		workload_adopt(w, instance);
 		log_info("workload %s: running, pid %d", w->name, (int)w->pid);
 		workload_happened(w, STARTED, "pid %d", (int)w->pid);
+	} else if (w->owner->halted) {
+		log_info("workload %s: its start goes on without this daemon", w->name);
 	} else if (counts && pull) {
 		begin_pull(w);
 	} else if (counts) {

@@ -51,6 +51,11 @@ int volume_complete(struct service_host *host, const char *name, struct error *e
 /* It is not to be: removes what there is of it. */
 void volume_undo(struct service_host *host, struct volume_backend *backend, const char *name);
 
+/* Makes `to` in storage a copy of the volume as it is now, consistent whoever writes to it. What a failure leaves of it is the
+ * caller's to remove. */
+int volume_copy_present(struct service_host *host, struct volume_backend *backend, const struct store_volume *v,
+			const char *to, struct error *err);
+
 /* A new volume with the content of another one or of a snapshot. */
 struct volume_source {
 	const char *volume;

@@ -4,6 +4,9 @@
 /* VolumeService: snapshots, clones, and what volumes take of their storage. */
 #include "service/volume.h"
 
+#include "reconcile/spec.h"
+#include "runtime/holder.h"
+
 #include <string.h>
 
 typedef Capsule__V1__VolumeSnapshotRequest SnapshotRequest;
@@ -31,29 +34,78 @@ static Capsule__V1__VolumeSnapshot *message_of(const struct store_snapshot *s)
 
 /* ---- copies ---- */
 
+/* Where the host cannot hold the volume still, in a microVM that has mounted it. *ret_hold is -1 where nothing is to be done. */
+static int hold_in_guest(struct service_host *host, const struct store_volume *v, const char *what, int *ret_hold,
+			 struct error *err)
+{
+	_cleanup_store_workload_ struct store_workload holder = { 0 };
+	struct driver *driver = host->micro_vm;
+
+	*ret_hold = -1;
+	if (!v->claimed_by)
+		return 0;
+	if (store_get(host->store, v->claimed_by, &holder, err) < 0)
+		return -1;
+	if (spec_is_container(holder.spec))
+		return 0;
+	return driver->ops->hold(driver, v->claimed_by, v->name, what, ret_hold, err);
+}
+
+int volume_copy_present(struct service_host *host, struct volume_backend *backend, const struct store_volume *v,
+			const char *to, struct error *err)
+{
+	_cleanup_free_ char *what = volume_text(v->name);
+	int hold, r;
+
+	if (!what)
+		return out_of_memory(err);
+	if (hold_in_guest(host, v, what, &hold, err) < 0)
+		return -1;
+	r = backend->ops->copy(backend, v->name, to, hold >= 0, err);
+	if (hold >= 0 && holder_let_go(&hold, what, r < 0 ? NULL : err) < 0)
+		r = -1;
+	return r;
+}
+
 /* What a copy begins with. */
 struct original {
 	struct volume_backend *backend;
-	char *key; /* owned */
+	struct store_volume volume;
+	char *snapshot; /* its key; NULL: the volume as it is now */
 	uint64_t size_bytes;
 };
+
+static void original_release(struct original *original)
+{
+	store_volume_release(&original->volume);
+	free(original->snapshot);
+}
 
 static int find_original(struct service_host *host, const struct volume_source *source, struct original *ret,
 			 struct error *err)
 {
-	_cleanup_store_volume_ struct store_volume v = { 0 };
 	_cleanup_store_snapshot_ struct store_snapshot s = { 0 };
-	struct volume_backend *backend = volume_find(host, source->volume, &v, err);
-	char *key;
 
-	if (!backend ||
-	    (*source->snapshot && store_snapshot_get(host->store, source->volume, source->snapshot, &s, err) < 0))
+	ret->backend = volume_find(host, source->volume, &ret->volume, err);
+	if (!ret->backend)
 		return -1;
-	key = *source->snapshot ? volume_snapshot_key(source->volume, source->snapshot) : strdup(source->volume);
-	if (!key)
-		return out_of_memory(err);
-	*ret = (struct original){ backend, key, *source->snapshot ? s.size_bytes : v.size_bytes };
-	return 0;
+	ret->size_bytes = ret->volume.size_bytes;
+	if (!*source->snapshot)
+		return 0;
+	if (store_snapshot_get(host->store, source->volume, source->snapshot, &s, err) < 0)
+		return -1;
+	ret->size_bytes = s.size_bytes;
+	ret->snapshot = volume_snapshot_key(source->volume, source->snapshot);
+	return ret->snapshot ? 0 : out_of_memory(err);
+}
+
+static int copy_original(struct service_host *host, const struct original *original, const char *to, struct error *err)
+{
+	struct volume_backend *backend = original->backend;
+
+	if (original->snapshot)
+		return backend->ops->copy(backend, original->snapshot, to, false, err);
+	return volume_copy_present(host, backend, &original->volume, to, err);
 }
 
 static int check_copy(const struct original *original, const struct volume_source *source, const char *backend,
@@ -74,19 +126,15 @@ static int check_copy(const struct original *original, const struct volume_sourc
 int volume_make_copy(struct service_host *host, const struct volume_source *source, const char *name, const char *backend,
 		     uint64_t size_bytes, struct error *err)
 {
-	struct original original = { 0 };
-	_cleanup_free_ char *key = NULL;
+	_cleanup_(original_release) struct original original = { 0 };
 	uint64_t size;
 
-	if (find_original(host, source, &original, err) < 0)
-		return -1;
-	key = original.key;
-	if (check_copy(&original, source, backend, size_bytes, err) < 0)
+	if (find_original(host, source, &original, err) < 0 || check_copy(&original, source, backend, size_bytes, err) < 0)
 		return -1;
 	size = size_bytes ? size_bytes : original.size_bytes;
 	if (!volume_begin(host, name, original.backend->ops->name, size, err))
 		return -1;
-	if (original.backend->ops->copy(original.backend, key, name, err) == 0 &&
+	if (copy_original(host, &original, name, err) == 0 &&
 	    (size == original.size_bytes || original.backend->ops->grow(original.backend, name, size, err) == 0) &&
 	    volume_complete(host, name, err) == 0)
 		return 0;
@@ -162,14 +210,14 @@ static int remove_snapshot(struct service_host *host, struct volume_backend *bac
 	return store_snapshot_remove(host->store, request->volume, request->name, err);
 }
 
-static int create_snapshot(struct unary *u, struct volume_backend *backend, const char *key)
+static int create_snapshot(struct unary *u, struct volume_backend *backend, const struct store_volume *v, const char *key)
 {
 	const SnapshotRequest *request = request_of(u);
 	struct store *store = u->host->store;
 
 	if (store_snapshot_create(store, request->volume, request->name, &u->err) < 0)
 		return -1;
-	if (backend->ops->copy(backend, request->volume, key, &u->err) == 0 &&
+	if (volume_copy_present(u->host, backend, v, key, &u->err) == 0 &&
 	    store_snapshot_set_ready(store, request->volume, request->name, true, &u->err) == 0)
 		return 0;
 	(void)remove_snapshot(u->host, backend, key, request, NULL);
@@ -185,7 +233,7 @@ static void create_work(struct unary *u)
 
 	if (!key)
 		out_of_memory(&u->err);
-	else if (backend && create_snapshot(u, backend, key) == 0 &&
+	else if (backend && create_snapshot(u, backend, &v, key) == 0 &&
 		 store_snapshot_get(u->host->store, request_of(u)->volume, request_of(u)->name, &s, &u->err) == 0)
 		u->reply = &message_of(&s)->base;
 }

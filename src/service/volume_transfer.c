@@ -186,9 +186,9 @@ static int prepare_export(struct transfer *t)
 	if (!backend || (*t->where && store_snapshot_get(t->host->store, t->name, t->where, &s, &t->err) < 0))
 		return -1;
 	if (!*t->where) {
-		if (backend->ops->copy(backend, t->name, key, &t->err) < 0)
-			return -1;
 		t->backend = backend;
+		if (volume_copy_present(t->host, backend, &v, key, &t->err) < 0)
+			return -1;
 	}
 	return backend->ops->open(backend, key, false, &t->storage, &t->err);
 }

@@ -18,7 +18,7 @@
  * Evolution. A type never changes its meaning and a body only grows at its end: a receiver takes the part that it knows
  * and sees zeros where the sender had less to say. A type that the shim does not know is answered with
  * SHIM_UNSUPPORTED, so a newer daemon can drive an older shim. Types 16 to 31 are for running further processes, 32 to
- * 47 are meant for statistics.
+ * 47 are meant for statistics, 48 to 63 are about volumes.
  *
  * Further processes. Each has a connection of its own: SHIM_EXEC asks for it, SHIM_EXEC_STARTED or SHIM_EXEC_FAILED
  * answers, SHIM_EXEC_EXIT tells its end. It lives no longer than the connection: when that closes the shim kills the
@@ -31,6 +31,9 @@
  * terminal, which is in the guest; a change of its size is a SHIM_EXEC_RESIZE. What the process reads and writes passes
  * through capsule-vm. SHIM_COPY asks for one end of a copy and comes with three streams too; it is answered like
  * SHIM_EXEC, and exit code and standard error are those of capsule-copy (copier/protocol.h).
+ *
+ * SHIM_HOLD asks for a volume to be held still in the guest (volume/still.h). SHIM_HELD answers when it is so; SHIM_LET_GO, or
+ * the end of the connection, lets go. SHIM_HOLD_ENDED comes last, instead of SHIM_HELD if it cannot be held.
  *
  * Functions: any thread; nothing here allocates.
  */
@@ -79,6 +82,10 @@ enum shim_type {
 	SHIM_EXEC_EXIT = 19,    /* to the daemon: struct shim_exec_exit */
 	SHIM_EXEC_RESIZE = 20,  /* to capsule-vm: struct shim_exec_resize */
 	SHIM_COPY = 21,         /* to capsule-vm: struct shim_copy, and descriptors */
+	SHIM_HOLD = 48,         /* to capsule-vm: struct shim_hold */
+	SHIM_HELD = 49,         /* to the daemon; no body */
+	SHIM_LET_GO = 50,       /* to capsule-vm; no body */
+	SHIM_HOLD_ENDED = 51,   /* to the daemon: struct shim_hold_ended */
 };
 
 struct shim_header {
@@ -154,6 +161,16 @@ struct shim_exec_exit {
 	uint32_t reserved;
 };
 
+struct shim_hold {
+	uint32_t seconds; /* at most */
+	char volume[64];  /* NUL-terminated */
+};
+
+struct shim_hold_ended {
+	int32_t code;               /* enum error_code; 0: it was held until it was let go */
+	char text[SHIM_REASON_MAX]; /* NUL-terminated; as long as the message */
+};
+
 struct shim_message {
 	enum shim_type type;
 	size_t length;
@@ -168,6 +185,8 @@ struct shim_message {
 		struct shim_exec_exit exec_exit;
 		struct shim_exec_resize exec_resize;
 		struct shim_copy copy;
+		struct shim_hold hold;
+		struct shim_hold_ended hold_ended;
 		char text[SHIM_BODY_MAX + 1]; /* NUL-terminated by shim_receive() */
 	} body;
 };

@@ -3,6 +3,7 @@
 #include "vm/connections.h"
 
 #include "shim/holder.h"
+#include "vm/hold.h"
 #include "vm/watch.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@ struct connection {
 	struct connections *all;
 	struct watch *watch; /* NULL: the slot is free */
 	struct relay *relay;
+	struct hold *hold;
 };
 
 struct connections {
@@ -20,7 +22,7 @@ struct connections {
 	struct connections_events events;
 	struct watch *listener;
 	struct connection slots[HOLDER_CONNECTIONS_MAX];
-	unsigned n_relays;
+	unsigned n_relays, n_holds;
 	bool started; /* SHIM_START was here */
 	bool welcome;
 	struct shim_hello hello;
@@ -35,10 +37,19 @@ static void end_relay(struct connection *c)
 	c->all->n_relays--;
 }
 
+static void end_hold(struct connection *c)
+{
+	if (!c->hold)
+		return;
+	hold_free(steal_ptr(&c->hold));
+	c->all->n_holds--;
+}
+
 static void drop(struct connection *c)
 {
 	/* A process does not outlive whom it was started for. */
 	end_relay(c);
+	end_hold(c);
 	watch_close(steal_ptr(&c->watch));
 	c->all->events.quieter(c->all->events.arg);
 }
@@ -72,6 +83,27 @@ static void begin_relay(struct connection *c, const struct shim_message *m, cons
 		all->n_relays++;
 }
 
+static void on_hold_ended(void *arg)
+{
+	end_hold(arg);
+}
+
+static void begin_hold(struct connection *c, const struct shim_hold *request)
+{
+	struct connections *all = c->all;
+	int fd = watch_fd(c->watch);
+
+	if (!all->guest) {
+		hold_refuse(fd, ERR_UNAVAILABLE, all->welcome ? "its machine has no agent, or is ending" : "its machine is starting");
+	} else if (c->hold || all->n_holds == SHIM_VOLUMES_MAX) {
+		hold_refuse(fd, ERR_RESOURCE_EXHAUSTED, "too many volumes are held still already");
+	} else if (!(c->hold = hold_begin(all->guest, fd, request, on_hold_ended, c))) {
+		hold_refuse(fd, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	} else {
+		all->n_holds++;
+	}
+}
+
 static void dispatch(struct connection *c, const struct shim_message *m)
 {
 	struct connections *all = c->all;
@@ -91,6 +123,13 @@ static void dispatch(struct connection *c, const struct shim_message *m)
 	case SHIM_EXEC_RESIZE:
 		if (c->relay)
 			relay_resize(c->relay, m->body.exec_resize.columns, m->body.exec_resize.rows);
+		break;
+	case SHIM_HOLD:
+		begin_hold(c, &m->body.hold);
+		break;
+	case SHIM_LET_GO:
+		if (c->hold)
+			hold_let_go(c->hold);
 		break;
 	default:
 		(void)shim_send(watch_fd(c->watch), SHIM_UNSUPPORTED, &unsupported, sizeof unsupported);

@@ -4,7 +4,7 @@
 /*
  * The daemon's connections, in the shim's protocol (shim/protocol.h). The first comes as SHIM_FD_CONNECTION, others through
  * SHIM_FD_LISTEN. Until the payload runs they wait for SHIM_HELLO or SHIM_FAILED; then each can carry one further process or
- * copy (vm/relay.h). The loop's thread.
+ * copy (vm/relay.h), and one volume that is held still (vm/hold.h). The loop's thread.
  */
 #ifndef CAPSULE_VM_CONNECTIONS_H
 #define CAPSULE_VM_CONNECTIONS_H

@@ -67,7 +67,7 @@ void monitor_cmdline(const struct vm_options *o, bool acpi, struct buf *out)
 	char text[INET_ADDRSTRLEN];
 
 	/* A kernel that panics ends the machine. */
-	buf_adds(out, "console=ttyS0 panic=-1 reboot=t");
+	buf_addf(out, "console=ttyS0 panic=-1 reboot=%c", o->monitor->reboot);
 	if (!acpi)
 		buf_adds(out, " acpi=off");
 	if (o->agent)
@@ -146,7 +146,7 @@ struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options,
 {
 	_cleanup_(jail_release) struct jail jail = {
 		.program = options->monitor_program, .name = options->monitor->name, .cgroup = options->cgroup,
-		.mount_point = options->run_dir, .uid = options->uid,
+		.mount_point = options->run_dir, .uid = options->uid, .listener_fd = -1,
 		.host_network = options->tap && options->monitor->host_network,
 	};
 	struct monitor *m = calloc(1, sizeof *m);

@@ -44,8 +44,8 @@ struct volume_backend_ops {
 	/* Syncs what was written to allocated storage and checks it: DATA_LOSS if it is no sound file system. */
 	int (*finish)(struct volume_backend *b, const char *name, struct error *err);
 	/* Makes `to`, which must not exist, a copy of `from`: at once where the storage can, by reading otherwise. A volume
-	 * that is mounted is frozen meanwhile (freeze.h). Errors as for create. */
-	int (*copy)(struct volume_backend *b, const char *from, const char *to, struct error *err);
+	 * that is mounted is frozen meanwhile (freeze.h); held: somebody else holds it still. Errors as for create. */
+	int (*copy)(struct volume_backend *b, const char *from, const char *to, bool held, struct error *err);
 	/* Gives the volume, detached, the content of a snapshot of it; its size is that of the snapshot then. */
 	int (*restore)(struct volume_backend *b, const char *name, const char *snapshot, struct error *err);
 	/* Grows storage and file system, detached, after checking the file system. */

@@ -440,23 +440,27 @@ static int copy_room(struct file_backend *fb, const struct image *from, int from
 }
 
 /* *device keeps what is mounted attached until the copy is done. */
-static int hold_still(const struct file_backend *fb, const struct image *image, struct loop *device, struct freeze *freeze,
-		      struct error *err)
+static int hold_still(const struct file_backend *fb, const struct image *image, bool held, struct loop *device,
+		      struct freeze *freeze, struct error *err)
 {
 	if (loop_find(image->path, device, err) < 0)
 		return error_wrap(err, "cannot use %s", image->what);
 	if (device->fd < 0 || device->read_only)
 		return 0;
+	/* What a guest has flushed may be in the device's cache yet. */
+	if (held)
+		return fsync(device->fd) < 0 ? error_errno(err, errno, "cannot write the file of %s", image->what) : 0;
 	return freeze_begin(fb->worker, image->what, device->device, freeze, err);
 }
 
-static int copy_held(const struct file_backend *fb, const struct image *from, int from_fd, int to_fd, struct error *err)
+static int copy_still(const struct file_backend *fb, const struct image *from, int from_fd, int to_fd, bool held,
+		      struct error *err)
 {
 	_cleanup_loop_ struct loop device = LOOP_INIT;
 	struct freeze freeze = FREEZE_INIT;
 	int r;
 
-	if (hold_still(fb, from, &device, &freeze, err) < 0)
+	if (hold_still(fb, from, held, &device, &freeze, err) < 0)
 		return -1;
 	r = copy_content(from->what, from_fd, to_fd, err);
 	if (freeze_end(&freeze, from->what, r < 0 ? NULL : err) < 0)
@@ -464,17 +468,18 @@ static int copy_held(const struct file_backend *fb, const struct image *from, in
 	return r;
 }
 
-static int copy_under_tmp(struct file_backend *fb, const struct image *from, const struct image *to, struct error *err)
+static int copy_under_tmp(struct file_backend *fb, const struct image *from, const struct image *to, bool held,
+			  struct error *err)
 {
 	_cleanup_close_ int from_fd = -1, to_fd = open_tmp(to, err);
 
 	if (to_fd < 0 || ext4_open_locked(from->what, from->path, &from_fd, err) < 0 ||
-	    copy_room(fb, from, from_fd, to, to_fd, err) < 0 || copy_held(fb, from, from_fd, to_fd, err) < 0)
+	    copy_room(fb, from, from_fd, to, to_fd, err) < 0 || copy_still(fb, from, from_fd, to_fd, held, err) < 0)
 		return -1;
 	return publish(to, to_fd, err);
 }
 
-static int copy_locked(struct file_backend *fb, const struct image *from, const struct image *to, bool replace,
+static int copy_locked(struct file_backend *fb, const struct image *from, const struct image *to, bool replace, bool held,
 		       struct error *err)
 {
 	if (!replace && access(to->path, F_OK) == 0)
@@ -482,7 +487,7 @@ static int copy_locked(struct file_backend *fb, const struct image *from, const 
 				 to->what, to->path);
 	if (replace && refuse_attached(to, err) < 0)
 		return -1;
-	if (copy_under_tmp(fb, from, to, err) < 0) {
+	if (copy_under_tmp(fb, from, to, held, err) < 0) {
 		unlink(to->tmp);
 		return -1;
 	}
@@ -490,7 +495,7 @@ static int copy_locked(struct file_backend *fb, const struct image *from, const 
 }
 
 /* Both names are locked in one order, so that two copies never wait for each other. */
-static int copy(struct volume_backend *b, const char *from, const char *to, bool replace, struct error *err)
+static int copy(struct volume_backend *b, const char *from, const char *to, bool replace, bool held, struct error *err)
 {
 	_cleanup_image_ struct image source = { 0 }, target = { 0 };
 	bool ascending = strcmp(from, to) < 0;
@@ -501,20 +506,20 @@ static int copy(struct volume_backend *b, const char *from, const char *to, bool
 		return -1;
 	volume_lock(&self(b)->locks, &first);
 	volume_lock(&self(b)->locks, &second);
-	r = copy_locked(self(b), &source, &target, replace, err);
+	r = copy_locked(self(b), &source, &target, replace, held, err);
 	volume_unlock(&self(b)->locks, &second);
 	volume_unlock(&self(b)->locks, &first);
 	return r;
 }
 
-static int file_copy(struct volume_backend *b, const char *from, const char *to, struct error *err)
+static int file_copy(struct volume_backend *b, const char *from, const char *to, bool held, struct error *err)
 {
-	return copy(b, from, to, false, err);
+	return copy(b, from, to, false, held, err);
 }
 
 static int file_restore(struct volume_backend *b, const char *name, const char *snapshot, struct error *err)
 {
-	return copy(b, snapshot, name, true, err);
+	return copy(b, snapshot, name, true, false, err);
 }
 
 /* ---- the storage itself ---- */

@@ -4,6 +4,7 @@
 
 #include "base/fs.h"
 #include "base/process.h"
+#include "volume/still.h"
 #include "volume/worker.h"
 
 #include <errno.h>
@@ -31,7 +32,7 @@ static int read_answer(int fd, char answer[ANSWER_MAX])
 	}
 	answer[len] = '\0';
 	answer[strcspn(answer, "\n")] = '\0';
-	return strcmp(answer, VOLUMER_FROZEN) ? -1 : 0;
+	return strcmp(answer, STILL_FROZEN) ? -1 : 0;
 }
 
 /* "CODE message" */
@@ -96,6 +97,11 @@ int freeze_end(struct freeze *freeze, const char *what, struct error *err)
 		(void)process_run_ok(thaw, THAW_TIMEOUT_MS, NULL);
 		return error_set(err, ERR_ABORTED, "%s was not held still: its helper was killed; try again", what);
 	}
+	return freeze_too_late(what, err);
+}
+
+int freeze_too_late(const char *what, struct error *err)
+{
 	return error_set(err, ERR_DEADLINE_EXCEEDED,
 			 "%s could be held still for %d seconds only, and copying it took longer; stop the workload that mounts "
 			 "it, then try again",

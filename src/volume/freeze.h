@@ -8,7 +8,7 @@
  * A process of its own (capsule-volume hold) freezes and thaws, so that the file system is thawed whatever becomes of the
  * daemon: at the latest after FREEZE_SECONDS_MAX. It needs neither path nor namespace of whoever mounted the device: the
  * device is mounted once more, nowhere, and that is the same file system to the kernel. What nothing has mounted, such as a
- * device that a virtual machine uses, is refused, never mounted.
+ * device that a virtual machine uses, is refused, never mounted: there the guest freezes (runtime/holder.h), for as long.
  *
  * Blocks: task threads only.
  */
@@ -36,5 +36,8 @@ int freeze_begin(const char *worker, const char *what, const char *device, struc
 /* Thaws, also where the process was killed: ABORTED. DEADLINE_EXCEEDED if it was thawed before. After either what was
  * copied meanwhile is worth nothing. */
 int freeze_end(struct freeze *freeze, const char *what, struct error *err);
+
+/* The error of a copy that took longer: -1. */
+int freeze_too_late(const char *what, struct error *err);
 
 #endif

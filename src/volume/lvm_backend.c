@@ -316,7 +316,7 @@ static int copy_locked(const struct lvm_backend *lb, const struct place *from, c
 	return take_snapshot(lb, from, to, err);
 }
 
-static int lvm_copy(struct volume_backend *b, const char *from, const char *to, struct error *err)
+static int lvm_copy(struct volume_backend *b, const char *from, const char *to, bool held, struct error *err)
 {
 	_cleanup_place_ struct place source = { 0 }, target = { 0 };
 	struct volume_lock lock = { .name = to };

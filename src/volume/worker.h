@@ -6,7 +6,7 @@
  *
  *     capsule-volume hold DEVICE SECONDS
  *
- * freezes the ext4 that is mounted from the device and writes the line VOLUMER_FROZEN; it thaws when its standard input
+ * freezes the ext4 that is mounted from the device and writes the line STILL_FROZEN (volume/still.h); it thaws when its standard input
  * ends, exit status 0, or after the seconds, exit status VOLUMER_EXIT_LATE. If it cannot freeze, it writes "CODE message"
  * instead, CODE as error_code_name() gives it, exit status VOLUMER_EXIT_FAILED.
  *
@@ -23,7 +23,6 @@
 #ifndef CAPSULE_VOLUME_WORKER_H
 #define CAPSULE_VOLUME_WORKER_H
 
-#define VOLUMER_FROZEN "frozen"
 #define VOLUMER_FD 3
 #define VOLUMER_EXIT_FAILED 1
 #define VOLUMER_EXIT_LATE 3

@@ -3,15 +3,10 @@
 #include "volumer/hold.h"
 
 #include "base/fs.h"
-#include "volume/worker.h"
+#include "volume/still.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
-#include <poll.h>
-#include <signal.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 
 /* What has mounted a device holds it exclusively. To be the first to mount it would ruin what a virtual machine does to
@@ -45,29 +40,6 @@ static int mount_once_more(const char *device, bool read_only, int *ret_fd, stru
 	return *ret_fd < 0 ? error_errno(err, errno, "cannot open the root of %s", device) : 0;
 }
 
-/* 1: the time is up; 0: the other end is closed. */
-static int wait_for_end(int seconds)
-{
-	struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
-	int r;
-
-	do {
-		r = poll(&input, 1, seconds * 1000);
-	} while (r < 0 && errno == EINTR);
-	return r == 0;
-}
-
-/* Nothing but its own end, or the machine's, may come between freezing and thawing: not a daemon that is gone before it
- * reads the answer, not a terminal or a service manager that ends everything at once. */
-static void ignore_signals(void)
-{
-	static const int ignored[] = { SIGPIPE, SIGHUP, SIGINT, SIGTERM };
-	const struct sigaction ignore = { .sa_handler = SIG_IGN };
-
-	for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
-		sigaction(ignored[i], &ignore, NULL);
-}
-
 /* A directory of the file system that is mounted from the device; -1. */
 static int open_mounted(const char *device, struct error *err)
 {
@@ -83,19 +55,14 @@ static int open_mounted(const char *device, struct error *err)
 
 int hold(const char *device, int seconds, bool *ret_late, struct error *err)
 {
-	static const char frozen[] = VOLUMER_FROZEN "\n";
 	_cleanup_close_ int root = -1;
 
-	ignore_signals();
+	still_ignore_signals();
 	root = open_mounted(device, err);
 	if (root < 0)
 		return -1;
-	if (ioctl(root, FIFREEZE, 0) < 0)
-		return error_errno(err, errno, "cannot freeze the file system on %s", device);
-	(void)fs_write_all(STDOUT_FILENO, frozen, strlen(frozen));
-	*ret_late = wait_for_end(seconds) != 0;
-	if (ioctl(root, FITHAW, 0) < 0 && errno != EINVAL)
-		return error_errno(err, errno, "cannot thaw the file system on %s", device);
+	if (still_hold(root, STDOUT_FILENO, STDIN_FILENO, seconds, ret_late, err) < 0)
+		return error_wrap(err, "%s", device);
 	return 0;
 }
 
@@ -105,7 +72,5 @@ int thaw(const char *device, struct error *err)
 
 	if (root < 0)
 		return -1;
-	if (ioctl(root, FITHAW, 0) < 0 && errno != EINVAL)
-		return error_errno(err, errno, "cannot thaw the file system on %s", device);
-	return 0;
+	return still_thaw(root, err) < 0 ? error_wrap(err, "%s", device) : 0;
 }

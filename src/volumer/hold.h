@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-/* *ret_late: the time was up. Writes VOLUMER_FROZEN once it is frozen; on failure nothing is. */
+/* *ret_late: the time was up. Writes the line STILL_FROZEN once it is frozen; on failure nothing is. */
 int hold(const char *device, int seconds, bool *ret_late, struct error *err);
 
 /* Undoes what a hold left that was killed. */

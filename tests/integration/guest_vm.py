@@ -62,7 +62,10 @@ def refuse(call):
     return base64.b64encode(b"".join(struct.pack("HBBI", *instruction) for instruction in program)).decode()
 
 
-def config_json(*command, volumes=(), memory=None, user=(0, 0), env=(), refused_call=None):
+NAMESPACES = ("mount", "uts", "pid", "ipc", "cgroup")
+
+
+def config_json(*command, volumes=(), memory=None, user=(0, 0), env=(), refused_call=None, namespaces=NAMESPACES):
     """An OCI configuration such as the daemon writes, for this command. volumes: (name, path, "rw" or "ro")."""
     mounts = [mount("/proc", "proc"), mount("/dev", "tmpfs", "nosuid", "mode=755"),
               mount("/dev/pts", "devpts", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
@@ -81,7 +84,7 @@ def config_json(*command, volumes=(), memory=None, user=(0, 0), env=(), refused_
             "capabilities": {k: CAPABILITIES for k in ("bounding", "effective", "permitted")}},
         "mounts": mounts, "annotations": filtered,
         "linux": {
-            "cgroupsPath": CGROUP, "namespaces": [{"type": t} for t in ("mount", "uts", "pid", "ipc", "cgroup")],
+            "cgroupsPath": CGROUP, "namespaces": [{"type": t} for t in namespaces],
             "resources": {"memory": {"limit": memory, "swap": memory}} if memory else {}}}
 
 
@@ -251,6 +254,12 @@ class GuestVM:
             stream.send(self.pb.ExecRequest(stdin=stdin))
         stream.half_close()
         return stream.result()
+
+    def hold(self, volume, seconds=60):
+        """Has it held still: the call, which half_close() or cancel() lets go."""
+        stream = Stream(self.stub.Hold, self.pb.HoldRequest(volume=volume, seconds=seconds))
+        next(stream.call)
+        return stream
 
     def stop(self, signal=15, grace_ms=10000):
         self.stub.Stop(self.pb.StopRequest(signal=signal, grace_ms=grace_ms), timeout=TIMEOUT)

@@ -410,6 +410,80 @@ def test_a_copy_under_way_does_not_hold_up_the_end(boot):
     assert "cannot unmount" not in vm.console_text()
 
 
+# ---- volumes that are held still ----
+
+WRITE = ("sh", "-c", "echo written > /data/file; sync /data/file; echo done")
+
+
+def expect_held(vm):
+    """A writer waits: the call that it is. It ends when the volume goes on."""
+    writer = vm.start_exec(*WRITE)
+    start = vm.pb.ExecRequest(start=vm.pb.ExecStart(command=["sh", "-c", "echo x > /data/other"]))
+    fails(lambda: list(vm.stub.Exec(iter([start]), timeout=3)), Code.DEADLINE_EXCEEDED)
+    return writer
+
+
+def expect_thawed(writer):
+    writer.half_close()
+    assert text(writer.result()) == "done\n"
+
+
+def test_a_volume_is_held_until_it_is_let_go(running):
+    hold = running.hold("data")
+    writer = expect_held(running)
+    hold.half_close()
+    assert list(hold.call) == [] and hold.call.code() == grpc.StatusCode.OK
+    expect_thawed(writer)
+
+
+def test_a_hold_ends_with_its_call(running):
+    hold = running.hold("data")
+    writer = expect_held(running)
+    hold.call.cancel()
+    expect_thawed(writer)
+
+
+def test_a_hold_has_a_limit(running):
+    hold = running.hold("data", seconds=4)
+    writer = expect_held(running)
+    fails(lambda: next(hold.call), Code.DEADLINE_EXCEEDED)
+    expect_thawed(writer)
+
+
+def test_what_cannot_be_held(running):
+    fails(lambda: running.hold("none"), Code.NOT_FOUND)
+    for volume, seconds in (("", 1), ("../disk", 1), ("data", 0), ("data", 100000)):
+        fails(lambda: running.hold(volume, seconds), Code.INVALID_ARGUMENT)
+    first = running.hold("data")
+    assert "held still already" in fails(lambda: running.hold("data"), Code.UNAVAILABLE)
+    first.call.cancel()
+
+
+def test_what_is_held_goes_on_when_its_holder_is_killed(boot, tmp_path):
+    """By a payload that sees all processes of the machine. The holder is the one that a lack of memory spares."""
+    volume = tmp_path / "volume.img"
+    make_ext4(volume)
+    vm = boot(volumes=[("data", volume, False)])
+    vm.run(*FOREVER, volumes=[("data", "/data", "rw")], namespaces=("mount", "uts", "ipc", "cgroup")).wait_output(b"ready")
+    hold = vm.hold("data")
+    writer = expect_held(vm)
+    vm.exec("sh", "-c", "for p in /proc/[0-9]*; do [ $(cat $p/oom_score_adj) = -1000 ] && kill -9 ${p#/proc/}; done")
+    fails(lambda: next(hold.call), Code.ABORTED)
+    expect_thawed(writer)
+
+
+def test_a_held_volume_does_not_hold_up_the_end(boot, tmp_path):
+    volume = tmp_path / "volume.img"
+    make_ext4(volume)
+    vm = boot(volumes=[("data", volume, False)])
+    run = vm.run(*FOREVER, volumes=[("data", "/data", "rw")]).wait_output(b"ready")
+    vm.hold("data")
+    expect_held(vm)
+    vm.stop(grace_ms=1000)
+    assert run.end().exited.stopped
+    vm.wait_off()
+
+
 # ---- figures and network ----
 
 def test_stats(running, pb):

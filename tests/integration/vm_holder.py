@@ -17,6 +17,7 @@ PATIENCE = float(os.environ.get("CAPSULE_PATIENCE", 90))
 
 HELLO, FAILED, EXIT, STOP, UNSUPPORTED, START = range(1, 7)
 EXEC, EXEC_STARTED, EXEC_FAILED, EXEC_EXIT, EXEC_RESIZE, COPY = range(16, 22)
+HOLD, HELD, LET_GO, HOLD_ENDED = range(48, 52)
 HEADER = struct.Struct("=HHI")
 RESULT = struct.Struct("=QqqiBBxx1024s")
 
@@ -69,6 +70,14 @@ class Connection:
         self.sock.close()
 
 
+def connect(path):
+    """To the holder that listens there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(PATIENCE)
+    sock.connect(str(path))
+    return Connection(sock)
+
+
 class Holder:
     """One capsule-vm. `options` are those beside the ones that each needs."""
 
@@ -116,10 +125,7 @@ class Holder:
         return connection
 
     def connect(self):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(PATIENCE)
-        sock.connect(str(self.run / "shim.sock"))
-        return Connection(sock)
+        return connect(self.run / "shim.sock")
 
     @property
     def pid(self):

@@ -159,7 +159,7 @@ static const char *explain(enum kvm_outcome outcome)
 	case KVM_REFUSED: return "makes no virtual machine";
 	case KVM_INTERPRETED: return "only interprets a guest's instructions, as this host has no hardware virtualisation";
 	case KVM_LOST: return "did not run a guest to its end";
-	case KVM_STUCK: return "did not run a guest of a few instructions within a second";
+	case KVM_STUCK: return "did not run a guest of a few instructions within seconds";
 	}
 	return "";
 }

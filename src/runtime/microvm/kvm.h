@@ -7,7 +7,7 @@
  * That there is a /dev/kvm says little. In a virtual machine without nested virtualisation it may be there and interpret a
  * guest's instructions one by one, some microseconds each: real mode code and HLT work, an ordinary kernel never comes up
  * (or ends with "emulation failure" at its first CMPXCHG16B). So a guest of a few instructions in long mode is run, in a
- * process of its own, and has to be done within a second: one CMPXCHG16B, and a loop that takes milliseconds on a
+ * process of its own, and has to be done within KVM_PROBE_MS: one CMPXCHG16B, and a loop that takes milliseconds on a
  * processor, also on an emulated one, and half a minute when interpreted.
  *
  * The answer is found out when it is first needed. That it runs is kept. That it does not is kept for as long as the device's
@@ -24,7 +24,7 @@
 #include <sys/stat.h>
 
 #define KVM_DEVICE "/dev/kvm"
-#define KVM_PROBE_MS 1000
+#define KVM_PROBE_MS 5000 /* a busy host may keep the guest waiting for much of it */
 #define KVM_REASON_MAX 256
 
 struct kvm {

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright The Capsule authors
+"""Copies of volumes that a microVM writes to: its guest holds them still, and goes on whatever happens to the daemon."""
+import os
+import signal
+import struct
+import subprocess
+
+import pytest
+
+from capsule import wait_for
+from kinds import microvms_only, said
+from test_volume_data import export, fsck, numbers, send, snapshots, storage, wait_until_copied_from
+from test_volumes import DATA, mount, refused, run_with_volume, volume
+from vm_holder import HELLO, HELD, HOLD, HOLD_ENDED, Connection, connect
+
+pytestmark = microvms_only
+
+# Numbers, each told when it is synced. A snapshot holds at least what was told before it began.
+TELLER = ["sh", "-c", f"i=0; while :; do i=$((i+1)); echo $i >> {DATA}/numbers; sync {DATA}/numbers; echo $i; done"]
+
+
+def told(capsule):
+    return len(capsule.logs("w").split())
+
+
+def content(capsule, name, file):
+    """What a file of the volume holds, seen by a container that comes and goes."""
+    capsule.run_container("reader", "busybox:test", command=["sleep", "1000"], mounts=[mount(name)])
+    try:
+        return capsule.inside("reader", "cat", f"{DATA}/{file}")
+    finally:
+        capsule.ctl("workload", "delete", "reader")
+
+
+def goes_on(capsule):
+    before = told(capsule)
+    wait_for(lambda: told(capsule) > before, "the writer to go on")
+
+
+@pytest.fixture
+def writer(capsule):
+    capsule.apply(volume(size="128MiB"))
+    run_with_volume(capsule, command=TELLER, stopGracePeriodSeconds=2)
+    wait_for(lambda: told(capsule) > 10, "some numbers")
+    return capsule
+
+
+def test_copies_under_a_writer_are_clean_and_have_what_was_told(writer):
+    before = told(writer)
+    writer.ctl("volume", "snapshot", "create", "data", "s")
+    writer.ctl("volume", "clone", "data", "copy")
+    stream = export(writer, "data")
+    goes_on(writer)
+    assert send(writer, "moved", stream) == (0, "")
+    writer.ctl("volume", "clone", "--snapshot", "s", "data", "then")
+    for name in ("then", "copy", "moved"):
+        assert fsck(writer.root / f"volumes/{name}.img")
+        assert numbers(content(writer, name, "numbers")) >= before
+    assert "data+.img" not in storage(writer)
+
+
+@pytest.fixture
+def large(capsule):
+    """A volume whose copy takes a while, in a machine that counts besides."""
+    capsule.apply(volume(size="1GiB"))
+    run_with_volume(capsule, command=["sh", "-c", f"dd if=/dev/urandom of={DATA}/big bs=1M count=200 2>/dev/null; sync; "
+                                                  f"echo full; exec {' '.join(TELLER[:2])} '{TELLER[2]}'"])
+    said(capsule, "w", "full")
+    wait_for(lambda: told(capsule) > 5, "some numbers")
+    return capsule
+
+
+def test_a_daemon_that_is_killed_while_the_guest_holds_a_volume(large):
+    create = subprocess.Popen(large.ctl_argv("volume", "snapshot", "create", "data", "s"), stderr=subprocess.DEVNULL)
+    wait_until_copied_from(large)
+    large.kill()
+    create.wait(timeout=60)
+    large.start()
+    goes_on(large)
+    assert snapshots(large) == [] and storage(large) == ["data.img"]
+    large.ctl("volume", "snapshot", "create", "data", "s")
+    assert fsck(large.root / "volumes/data+s.img")
+
+
+def test_a_machine_that_is_killed_while_it_holds_a_volume(large):
+    """What was copied is worth nothing, and is gone."""
+    create = subprocess.Popen(large.ctl_argv("volume", "snapshot", "create", "data", "s"), stderr=subprocess.PIPE)
+    wait_until_copied_from(large)
+    os.kill(int(large.status("w")["pid"]), signal.SIGKILL)
+    error = create.communicate(timeout=120)[1].decode()
+    assert create.returncode == 1 and "was not held still" in error, error
+    assert snapshots(large) == [] and storage(large) == ["data.img"]
+
+
+def test_the_time_that_it_is_held_has_a_limit(writer):
+    connection = connect(writer.run_dir / "workloads/w/shim.sock")
+    connection.expect(HELLO)
+    connection.send(HOLD, struct.pack("=I64s", 3, b"data"))
+    connection.expect(HELD)
+    refused(writer.ctl("volume", "snapshot", "create", "data", "s", check=False), "volume data", "held still already")
+    code, = struct.unpack_from("=i", connection.expect(HOLD_ENDED))
+    assert code == 4, "DEADLINE_EXCEEDED"
+    goes_on(writer)
+    connection.close()
+
+
+def test_a_stop_does_not_wait_for_a_volume_that_is_held(writer):
+    connection = connect(writer.run_dir / "workloads/w/shim.sock")
+    connection.expect(HELLO)
+    connection.send(HOLD, struct.pack("=I64s", 60, b"data"))
+    connection.expect(HELD)
+    writer.ctl("workload", "stop", "--no-wait", "w")
+    writer.wait_phase("w", "stopped", timeout=40)
+    connection.close()
