@@ -85,6 +85,7 @@ void workload_free(struct workload *w)
 	free(w->image_digest);
 	free(w->failure);
 	free(w->limits_failure);
+	free(w->storage_warning);
 	free(w->pull_status);
 	w->owner->closing++;
 	uv_close((uv_handle_t *)&w->timer, on_timer_closed);
@@ -368,6 +369,7 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 	/* What failed may no longer be what is wanted. */
 	bool counts = workload_wants_run(w) && generation == w->record.generation;
 	bool pull = w->image_missing && !w->pulled;
+	Capsule__V1__VolumeMount **mounts;
 
 	w->state = STATE_DOWN;
 	w->pulled = false;
@@ -375,6 +377,8 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 		workload_adopt(w, instance);
 		log_info("workload %s: running, pid %d", w->name, (int)w->pid);
 		workload_happened(w, STARTED, "pid %d", (int)w->pid);
+		if (spec_mounts(w->record.spec, &mounts))
+			storage_look(w->owner);
 	} else if (counts && pull) {
 		begin_pull(w);
 	} else if (counts) {
