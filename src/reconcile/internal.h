@@ -63,6 +63,7 @@ struct workload {
 	char *limits_failure;   /* why they could not be set; NULL: they could */
 
 	char *storage_warning;  /* see storage.c; NULL: all is well with what its volumes stand on */
+	char *failed_volumes;   /* of the run, those that have met an error: "a, b"; NULL: none */
 
 	/* What comes next. */
 	struct reconciler_access *accesses; /* utlist; see access.h */

@@ -86,6 +86,7 @@ void workload_free(struct workload *w)
 	free(w->failure);
 	free(w->limits_failure);
 	free(w->storage_warning);
+	free(w->failed_volumes);
 	free(w->pull_status);
 	w->owner->closing++;
 	uv_close((uv_handle_t *)&w->timer, on_timer_closed);
@@ -268,6 +269,18 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 	workload_changed(w);
 }
 
+static void on_volume_failed(const char *volume, void *arg)
+{
+	struct workload *w = arg;
+	char *before = steal_ptr(&w->failed_volumes);
+
+	if (asprintf(&w->failed_volumes, "%s%s%s", before ? before : "", before ? ", " : "", volume) < 0)
+		w->failed_volumes = NULL;
+	free(before);
+	log_warn("workload %s: volume %s has met an error and is read-only now", w->name, volume);
+	workload_changed(w);
+}
+
 void workload_adopt(struct workload *w, struct driver_instance *instance)
 {
 	w->pid = instance->pid;
@@ -276,6 +289,8 @@ void workload_adopt(struct workload *w, struct driver_instance *instance)
 	w->shim = shim_client_new(w->owner->host.loop, steal_fd(&instance->shim_fd), on_exit_event, w);
 	if (!w->shim)
 		abort();
+	free(steal_ptr(&w->failed_volumes));
+	shim_client_watch_volumes(w->shim, on_volume_failed);
 	workload_keep_layers(w, steal_ptr(&instance->layers), instance->n_layers);
 	instance->n_layers = 0;
 	free(w->image_digest);

@@ -88,8 +88,15 @@ static void add_part(char *out, size_t size, const char *part)
 /* What is not as it should be, of what runs. */
 static void describe_running(const struct workload *w, char *out, size_t size)
 {
+	char failed[1024] = "";
+
+	if (w->failed_volumes)
+		snprintf(failed, sizeof failed,
+			 "an error made read-only: volume %s; see that there is room below it, then restart the workload, which "
+			 "repairs it", w->failed_volumes);
 	add_part(out, size, w->emulated ? "emulated" : NULL);
 	add_part(out, size, w->limits_failure);
+	add_part(out, size, failed);
 	add_part(out, size, w->storage_warning);
 	add_part(out, size, spec_on_bridge(w->record.spec) ? bridge_obstacle(w->owner) : NULL);
 }

@@ -75,6 +75,9 @@ struct volume_backend_ops {
 	/* The file or device that holds the volume; caller frees. NULL without memory. */
 	char *(*host_path)(struct volume_backend *b, const char *name);
 
+	/* Whether its file system has met errors that were not repaired yet; false where that cannot be seen now. */
+	bool (*has_errors)(struct volume_backend *b, const char *name);
+
 	/* Whether something stands where the volume would come: 1 or 0. */
 	int (*exists)(struct volume_backend *b, const char *name, struct error *err);
 

@@ -573,6 +573,13 @@ static int file_usage(struct volume_backend *b, const char *name, uint64_t *ret_
 	return 0;
 }
 
+static bool file_has_errors(struct volume_backend *b, const char *name)
+{
+	_cleanup_free_ char *path = file_host_path(b, name);
+
+	return path && ext4_has_errors(path);
+}
+
 static int file_exists(struct volume_backend *b, const char *name, struct error *err)
 {
 	_cleanup_image_ struct image image = { 0 };
@@ -652,6 +659,7 @@ static const struct volume_backend_ops file_ops = {
 	.usage = file_usage,
 	.room = file_room,
 	.host_path = file_host_path,
+	.has_errors = file_has_errors,
 	.exists = file_exists,
 	.enumerate = file_enumerate,
 	.free = file_free,

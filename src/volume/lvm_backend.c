@@ -433,6 +433,13 @@ static int lvm_usage(struct volume_backend *b, const char *name, uint64_t *ret_b
 	return 0;
 }
 
+static bool lvm_has_errors(struct volume_backend *b, const char *name)
+{
+	_cleanup_free_ char *device = lvm_host_path(b, name);
+
+	return device && ext4_has_errors(device);
+}
+
 static int lvm_exists(struct volume_backend *b, const char *name, struct error *err)
 {
 	_cleanup_place_ struct place place = { 0 };
@@ -515,6 +522,7 @@ static const struct volume_backend_ops lvm_ops = {
 	.events_open = dm_events_open,
 	.events_arm = dm_events_arm,
 	.host_path = lvm_host_path,
+	.has_errors = lvm_has_errors,
 	.exists = lvm_exists,
 	.enumerate = lvm_enumerate,
 	.free = lvm_free,
