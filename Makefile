@@ -26,7 +26,7 @@ guest-kernel:
 deps-run:
 	@packaging/dependencies run
 deps:
-	@packaging/dependencies run test kernel
+	@packaging/dependencies run test kernel vm
 
 demo: deps-run
 	@$(MAKE) --no-print-directory all
@@ -35,11 +35,10 @@ demo: deps-run
 check: deps
 	@tests/check
 
-# On an emulated Debian machine with its own kernel, cgroup v2 and systemd: some twenty minutes on two cores.
-check-vm:
-	@packaging/dependencies run test vm
+# The part of it on an emulated Debian machine with its own kernel, cgroup v2 and systemd.
+check-vm: deps
 	@$(MAKE) --no-print-directory all
-	@tests/check vm
+	@tests/check kernel vm
 
 bench: deps
 	@$(MAKE) --no-print-directory all

@@ -20,4 +20,21 @@
  * to do so (not root) it is an error. */
 int confine(const char *root, uint64_t kept, struct error *err);
 
+/*
+ * Which files it can still reach by name: those below directories that are named here, each with what may be done there. No
+ * others, also not by way of a directory that is open already; files that are open stay so. This is Landlock, which a kernel
+ * may lack (Linux 5.13): then nothing changes.
+ */
+enum confine_use {
+	CONFINE_SEARCH, /* read directories */
+	CONFINE_MODIFY, /* and read and write the files that there are */
+	CONFINE_MANAGE, /* and make, rename and remove files */
+};
+
+/* A set of rules, to be closed; -1: the kernel has no such thing, and the others do nothing. */
+int confine_files_begin(void);
+int confine_files_allow(int rules, int dirfd, enum confine_use use, struct error *err);
+/* For good, and for what the process starts. It cannot gain rights by execve(2) any more either. */
+int confine_files_enforce(int rules, struct error *err);
+
 #endif

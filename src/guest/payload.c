@@ -413,6 +413,13 @@ static void ends_close(struct ends *e)
 	cleanup_closep(&e->gate);
 }
 
+/* So that crun takes itself for what nobody can write to, and is not copied before it runs, which costs 50 ms under emulation.
+ * And nobody can: boot() made the root read-only. crun looks whether it is; only on a tmpfs it would look for seals, so the
+ * host asks the kernel for a ramfs (vm/monitor.c). */
+static const char *const runtime_env[] = {
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "_LIBCONTAINER_CLONED_BINARY=1", NULL,
+};
+
 static int execute_runtime(const char *name, const struct ends *ends, struct error *err)
 {
 	_cleanup_oci_run_ struct oci_run run = { 0 };
@@ -421,18 +428,14 @@ static int execute_runtime(const char *name, const struct ends *ends, struct err
 	int errors = fcntl(ends->err, F_DUPFD_CLOEXEC, OCI_RUN_GATE_FD + 1);
 	int gate = fcntl(ends->gate, F_DUPFD_CLOEXEC, OCI_RUN_GATE_FD + 1);
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int program = open(RUNTIME, O_RDONLY | O_CLOEXEC), sealed = oci_run_sealed_copy(program);
 
-	if (sealed < 0)
-		return error_errno(err, errno, "cannot read the OCI runtime " RUNTIME);
-	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, err) < 0)
+	if (oci_run_init(&run, RUNTIME, RUNTIME_ROOT, GUEST_BUNDLE, name, false, err) < 0)
 		return -1;
 	if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(errors, 2) < 0 ||
 	    dup2(gate, OCI_RUN_GATE_FD) < 0 || chdir(GUEST_BUNDLE) < 0)
 		return error_errno(err, errno, "cannot arrange what the OCI runtime gets");
-	/* execveat() takes the strings as not const but does not change them. */
-	(void)execveat(sealed, "", (char *const *)(uintptr_t)run.argv, (char *const *)(uintptr_t)oci_run_env,
-		       AT_EMPTY_PATH);
+	/* execve() takes the strings as not const but does not change them. */
+	execve(RUNTIME, (char *const *)(uintptr_t)run.argv, (char *const *)(uintptr_t)runtime_env);
 	return error_errno(err, errno, "cannot execute the OCI runtime " RUNTIME);
 }
 

@@ -13,7 +13,7 @@
 #define GUEST_PROTOCOL_VERSION 1
 
 #define GUEST_PORT_NAME "capsule.agent" /* of the virtio-serial port */
-#define GUEST_VSOCK_PORT 1024
+#define GUEST_VSOCK_PORT 1024           /* of the host */
 
 /* Directories in the guest that the OCI configuration names. */
 #define GUEST_BUNDLE "/run/capsule/bundle"

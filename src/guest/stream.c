@@ -28,7 +28,6 @@ static void close_watched(int *fd, uv_poll_t *poll)
 static void stream_found(struct stream *s, int fd)
 {
 	close_watched(&s->uevent_fd, &s->uevents);
-	close_watched(&s->listen_fd, &s->listening);
 	close_watched(&s->port_epoll_fd, &s->port);
 	cleanup_closep(&s->port_fd);
 	s->port_fd = -1;
@@ -114,43 +113,29 @@ static int watch_uevents(struct stream *s, struct error *err)
 
 /* ---- vsock ---- */
 
-static void on_connection(uv_poll_t *poll, int status, int events)
+/* The connected socket, or -1: there is no vsock device, or its host expects no guest of ours. A monitor answers at once, so
+ * this does not block. */
+static int connect_to_host(void)
 {
-	struct stream *s = poll->data;
-	struct sockaddr_vm peer;
-	socklen_t len = sizeof peer;
-	int fd = accept4(s->listen_fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	if (peer.svm_cid == VMADDR_CID_HOST)
-		stream_found(s, fd);
-	else
-		close(fd);
-}
-
-/* A kernel without vsock is no error. */
-static int listen_on_vsock(struct stream *s, struct error *err)
-{
-	struct sockaddr_vm address = {
-		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = GUEST_VSOCK_PORT,
+	struct sockaddr_vm host = {
+		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = GUEST_VSOCK_PORT,
 	};
+	_cleanup_close_ int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	s->listen_fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (s->listen_fd < 0)
-		return 0;
-	if (bind(s->listen_fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(s->listen_fd, 1) < 0 ||
-	    uv_poll_init(s->loop, &s->listening, s->listen_fd) < 0)
-		return error_errno(err, errno, "cannot listen on vsock port %d", GUEST_VSOCK_PORT);
-	s->listening.data = s;
-	uv_poll_start(&s->listening, UV_READABLE, on_connection);
-	return 0;
+	if (fd < 0 || connect(fd, (struct sockaddr *)&host, sizeof host) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+		return -1;
+	return steal_fd(&fd);
 }
 
 int stream_open(struct stream *s, uv_loop_t *loop, stream_found_fn found, void *arg, struct error *err)
 {
-	*s = (struct stream){ .loop = loop, .found = found, .arg = arg, .uevent_fd = -1, .listen_fd = -1, .port_fd = -1,
-			      .port_epoll_fd = -1 };
+	int fd = connect_to_host();
+
+	if (fd >= 0) {
+		found(fd, arg);
+		return 0;
+	}
+	*s = (struct stream){ .loop = loop, .found = found, .arg = arg, .uevent_fd = -1, .port_fd = -1, .port_epoll_fd = -1 };
 	/* Listening comes before looking, so that no port is missed. */
-	return watch_uevents(s, err) < 0 || look_for_port(s, err) < 0 || listen_on_vsock(s, err) < 0 ? -1 : 0;
+	return watch_uevents(s, err) < 0 || look_for_port(s, err) < 0 ? -1 : 0;
 }

@@ -2,8 +2,8 @@
 /* Copyright The Capsule authors */
 
 /*
- * The byte stream to the host: the virtio-serial port GUEST_PORT_NAME, or a connection that the host makes to vsock
- * port GUEST_VSOCK_PORT, whichever is there first. There is one in the life of a guest.
+ * The byte stream to the host: a connection to its vsock port GUEST_VSOCK_PORT, where it listens before the guest boots, or
+ * else the virtio-serial port GUEST_PORT_NAME. There is one in the life of a guest.
  *
  * Threads: the loop's. Nothing is polled: the kernel tells of a port that appears, and of a host at its other end.
  */
@@ -21,10 +21,11 @@ struct stream {
 	uv_loop_t *loop;
 	stream_found_fn found;
 	void *arg;
-	int uevent_fd, listen_fd, port_fd, port_epoll_fd; /* -1: closed */
-	uv_poll_t uevents, listening, port;
+	int uevent_fd, port_fd, port_epoll_fd; /* -1: closed */
+	uv_poll_t uevents, port;
 };
 
+/* The stream may be found before it returns. */
 int stream_open(struct stream *s, uv_loop_t *loop, stream_found_fn found, void *arg, struct error *err);
 
 #endif

@@ -148,6 +148,19 @@ static int check_blobs(const struct image_store *store, const struct oci_manifes
 	return 0;
 }
 
+/* Whether the same layer lies further up as well. */
+static bool comes_again(const json_t *diff_ids, size_t i)
+{
+	const char *diff_id = json_string_value(json_array_get(diff_ids, i));
+
+	while (++i < json_array_size(diff_ids))
+		if (!strcmp(json_string_value(json_array_get(diff_ids, i)), diff_id))
+			return true;
+	return false;
+}
+
+/* Of a layer that is there several times (as the empty ones of old Docker are) only the topmost counts: it hides all
+ * that the lower ones hold, and an overlay takes no directory twice. */
 static int take_layers(const struct image_store *store, const json_t *config, size_t n, struct image *image,
 		       struct error *err)
 {
@@ -158,15 +171,18 @@ static int take_layers(const struct image_store *store, const json_t *config, si
 	image->layers = calloc(n + 1, sizeof *image->layers);
 	if (!image->layers)
 		return error_errno(err, ENOMEM, "cannot read the config");
-	for (; image->n_layers < n; image->n_layers++) {
-		const char *diff_id = json_string_value(json_array_get(diff_ids, image->n_layers));
+	for (size_t i = 0; i < n; i++) {
+		const char *diff_id = json_string_value(json_array_get(diff_ids, i));
 		const char *hex = layout_digest_hex(diff_id);
 
+		if (comes_again(diff_ids, i))
+			continue;
 		if (faccessat(store->layout.layers, hex, F_OK, 0) < 0)
 			return error_errno(err, errno, "cannot find the unpacked layer %s", diff_id);
 		image->layers[image->n_layers] = fs_path("%s/%s", store->layers_path, hex);
 		if (!image->layers[image->n_layers])
 			return error_errno(err, ENOMEM, "cannot read the config");
+		image->n_layers++;
 	}
 	return 0;
 }

@@ -40,7 +40,7 @@ struct image {
 	int64_t created_unix;
 	/* Filled by image_store_resolve() only: */
 	struct image_config config;
-	char **layers;       /* absolute paths of the unpacked layers, lowest first */
+	char **layers;       /* absolute paths of the unpacked layers, lowest first, each once */
 	size_t n_layers;
 };
 

@@ -4,6 +4,7 @@
 
 #include "base/timeutil.h"
 #include "imager/archive_index.h"
+#include "imager/archive_legacy.h"
 #include "imager/decompress.h"
 #include "tree/extract.h"
 
@@ -303,7 +304,7 @@ static int take_blob(struct push *p, const char *key, struct entry_reader *r, st
 		blob_abort(w);
 		return -1;
 	}
-	if (blob_commit(w, blob.digest, &blob.size, NULL, err) < 0)
+	if (blob_commit(w, blob.digest, &blob.size, blob.diff_id, err) < 0)
 		return -1;
 	return archive_index_add_blob(p->index, key, &blob, err);
 }
@@ -320,6 +321,21 @@ static int take_document(struct push *p, const char *key, struct entry_reader *r
 			return error_set(err, ERR_RESOURCE_EXHAUSTED, "it is larger than the limit of %u bytes",
 					 OCI_DOCUMENT_MAX);
 	return more < 0 ? -1 : archive_index_add_document(p->index, key, buf_str(&text), text.len, err);
+}
+
+/* In most archives these files mean nothing, so nothing about them is an error yet. */
+static int take_legacy(struct push *p, const char *key, struct entry_reader *r, struct error *err)
+{
+	_cleanup_buf_ struct buf text = BUF_INIT(LEGACY_TEXT_MAX);
+	const void *data;
+	size_t len;
+	int more;
+
+	while ((more = entry_read(r, &data, &len, err)) > 0)
+		buf_add(&text, data, len);
+	if (more == 0)
+		archive_index_add_legacy(p->index, key, text.failed ? NULL : buf_str(&text), text.len);
+	return more;
 }
 
 static int take_entry(struct push *p, struct archive_entry *entry, const char *name, struct error *err)
@@ -343,6 +359,8 @@ static int take_entry(struct push *p, struct archive_entry *entry, const char *n
 	switch (archive_role(key)) {
 	case ARCHIVE_DOCUMENT:
 		return take_document(p, key, &r, err);
+	case ARCHIVE_LEGACY:
+		return take_legacy(p, key, &r, err);
 	case ARCHIVE_IGNORED:
 		return skip_rest(&r, err);
 	case ARCHIVE_BLOB:

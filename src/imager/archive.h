@@ -3,8 +3,8 @@
 
 /*
  * A pushed archive into the image store. It may be what `docker save` writes, or did before version 25
- * (manifest.json, with layers in <id>/layer.tar), an OCI image layout in a tar (index.json and blobs/), or both in
- * one; with several images; plain or compressed with gzip or zstd.
+ * (manifest.json, with layers in <id>/layer.tar) or before 1.10 (archive_legacy.h), an OCI image layout in a tar
+ * (index.json and blobs/), or both in one; with several images; plain or compressed with gzip or zstd.
  *
  * It is read once, front to back, as it arrives: the order of its entries does not matter, and what each of them
  * means is only known when the last has been seen. So whatever looks like a layer is unpacked while it passes

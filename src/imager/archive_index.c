@@ -4,6 +4,7 @@
 
 #include "image/layout.h"
 #include "image/reference.h"
+#include "imager/archive_legacy.h"
 
 #include <errno.h>
 #include <string.h>
@@ -22,8 +23,9 @@ struct named_image {
 
 struct archive_index {
 	struct content *content;
-	json_t *files;               /* key to {"digest", "size", "type"} or {"link": key} */
+	json_t *files;               /* key to {"digest", "size", "type", "diff_id"} or {"link": key} */
 	json_t *oci, *docker;        /* index.json, manifest.json; NULL: not seen */
+	struct legacy legacy;
 	struct named_image *images;
 	size_t n_images, n_unnamed;
 };
@@ -66,10 +68,9 @@ enum archive_role archive_role(const char *key)
 
 	if (!strcmp(key, INDEX_KEY) || !strcmp(key, MANIFEST_KEY))
 		return ARCHIVE_DOCUMENT;
-	if (!strcmp(key, "oci-layout") || !strcmp(key, "repositories"))
-		return ARCHIVE_IGNORED;
-	/* Beside each layer.tar, from before Docker 1.10. */
-	if (slash && (!strcmp(name, "json") || !strcmp(name, "VERSION")))
+	if (legacy_is_text(key))
+		return ARCHIVE_LEGACY;
+	if (!strcmp(key, "oci-layout") || (slash && (!strcmp(name, "json") || !strcmp(name, "VERSION"))))
 		return ARCHIVE_IGNORED;
 	return ARCHIVE_BLOB;
 }
@@ -119,6 +120,7 @@ void archive_index_free(struct archive_index *index)
 	json_decref(index->files);
 	json_decref(index->oci);
 	json_decref(index->docker);
+	legacy_release(&index->legacy);
 	for (size_t i = 0; i < index->n_images; i++)
 		free(index->images[i].reference);
 	free(index->images);
@@ -147,6 +149,8 @@ int archive_index_add_blob(struct archive_index *index, const char *key, const s
 
 	if (file && blob->is_layer)
 		json_object_set_new(file, "type", json_string(blob->media_type));
+	if (file && *blob->diff_id)
+		json_object_set_new(file, "diff_id", json_string(blob->diff_id));
 	return add_file(index, key, file, err);
 }
 
@@ -172,6 +176,11 @@ int archive_index_add_document(struct archive_index *index, const char *key, con
 	json_decref(*slot);
 	*slot = document;
 	return 0;
+}
+
+void archive_index_add_legacy(struct archive_index *index, const char *key, const char *text, size_t len)
+{
+	legacy_add(&index->legacy, key, text, len);
 }
 
 /* ---- images ---- */
@@ -267,7 +276,7 @@ static int add_oci_images(struct archive_index *index, struct error *err)
 
 /* ---- Docker's manifest.json ---- */
 
-/* The file that a path of manifest.json means, through links. NULL fills err. */
+/* The file that a path means, through links. NULL fills err. */
 static const json_t *find_file(const struct archive_index *index, const json_t *path, struct error *err)
 {
 	_cleanup_free_ char *key = json_is_string(path) ? archive_key("", json_string_value(path)) : NULL;
@@ -281,7 +290,8 @@ static const json_t *find_file(const struct archive_index *index, const json_t *
 		file = json_object_get(index->files, link);
 	}
 	error_set(err, ERR_INVALID_ARGUMENT,
-		  "the archive does not hold the file \"%.256s\" that its manifest.json names", key ? key : "");
+		  "the archive does not hold the file \"%.256s\" that its %s", key ? key : "",
+		  index->docker ? "manifest.json names" : "image is made of");
 	return NULL;
 }
 
@@ -320,10 +330,10 @@ static int make_manifest(struct archive_index *index, const json_t *entry, json_
 	return 0;
 }
 
-static int store_manifest(struct archive_index *index, const json_t *manifest, char ret_digest[DIGEST_TEXT],
+static int store_document(struct archive_index *index, const json_t *document, struct archive_blob *ret,
 			  struct error *err)
 {
-	_cleanup_free_ char *text = json_dumps(manifest, JSON_COMPACT);
+	_cleanup_free_ char *text = json_dumps(document, JSON_COMPACT);
 	struct blob_writer *w;
 
 	if (!text)
@@ -334,39 +344,90 @@ static int store_manifest(struct archive_index *index, const json_t *manifest, c
 		blob_abort(w);
 		return -1;
 	}
-	return blob_commit(w, ret_digest, NULL, NULL, err);
+	*ret = (struct archive_blob){ 0 };
+	return blob_commit(w, ret->digest, &ret->size, NULL, err);
+}
+
+/* One entry of manifest.json. */
+static int add_docker_image(struct archive_index *index, const json_t *entry, struct error *err)
+{
+	const json_t *tags = json_object_get(entry, "RepoTags"), *tag;
+	_cleanup_json_ json_t *manifest = NULL;
+	struct archive_blob stored;
+	size_t i;
+
+	if (json_array_size(tags) == 0) {
+		index->n_unnamed++;
+		return 0;
+	}
+	if (make_manifest(index, entry, &manifest, err) < 0 || store_document(index, manifest, &stored, err) < 0)
+		return -1;
+	json_array_foreach(tags, i, tag)
+		if (add_image(index, json_is_string(tag) ? json_string_value(tag) : "", stored.digest, err) < 0)
+			return -1;
+	return 0;
 }
 
 static int add_docker_images(struct archive_index *index, struct error *err)
 {
-	const json_t *entry, *tags, *tag;
-	char digest[DIGEST_TEXT];
-	size_t i, j;
+	const json_t *entry;
+	size_t i;
 
 	if (!json_is_array(index->docker))
 		return error_set(err, ERR_INVALID_ARGUMENT, "the archive's manifest.json is not a list of images");
-	json_array_foreach(index->docker, i, entry) {
-		_cleanup_json_ json_t *manifest = NULL;
-
-		tags = json_object_get(entry, "RepoTags");
-		if (json_array_size(tags) == 0) {
-			index->n_unnamed++;
-			continue;
-		}
-		if (make_manifest(index, entry, &manifest, err) < 0 || store_manifest(index, manifest, digest, err) < 0)
+	json_array_foreach(index->docker, i, entry)
+		if (add_docker_image(index, entry, err) < 0)
 			return -1;
-		json_array_foreach(tags, j, tag)
-			if (add_image(index, json_is_string(tag) ? json_string_value(tag) : "", digest, err) < 0)
-				return -1;
+	return 0;
+}
+
+/* ---- from before manifest.json ---- */
+
+static int collect_diff_ids(const struct archive_index *index, const json_t *layers, json_t *ret, struct error *err)
+{
+	const json_t *path;
+	size_t i;
+
+	json_array_foreach(layers, i, path) {
+		const json_t *file = find_file(index, path, err);
+		json_t *diff_id = json_object_get(file, "diff_id");
+
+		if (!file)
+			return -1;
+		if (!diff_id)
+			return error_set(err, ERR_INVALID_ARGUMENT, "the layer \"%.256s\" is not a tar archive",
+					 json_string_value(path));
+		if (json_array_append(ret, diff_id) < 0)
+			return error_errno(err, ENOMEM, "cannot make a configuration");
 	}
 	return 0;
+}
+
+/* Writes the configuration that such an image lacks and goes on as if a manifest.json had named it. */
+static int add_legacy_image(const struct legacy_image *image, void *arg, struct error *err)
+{
+	_cleanup_json_ json_t *config = json_copy(image->config), *diff_ids = json_array(), *entry = NULL;
+	struct archive_index *index = arg;
+	struct archive_blob stored;
+
+	if (!config || !diff_ids ||
+	    json_object_set_new(config, "rootfs", json_pack("{s:s, s:O}", "type", "layers", "diff_ids", diff_ids)) < 0)
+		return error_errno(err, ENOMEM, "cannot make a configuration");
+	if (collect_diff_ids(index, image->layers, diff_ids, err) < 0 ||
+	    store_document(index, config, &stored, err) < 0 ||
+	    archive_index_add_blob(index, stored.digest, &stored, err) < 0)
+		return -1;
+	entry = json_pack("{s:s, s:O, s:O}", "Config", stored.digest, "RepoTags", image->tags, "Layers", image->layers);
+	return entry ? add_docker_image(index, entry, err) : error_errno(err, ENOMEM, "cannot make a configuration");
 }
 
 /* ---- registration ---- */
 
 static int find_images(struct archive_index *index, struct error *err)
 {
-	if (!index->oci && !index->docker)
+	bool legacy = !index->oci && !index->docker && legacy_has_layers(&index->legacy);
+
+	if (!index->oci && !index->docker && !legacy)
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "the archive holds no image: it has neither a manifest.json nor an index.json");
 	if (index->oci && add_oci_images(index, err) < 0)
@@ -374,7 +435,9 @@ static int find_images(struct archive_index *index, struct error *err)
 	/* An archive that is both says the same twice, though not always with names in both. */
 	if (index->n_images == 0 && index->docker && add_docker_images(index, err) < 0)
 		return -1;
-	if (index->n_images == 0 && index->n_unnamed)
+	if (legacy && legacy_images(&index->legacy, add_legacy_image, index, err) < 0)
+		return -1;
+	if (index->n_images == 0 && (index->n_unnamed || legacy))
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "the archive's image has no name: tag it before it is saved, as in "
 				 "docker save NAME:TAG");

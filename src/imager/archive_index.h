@@ -24,6 +24,7 @@ char *archive_key(const char *from, const char *path);
 
 enum archive_role {
 	ARCHIVE_DOCUMENT, /* index.json, manifest.json: says what the rest means */
+	ARCHIVE_LEGACY,   /* the same in archives that have neither (archive_legacy.h) */
 	ARCHIVE_IGNORED,  /* known and not needed */
 	ARCHIVE_BLOB,     /* anything else: layer, config, manifest */
 };
@@ -41,6 +42,7 @@ struct archive_blob {
 	uint64_t size;
 	bool is_layer;
 	const char *media_type; /* of layers; static */
+	char diff_id[DIGEST_TEXT]; /* of layers that were unpacked; else "" */
 };
 
 struct archive_index;
@@ -55,6 +57,8 @@ int archive_index_add_link(struct archive_index *index, const char *key, const c
 			   struct error *err);
 int archive_index_add_document(struct archive_index *index, const char *key, const char *text, size_t len,
 			       struct error *err);
+/* text NULL: it is longer than LEGACY_TEXT_MAX. */
+void archive_index_add_legacy(struct archive_index *index, const char *key, const char *text, size_t len);
 
 /* Makes images of what was added, registers all of them or none, and reports them. */
 int archive_index_register(struct archive_index *index, struct error *err);

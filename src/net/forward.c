@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 
 #define NAME_MAX_SIZE 64
-#define CHAINS_MAX 32 /* base chains of the forward hook that drop; more than any host has */
+#define CHAINS_MAX 32 /* base chains that drop what passes through or comes in; more than any host has */
 #define HANDLES_MAX 16
 #define TEXT_MAX 8192
 #define LEGACY_MAX (16u << 20)
@@ -27,6 +27,7 @@
 
 struct chain {
 	uint8_t family;
+	uint32_t hook; /* NF_INET_FORWARD or NF_INET_LOCAL_IN */
 	char table[NAME_MAX_SIZE], name[NAME_MAX_SIZE];
 };
 
@@ -43,14 +44,15 @@ static void copy_name(const struct nlattr *attr, char out[NAME_MAX_SIZE])
 	snprintf(out, NAME_MAX_SIZE, "%.*s", attr ? (int)mnl_attr_get_payload_len(attr) : 0, attr ? mnl_attr_get_str(attr) : "");
 }
 
-static bool is_forward_hook(const struct nlattr *hook)
+/* NF_INET_NUMHOOKS: not a base chain. */
+static uint32_t hook_number(const struct nlattr *hook)
 {
 	const struct nlattr *attrs[NFTA_HOOK_MAX + 1];
 
 	if (!hook)
-		return false;
+		return NF_INET_NUMHOOKS;
 	nl_attributes_nested(hook, attrs, NFTA_HOOK_MAX);
-	return attrs[NFTA_HOOK_HOOKNUM] && ntohl(mnl_attr_get_u32(attrs[NFTA_HOOK_HOOKNUM])) == NF_INET_FORWARD;
+	return attrs[NFTA_HOOK_HOOKNUM] ? ntohl(mnl_attr_get_u32(attrs[NFTA_HOOK_HOOKNUM])) : NF_INET_NUMHOOKS;
 }
 
 static void chain_look(const struct nlmsghdr *message, void *arg)
@@ -67,7 +69,8 @@ static void chain_look(const struct nlmsghdr *message, void *arg)
 	copy_name(attrs[NFTA_CHAIN_NAME], c.name);
 	if (c.family == NFPROTO_IPV4 && strcmp(c.table, "filter") == 0 && strcmp(c.name, "DOCKER-USER") == 0)
 		chains->docker_user = true;
-	if (!is_forward_hook(attrs[NFTA_CHAIN_HOOK]) || !attrs[NFTA_CHAIN_POLICY] ||
+	c.hook = hook_number(attrs[NFTA_CHAIN_HOOK]);
+	if ((c.hook != NF_INET_FORWARD && c.hook != NF_INET_LOCAL_IN) || !attrs[NFTA_CHAIN_POLICY] ||
 	    ntohl(mnl_attr_get_u32(attrs[NFTA_CHAIN_POLICY])) != NF_DROP)
 		return;
 	for (size_t i = 0; i < chains->n; i++) /* a dump may tell twice */
@@ -154,8 +157,9 @@ static int rules_find(struct nl *nl, const struct bridge_plan *plan, const struc
 	return r < 0 ? nl_error(nl, r, err, "cannot list the rules of the chain %s %s", chain->table, chain->name) : 0;
 }
 
-static const struct chain docker_user = { NFPROTO_IPV4, "filter", "DOCKER-USER" };
-static const struct chain iptables_forward = { NFPROTO_IPV4, "filter", "FORWARD" };
+static const struct chain docker_user = { NFPROTO_IPV4, NF_INET_FORWARD, "filter", "DOCKER-USER" };
+static const struct chain iptables_forward = { NFPROTO_IPV4, NF_INET_FORWARD, "filter", "FORWARD" };
+static const struct chain iptables_input = { NFPROTO_IPV4, NF_INET_LOCAL_IN, "filter", "INPUT" };
 
 static bool same_chain(const struct chain *a, const struct chain *b)
 {
@@ -263,7 +267,26 @@ static int legacy_drops(const char *bridge)
 	       !legacy_names_bridge(entries, info.hook_entry[NF_INET_FORWARD], info.underflow[NF_INET_FORWARD], bridge);
 }
 
-static int obstacle_nft(struct nl *nl, const struct bridge_plan *plan, struct buf *text, struct error *err)
+static void describe(struct buf *text, const struct chain *c, const struct bridge_plan *plan)
+{
+	const char *family = c->family == NFPROTO_IPV4 ? "ip" : "inet";
+
+	buf_addf(text, "%sthe nftables chain %s %s %s drops ", text->len ? "\n" : "", family, c->table, c->name);
+	if (c->hook == NF_INET_LOCAL_IN)
+		buf_addf(text,
+			 "what workloads ask the resolver on the bridge %s, so names do not resolve; open it with: "
+			 "nft insert rule %s %s %s iifname \"%s\" meta l4proto { tcp, udp } th dport 53 accept comment \\\"capsule:%s\\\"",
+			 plan->name, family, c->table, c->name, plan->name, plan->table);
+	else
+		buf_addf(text,
+			 "what the bridge %s forwards; "
+			 "open it with: nft insert rule %s %s %s iifname \"%s\" accept comment \\\"capsule:%s\\\" ; "
+			 "nft insert rule %s %s %s oifname \"%s\" accept comment \\\"capsule:%s\\\"",
+			 plan->name, family, c->table, c->name, plan->name, plan->table, family, c->table, c->name, plan->name,
+			 plan->table);
+}
+
+static int obstacle_nft(struct nl *nl, const struct bridge_plan *plan, bool resolver, struct buf *text, struct error *err)
 {
 	const struct chain *opened;
 	struct chains chains;
@@ -273,33 +296,29 @@ static int obstacle_nft(struct nl *nl, const struct bridge_plan *plan, struct bu
 	opened = chain_to_open(&chains);
 	for (size_t i = 0; i < chains.n; i++) {
 		const struct chain *c = &chains.dropping[i];
-		const char *family = c->family == NFPROTO_IPV4 ? "ip" : "inet";
 		struct rules rules;
 
+		/* What ufw and others accept stands in chains that INPUT calls. */
+		if (c->hook == NF_INET_LOCAL_IN && (!resolver || same_chain(c, &iptables_input)))
+			continue;
 		/* DOCKER-USER stands in front of FORWARD: what is accepted there is not dropped here. */
 		if (opened && (same_chain(c, opened) || (opened == &docker_user && same_chain(c, &iptables_forward))))
 			c = opened;
 		if (rules_find(nl, plan, c, &rules, err) < 0)
 			return -1;
-		if (rules.n)
-			continue;
-		buf_addf(text,
-			 "%sthe nftables chain %s %s %s drops what the bridge %s forwards; "
-			 "open it with: nft insert rule %s %s %s iifname \"%s\" accept comment \\\"capsule:%s\\\" ; "
-			 "nft insert rule %s %s %s oifname \"%s\" accept comment \\\"capsule:%s\\\"",
-			 text->len ? "\n" : "", family, c->table, c->name, plan->name, family, c->table, c->name, plan->name,
-			 plan->table, family, c->table, c->name, plan->name, plan->table);
+		if (!rules.n)
+			describe(text, c, plan);
 	}
 	return 0;
 }
 
-int forward_obstacle(struct nl *nl, const struct bridge_plan *plan, char **ret_text, struct error *err)
+int forward_obstacle(struct nl *nl, const struct bridge_plan *plan, bool resolver, char **ret_text, struct error *err)
 {
 	_cleanup_buf_ struct buf text = BUF_INIT(TEXT_MAX);
 	char *result = NULL;
 	int r;
 
-	if (obstacle_nft(nl, plan, &text, err) < 0)
+	if (obstacle_nft(nl, plan, resolver, &text, err) < 0)
 		return -1;
 	r = legacy_drops(plan->name);
 	if (r < 0)

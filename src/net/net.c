@@ -578,12 +578,6 @@ int net_recover(struct net *net, const struct net_endpoint *endpoints, size_t n,
 
 /* Questions */
 
-int net_forward_obstacle(struct net *net, char **ret_text, struct error *err)
-{
-	LOCK(net);
-	return netfilter_open(net, err) < 0 ? -1 : forward_obstacle(&net->netfilter, &net->plan, ret_text, err);
-}
-
 /* Never fails but for memory: what was seen last, or what can be seen without a resolver. */
 static int names_obstacle(struct net *net, char **ret_text, struct error *err)
 {
@@ -599,6 +593,18 @@ static int names_obstacle(struct net *net, char **ret_text, struct error *err)
 	}
 	*ret_text = text;
 	return 0;
+}
+
+int net_forward_obstacle(struct net *net, char **ret_text, struct error *err)
+{
+	_cleanup_free_ char *nameless = NULL;
+
+	if (names_obstacle(net, &nameless, err) < 0)
+		return -1;
+	LOCK(net);
+	if (netfilter_open(net, err) < 0)
+		return -1;
+	return forward_obstacle(&net->netfilter, &net->plan, !nameless, ret_text, err);
 }
 
 int net_names_obstacle(struct net *net, char **ret_text, struct error *err)

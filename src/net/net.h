@@ -97,7 +97,7 @@ int net_host_port_holder(bool udp, uint16_t port, char **ret_holder, struct erro
 int net_resolv_conf(const struct net *net, bool bridge, char **ret_text, struct error *err);
 
 /* What on this host stands in the way of the bridge: text for the user, with the command that helps, or NULL. Caller
- * frees. net_forward_obstacle: a firewall drops what the bridge forwards (one line a chain). Docker's and iptables-nft's
+ * frees. net_forward_obstacle: a firewall drops what the bridge forwards or asks the resolver (one line a chain). Docker's and iptables-nft's
  * FORWARD chains are opened by net_attach() and net_recover() by themselves and told of only if that did not last.
  * net_names_obstacle: dnsmasq is missing or cannot run; workloads run without names then. */
 int net_forward_obstacle(struct net *net, char **ret_text, struct error *err);

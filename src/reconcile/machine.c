@@ -394,6 +394,8 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 		workload_happened(w, STARTED, "pid %d", (int)w->pid);
 		if (spec_mounts(w->record.spec, &mounts))
 			storage_look(w->owner);
+	} else if (w->owner->halted) {
+		log_info("workload %s: its start goes on without this daemon", w->name);
 	} else if (counts && pull) {
 		begin_pull(w);
 	} else if (counts) {

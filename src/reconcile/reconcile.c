@@ -87,6 +87,8 @@ void reconciler_halt(struct reconciler *r)
 	struct workload *w, *next;
 
 	r->halted = true;
+	r->host.container->ops->leave(r->host.container);
+	r->host.micro_vm->ops->leave(r->host.micro_vm);
 	HASH_ITER(hh, r->workloads, w, next) {
 		health_end(w);
 		ephemeral_end(w);

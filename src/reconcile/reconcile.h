@@ -55,7 +55,8 @@ void reconciler_free(struct reconciler *r);
 /* Reads the store, takes up what still runs, removes what belongs to nobody, and sets every workload on its way. */
 int reconciler_recover(struct reconciler *r, struct error *err);
 
-/* From now on no new step begins: for the end of the daemon. Steps under way end by themselves. */
+/* From now on no new step begins: for the end of the daemon. Steps under way end by themselves; a start
+ * that waits for its payload is left to its holder, and to the next daemon. */
 void reconciler_halt(struct reconciler *r);
 
 /* Takes over a record that was just stored (the content is moved out of *record). An older revision than the known one

@@ -95,16 +95,16 @@ static int attach_to_bridge(struct step *s, int *ret_link)
 	return 0;
 }
 
-static void plan_network(const struct step *s, int link, struct driver_plan *plan, char address[INET_ADDRSTRLEN],
+static void plan_network(const struct step *s, int *link, struct driver_plan *plan, char address[INET_ADDRSTRLEN],
 			 char gateway[INET_ADDRSTRLEN])
 {
 	struct in_addr in = { .s_addr = htonl(s->record.address) };
 	uint32_t bridge;
 
-	if (link < 0)
+	if (*link < 0)
 		return;
 	if (spec_is_container(s->record.spec))
-		plan->netns_fd = link;
+		plan->netns_fd = *link;
 	else
 		plan->tap_fd = link;
 	plan->address = inet_ntop(AF_INET, &in, address, INET_ADDRSTRLEN);
@@ -113,8 +113,8 @@ static void plan_network(const struct step *s, int link, struct driver_plan *pla
 	plan->gateway = inet_ntop(AF_INET, &in, gateway, INET_ADDRSTRLEN);
 }
 
-/* link: -1 on the host's network. */
-static int start_on_link(struct step *s, const struct volumes *volumes, int link)
+/* *link: -1 on the host's network. A TAP is closed as soon as it is the machine's. */
+static int start_on_link(struct step *s, const struct volumes *volumes, int *link)
 {
 	_cleanup_free_ char *resolv_conf = NULL;
 	struct driver *driver = driver_of(s->host, s->record.spec);
@@ -126,11 +126,10 @@ static int start_on_link(struct step *s, const struct volumes *volumes, int link
 		.volumes = volumes->items,
 		.n_volumes = volumes->n,
 		.netns_fd = -1,
-		.tap_fd = -1,
 	};
 
 	plan_network(s, link, &plan, address, gateway);
-	if (net_resolv_conf(s->host->net, link >= 0, &resolv_conf, &s->err) < 0)
+	if (net_resolv_conf(s->host->net, *link >= 0, &resolv_conf, &s->err) < 0)
 		return -1;
 	plan.resolv_conf = resolv_conf;
 	return driver->ops->start(driver, &plan, &s->instance, &s->err);
@@ -142,9 +141,9 @@ static int start_on_network(struct step *s, const struct volumes *volumes)
 
 	if (spec_on_bridge(s->record.spec) && attach_to_bridge(s, &link) < 0)
 		return -1;
-	if (start_on_link(s, volumes, link) == 0)
+	if (start_on_link(s, volumes, &link) == 0)
 		return 0;
-	if (link >= 0)
+	if (spec_on_bridge(s->record.spec) && s->err.code != ERR_CANCELLED)
 		(void)net_detach(s->host->net, s->name, NULL);
 	return -1;
 }

@@ -38,7 +38,7 @@ struct driver_plan {
 	uint64_t generation;          /* recorded with the instance, see driver_instance */
 	const struct image *image;    /* resolved; empty for a microVM with a root file system of its own */
 	int netns_fd;                 /* of a container; -1: the host's network */
-	int tap_fd;                   /* of a microVM */
+	int *tap_fd;                  /* of a microVM; closed, and -1, once its holder has it */
 	const char *address;          /* "172.20.254.2"; NULL on the host's network */
 	const char *gateway;          /* of a microVM, and the prefix of its subnet */
 	unsigned prefix;
@@ -110,7 +110,7 @@ struct driver_ops {
 	const char *name;
 
 	/* Prepares the run and starts it; returns when the payload's process has been executed. On failure everything is
-	 * undone. What the payload prints goes to the workload's log from the first byte. The writable layer of the last
+	 * undone, except after leave(). What the payload prints goes to the workload's log from the first byte. The writable layer of the last
 	 * run is kept only if it was made for the same generation and the same image digest. */
 	int (*start)(struct driver *d, const struct driver_plan *plan, struct driver_instance *ret, struct error *err);
 
@@ -134,6 +134,10 @@ struct driver_ops {
 
 	/* Prepares a further process: who it is, what it may do, its environment. Nothing is started yet. */
 	int (*exec)(struct driver *d, const struct driver_exec *exec, struct driver_process *ret, struct error *err);
+
+	/* The daemon ends: what waits for a holder that has been told to start gives up, with CANCELLED, and leaves the start
+	 * to the holder and to the next daemon's recover(). Any thread. */
+	void (*leave)(struct driver *d);
 
 	/* Has a volume of a workload held still where the host cannot do that itself (volume/freeze.h): in the guest that has
 	 * mounted it. *ret_hold: for holder_let_go(); -1 where no guest of ours has it mounted now. `what` names the volume

@@ -4,7 +4,6 @@
 
 #include "base/fs.h"
 #include "base/timeutil.h"
-#include "runtime/container/bundle.h"
 #include "shim/cgroup.h"
 #include "volume/freeze.h"
 
@@ -142,28 +141,30 @@ int holder_connect(int dirfd)
 	return steal_fd(&fd);
 }
 
-/* 1: a message; 0: the holder is gone; -1: it is silent. */
-static int await_message(int fd, int timeout_ms, struct shim_message *ret, struct error *err)
+/* leaving: -1, or what is readable when nobody waits any more. 1: a message; 0: the holder is gone; -1: it is silent. */
+static int await_message(int fd, int leaving, int timeout_ms, struct shim_message *ret, struct error *err)
 {
-	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct pollfd p[] = { { .fd = fd, .events = POLLIN }, { .fd = leaving, .events = POLLIN } };
 	int64_t deadline = time_monotonic_ns() + timeout_ms * NSEC_PER_MSEC;
 	int n;
 
 	do {
 		int64_t left = (deadline - time_monotonic_ns()) / NSEC_PER_MSEC;
 
-		n = poll(&p, 1, left > 0 ? (int)left : 0);
+		n = poll(p, 2, left > 0 ? (int)left : 0);
 	} while (n < 0 && errno == EINTR);
+	if (!p[0].revents && p[1].revents)
+		return error_set(err, ERR_CANCELLED, "the daemon ends; the start goes on");
 	if (n == 0)
 		return error_set(err, ERR_DEADLINE_EXCEEDED, "its holder did not answer within %d s", timeout_ms / 1000);
 	return shim_receive(fd, ret) > 0;
 }
 
 /* Waits for the holder's first word. 1: the payload runs; 0: it does not, with its reason in err; -1: it is gone or
- * silent. */
-static int await_hello(int fd, int timeout_ms, struct shim_message *ret, struct error *err)
+ * silent, or nobody waits any more. */
+static int await_hello(int fd, int leaving, int timeout_ms, struct shim_message *ret, struct error *err)
 {
-	int r = await_message(fd, timeout_ms, ret, err);
+	int r = await_message(fd, leaving, timeout_ms, ret, err);
 
 	if (r < 0)
 		return -1;
@@ -228,14 +229,16 @@ int holder_run(const struct holder_start *start, struct driver_instance *ret, st
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "too many layers or volumes");
 	if (spawn(start, &fd, &pid, err) < 0)
 		return -1;
-	r = start->bundle ? bundle_write(start->bundle, err) : 0;
+	if (start->handed_over)
+		close(steal_fd(start->handed_over));
+	r = start->prepare ? start->prepare(start->arg, err) : 0;
 	/* The process that was started is gone by now; the holder is its child and nobody's. */
 	process_wait(pid);
 	if (r < 0)
 		return -1;
 	/* If the holder has failed meanwhile, it has said why. */
 	(void)shim_send(fd, SHIM_START, NULL, 0);
-	if (await_hello(fd, start->timeout_ms, &message, err) <= 0)
+	if (await_hello(fd, start->driver->leaving, start->timeout_ms, &message, err) <= 0)
 		return -1;
 	instance_running(ret, &message, &fd);
 	return 0;
@@ -278,9 +281,10 @@ static void instance_ended(struct driver_instance *i, const struct shim_result *
 	snprintf(i->reason, sizeof i->reason, "%s", r->reason);
 }
 
-int holder_find(const struct places *p, const char *name, const char *begun, bool patient, struct driver_instance *ret,
-		struct error *err)
+int holder_find(const struct driver *driver, const struct places *p, const char *name, const char *begun, bool patient,
+		struct driver_instance *ret, struct error *err)
 {
+	int leaving = ((const struct driver_common *)driver)->leaving;
 	_cleanup_close_ int dirfd = -1, fd = -1;
 	struct shim_result result = { .exit_code = 255 };
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -295,11 +299,13 @@ int holder_find(const struct places *p, const char *name, const char *begun, boo
 	if (dirfd >= 0)
 		fd = holder_connect(dirfd);
 	if (fd >= 0)
-		hello = await_hello(fd, patient ? PATIENCE_MS : IMPATIENCE_MS, &message, &why);
+		hello = await_hello(fd, leaving, patient ? PATIENCE_MS : IMPATIENCE_MS, &message, &why);
 	if (hello > 0) {
 		instance_running(ret, &message, &fd);
 		return 0;
 	}
+	if (why.code == ERR_CANCELLED)
+		return error_set(err, ERR_CANCELLED, "%s", error_message(&why));
 	if (why.code == ERR_DEADLINE_EXCEEDED && !patient) {
 		*ret = (struct driver_instance){ .shim_fd = -1, .starting = true };
 		return 0;
@@ -337,7 +343,7 @@ static int await_hold(int fd, enum shim_type type, int timeout_ms, struct shim_m
 	int r;
 
 	do {
-		r = await_message(fd, timeout_ms, ret, err);
+		r = await_message(fd, -1, timeout_ms, ret, err);
 	} while (r > 0 && ret->type == SHIM_VOLUME_FAILED);
 	if (r < 0)
 		return -1;
@@ -355,7 +361,7 @@ static int hold(int fd, const char *volume, struct error *err)
 {
 	struct shim_hold request = { .seconds = FREEZE_SECONDS_MAX };
 	struct shim_message m;
-	int r = await_hello(fd, IMPATIENCE_MS, &m, err);
+	int r = await_hello(fd, -1, IMPATIENCE_MS, &m, err);
 
 	if (r <= 0)
 		return -1;

@@ -41,22 +41,27 @@ void holder_command_end(struct holder_command *c, const char *name);
 
 /* What one start needs beside the command. Borrowed. */
 struct holder_start {
+	const struct driver_common *driver;
 	const struct holder_command *command;
 	const char *program;              /* path of what is executed as command->argv[0]; NULL: that */
 	int dirfd;                        /* the run directory */
 	const struct process_fd *fds;     /* beside those that every holder gets */
 	size_t n_fds;
-	const struct bundle *bundle;      /* written while the holder prepares; NULL: there is none */
+	int *handed_over;                 /* one of them, closed once the holder has it; NULL: none */
+	/* What it finds once it is told to start; made while it prepares itself. NULL: nothing. */
+	int (*prepare)(const void *arg, struct error *err);
+	const void *arg;
 	int timeout_ms;                   /* until the payload runs */
 };
 
-/* Returns when the payload runs; the instance is connected. On failure the holder undoes what it did and goes. */
+/* Returns when the payload runs; the instance is connected. On failure the holder undoes what it did and goes; not on CANCELLED
+ * (driver_ops.leave), with which it goes on. */
 int holder_run(const struct holder_start *start, struct driver_instance *ret, struct error *err);
 
 /* What there is of a run now: driver_ops.recover without its origin. begun: a path that exists once the run has begun, so that
  * a start that was cut off is told from a run whose holder was killed; of that one what is left is killed. */
-int holder_find(const struct places *p, const char *name, const char *begun, bool patient, struct driver_instance *ret,
-		struct error *err);
+int holder_find(const struct driver *driver, const struct places *p, const char *name, const char *begun, bool patient,
+		struct driver_instance *ret, struct error *err);
 
 /* A further connection to the holder of a run directory, or -1. */
 int holder_connect(int dirfd);

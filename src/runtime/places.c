@@ -10,11 +10,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 int driver_common_init(struct driver_common *d, const struct driver_ops *ops, const struct driver_options *o,
 		       struct error *err)
 {
 	d->base.ops = ops;
+	d->leaving = eventfd(0, EFD_CLOEXEC);
+	if (d->leaving < 0)
+		return error_errno(err, errno, "cannot make the %s driver", ops->name);
 	if (o->root[0] != '/' || o->run[0] != '/' || o->cgroup_parent[0] != '/')
 		return error_set(err, ERR_INVALID_ARGUMENT, "root, run and cgroup parent must be absolute paths");
 	d->root = strdup(o->root);
@@ -32,6 +36,12 @@ void driver_common_release(struct driver_common *d)
 	free(d->root);
 	free(d->run);
 	free(d->cgroup_parent);
+	cleanup_closep(&d->leaving);
+}
+
+void driver_common_leave(struct driver *driver)
+{
+	eventfd_write(((struct driver_common *)driver)->leaving, 1);
 }
 
 void places_release(struct places *p)

@@ -19,6 +19,7 @@ struct driver_common {
 	char *root, *run, *cgroup_parent;
 	uint64_t log_max_bytes;
 	unsigned log_max_files;
+	int leaving; /* an eventfd, readable after leave() */
 };
 
 /* To be released also when it failed. */
@@ -50,5 +51,6 @@ int places_make_state(const struct places *p, const struct origin *origin, struc
 /* The operations of the drivers' tables that are the same for both kinds. */
 int places_cleanup(struct driver *driver, const char *name, struct error *err);
 int places_remove(struct driver *driver, const char *name, struct error *err);
+void driver_common_leave(struct driver *driver);
 
 #endif

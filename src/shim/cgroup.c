@@ -13,7 +13,6 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
-#define CGROUP_ROOT "/sys/fs/cgroup"
 #define DEPTH_MAX 32 /* of cgroups that a workload made below its own */
 #define KILL_BATCH 256
 
@@ -432,6 +431,27 @@ int cgroup_remove(const char *path, struct error *err)
 
 	each_hierarchy(remove_in_hierarchy, &pass);
 	return pass.error ? error_errno(err, pass.error, "cannot remove the cgroup %s", path) : 0;
+}
+
+struct directory_pass {
+	const char *path;
+	int (*fn)(int dirfd, void *arg);
+	void *arg;
+};
+
+static int call_in_hierarchy(int rootfd, void *arg)
+{
+	struct directory_pass *pass = arg;
+	_cleanup_close_ int dirfd = open_below(rootfd, pass->path);
+
+	return dirfd < 0 ? 0 : pass->fn(dirfd, pass->arg);
+}
+
+int cgroup_each_directory(const char *path, int (*fn)(int dirfd, void *arg), void *arg)
+{
+	struct directory_pass pass = { path, fn, arg };
+
+	return each_hierarchy(call_in_hierarchy, &pass);
 }
 
 static int exists_in_hierarchy(int rootfd, void *arg)

@@ -18,6 +18,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#define CGROUP_ROOT "/sys/fs/cgroup"
+
 enum cgroup_mode {
 	CGROUP_NONE, /* nothing is mounted on /sys/fs/cgroup */
 	CGROUP_V1,
@@ -58,6 +60,9 @@ void cgroup_hasten_moves(void);
 
 /* Removes the cgroup and those below it from all hierarchies. Missing: success. It must be empty. */
 int cgroup_remove(const char *path, struct error *err);
+
+/* Calls fn with the cgroup's directory in every hierarchy; stops at the first call that does not return 0, and returns that. */
+int cgroup_each_directory(const char *path, int (*fn)(int dirfd, void *arg), void *arg);
 
 bool cgroup_exists(const char *path);
 

@@ -40,11 +40,12 @@ static const char help[] =
 	"  --stop-signal N       sent when the shim gets SIGTERM\n"
 	"  --grace MS            from that signal to the kill\n"
 	"  --netns               enter the network namespace on descriptor 5\n"
-	"  --hide-unified        hide the v2 hierarchy of a hybrid host from the runtime\n";
+	"  --hide-unified        hide the v2 hierarchy of a hybrid host from the runtime\n"
+	"  --config-pipe         hand the runtime its configuration through a pipe\n";
 
 enum shim_option {
 	OPT_RUN = 1, OPT_STATE, OPT_CGROUP, OPT_RUNTIME, OPT_SEALED_RUNTIME, OPT_RUNTIME_ROOT, OPT_LAYER, OPT_VOLUME, OPT_GENERATION,
-	OPT_LOG_MAX_BYTES, OPT_LOG_MAX_FILES, OPT_STOP_SIGNAL, OPT_GRACE, OPT_NETNS, OPT_HIDE_UNIFIED, OPT_HELP,
+	OPT_LOG_MAX_BYTES, OPT_LOG_MAX_FILES, OPT_STOP_SIGNAL, OPT_GRACE, OPT_NETNS, OPT_HIDE_UNIFIED, OPT_CONFIG_PIPE, OPT_HELP,
 };
 
 static const struct option options_table[] = {
@@ -63,6 +64,7 @@ static const struct option options_table[] = {
 	{ "grace", required_argument, NULL, OPT_GRACE },
 	{ "netns", no_argument, NULL, OPT_NETNS },
 	{ "hide-unified", no_argument, NULL, OPT_HIDE_UNIFIED },
+	{ "config-pipe", no_argument, NULL, OPT_CONFIG_PIPE },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ NULL, 0, NULL, 0 },
 };
@@ -116,6 +118,7 @@ static int parse_option(struct shim_options *o, int opt, char *arg)
 		break;
 	case OPT_NETNS: o->netns = true; break;
 	case OPT_HIDE_UNIFIED: o->hide_unified = true; break;
+	case OPT_CONFIG_PIPE: o->config_pipe = true; break;
 	case OPT_HELP:
 		fputs(help, stdout);
 		exit(0);
@@ -167,7 +170,7 @@ static int enter_netns(struct error *err)
 	return 0;
 }
 
-/* The daemon is writing the bundle meanwhile. Should it die over that, nobody wants the payload. */
+/* The daemon is preparing the state directory and the bundle meanwhile. Should it die over that, nobody wants the payload. */
 static int await_start(struct error *err)
 {
 	struct shim_message m;
@@ -182,6 +185,7 @@ static int await_start(struct error *err)
 static int start(struct shim *shim, struct error *err)
 {
 	const struct shim_options *o = shim->options;
+	_cleanup_launch_ struct launch launch = LAUNCH_NONE;
 
 	shim->run_fd = open(o->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (shim->run_fd < 0)
@@ -190,11 +194,15 @@ static int start(struct shim *shim, struct error *err)
 		return -1;
 	if (o->netns && enter_netns(err) < 0)
 		return -1;
+	if (mounts_own_namespace(o, err) < 0 || (o->config_pipe && launch_runtime(&launch, shim, err) < 0) ||
+	    await_start(err) < 0)
+		return -1;
 	if (log_writer_open(&shim->log, o->state_dir, "payload.log", o->log_max_bytes, o->log_max_files, err) < 0)
 		return -1;
 	if (mounts_setup(o, err) < 0)
 		return -1;
-	if (await_start(err) < 0 || launch_payload(shim, err) < 0) {
+	if ((!o->config_pipe && launch_runtime(&launch, shim, err) < 0) || launch_payload(&launch, err) < 0) {
+		launch_release(&launch);
 		mounts_release(o);
 		return -1;
 	}

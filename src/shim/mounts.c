@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <sys/mount.h>
 
-static int own_namespace(const struct shim_options *options, struct error *err)
+int mounts_own_namespace(const struct shim_options *options, struct error *err)
 {
 	if (overlay_own_namespace(err) < 0)
 		return -1;
@@ -44,7 +44,7 @@ static int mount_volume(const struct shim_options *options, const struct shim_vo
 
 int mounts_setup(const struct shim_options *options, struct error *err)
 {
-	if (own_namespace(options, err) < 0 || mount_root(options, err) < 0)
+	if (mount_root(options, err) < 0)
 		return -1;
 	for (size_t i = 0; i < options->n_volumes; i++)
 		if (mount_volume(options, &options->volumes[i], err) < 0) {

@@ -14,6 +14,8 @@
 #define LOG "runtime.log"
 #define PID_FILE "pid"
 #define REASON_MAX 1024
+#define STRING(x) STRING_OF(x)
+#define STRING_OF(x) #x
 /* include/linux/sched.h: "Getting shut down", "Forked but didn't exec"; in field 9 of /proc/PID/stat. */
 #define PF_EXITING 0x4u
 #define PF_FORKNOEXEC 0x40u
@@ -26,15 +28,24 @@
 const char *const oci_run_env[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
 
 int oci_run_init(struct oci_run *run, const char *runtime, const char *root, const char *bundle, const char *name,
-		 struct error *err)
+		 bool config_pipe, struct error *err)
 {
+	size_t n;
+
 	*run = (struct oci_run){ .log = fs_path("%s/" LOG, bundle), .pid_file = fs_path("%s/" PID_FILE, bundle) };
 	if (!run->log || !run->pid_file)
 		return error_errno(err, ENOMEM, "cannot run %s", runtime);
-	memcpy(run->argv,
-	       ((const char *[]){ runtime, "--root", root, "--log", run->log, "--log-format", "text", "run", "--detach",
-				  "--bundle", bundle, "--pid-file", run->pid_file, name, NULL }),
-	       15 * sizeof *run->argv);
+	const char *const argv[] = { runtime, "--root", root, "--log", run->log, "--log-format", "text",
+				     "run", "--detach", "--bundle", bundle, "--pid-file", run->pid_file };
+
+	memcpy(run->argv, argv, sizeof argv);
+	n = sizeof argv / sizeof *argv;
+	if (config_pipe) {
+		run->argv[n++] = "--config";
+		run->argv[n++] = "/proc/self/fd/" STRING(OCI_RUN_CONFIG_FD);
+	}
+	run->argv[n++] = name;
+	run->argv[n] = NULL;
 	return 0;
 }
 

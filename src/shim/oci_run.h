@@ -21,15 +21,17 @@
 
 /* Away from the descriptors that the runtime uses for itself. */
 #define OCI_RUN_GATE_FD 30
+#define OCI_RUN_CONFIG_FD 31
 
 struct oci_run {
 	char *log, *pid_file; /* owned */
-	const char *argv[16];
+	const char *argv[18];
 };
 
-/* The command. The strings must live as long. root: the runtime's own directory. */
+/* The command. The strings must live as long. root: the runtime's own directory. config_pipe: the configuration is not to be
+ * found in the bundle but will come through a pipe, OCI_RUN_CONFIG_FD; for crun only. */
 int oci_run_init(struct oci_run *run, const char *runtime, const char *root, const char *bundle, const char *name,
-		 struct error *err);
+		 bool config_pipe, struct error *err);
 void oci_run_release(struct oci_run *run);
 #define _cleanup_oci_run_ _cleanup_(oci_run_release)
 

@@ -44,6 +44,7 @@ struct shim_options {
 	int64_t grace_ms; /* these two: for SIGTERM to the shim */
 	bool netns;
 	bool hide_unified; /* keep the v2 hierarchy of a hybrid host from the runtime */
+	bool config_pipe;  /* the runtime can be given its configuration through a pipe */
 };
 
 struct shim {
@@ -57,12 +58,36 @@ struct shim {
 };
 
 /* mounts.c. All of it happens in a mount namespace of the shim's own. */
+int mounts_own_namespace(const struct shim_options *options, struct error *err);
 int mounts_setup(const struct shim_options *options, struct error *err);
 /* Gives the volumes' devices back, with all that was written to them. */
 void mounts_release(const struct shim_options *options);
 
-/* launch.c. Returns when the payload has been executed; fills pid, out_fd and err_fd. On failure nothing runs. */
-int launch_payload(struct shim *shim, struct error *err);
+/* launch.c. One run of the OCI runtime, in two steps. */
+struct launch {
+	struct shim *shim;
+	pid_t runtime;
+	int runtime_pidfd;
+	int out[2], err[2];
+	/* The payload's process inherits the write end, which execve() closes: the read end tells when that was. */
+	int gate[2];
+	int config[2];
+	int64_t deadline; /* monotonic, nanoseconds */
+};
+
+#define LAUNCH_NONE (struct launch) { .runtime_pidfd = -1, .out = { -1, -1 }, .err = { -1, -1 }, .gate = { -1, -1 }, \
+				      .config = { -1, -1 } }
+
+/* Executes the runtime. Where it takes its configuration through a pipe, this is done before there is a bundle or a root file
+ * system: loading it takes a third of a start. */
+int launch_runtime(struct launch *launch, struct shim *shim, struct error *err);
+
+/* Returns when the payload has been executed; fills the shim's pid, out_fd and err_fd. */
+int launch_payload(struct launch *launch, struct error *err);
+
+/* Of a launch that failed, or is not to go on, nothing stays behind; of one that did not, the payload. */
+void launch_release(struct launch *launch);
+#define _cleanup_launch_ _cleanup_(launch_release)
 
 /* serve.c. Until the workload has ended. The program's exit status. */
 int serve(struct shim *shim);

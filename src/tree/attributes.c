@@ -28,6 +28,11 @@ mode_t attributes_mode(struct archive_entry *entry, bool plain)
 	return archive_entry_perm(entry) & PERMISSIONS & ~(plain ? SET_ID_BITS : 0u);
 }
 
+mode_t attributes_first_mode(struct archive_entry *entry)
+{
+	return archive_entry_perm(entry) & 0777;
+}
+
 void attributes_times(struct archive_entry *entry, struct timespec ret[2])
 {
 	ret[0].tv_sec = archive_entry_mtime(entry);
@@ -71,17 +76,31 @@ int attributes_set_owner(int fd, struct archive_entry *entry, bool plain, struct
 	return 0;
 }
 
-/* The owner first: changing it clears set-user-ID bits and capabilities. The time last. */
+/* The owner first: changing it clears set-user-ID bits and capabilities. What is right already, as with most new files, is
+ * not set again: each change costs the file system a record in its journal. */
+static int set_owner_and_mode(int fd, struct archive_entry *entry, bool plain, struct error *err)
+{
+	mode_t mode = attributes_mode(entry, plain);
+	struct stat st;
+	bool owned;
+
+	if (fstat(fd, &st) < 0)
+		return error_errno(err, errno, "cannot look at it");
+	owned = plain || (st.st_uid == (uid_t)archive_entry_uid(entry) && st.st_gid == (gid_t)archive_entry_gid(entry));
+	if (!owned && attributes_set_owner(fd, entry, plain, err) < 0)
+		return -1;
+	if ((!owned || (st.st_mode & PERMISSIONS) != mode) && fchmod(fd, mode) < 0)
+		return error_errno(err, errno, "cannot set its mode");
+	return 0;
+}
+
+/* The time last. */
 int attributes_set(int fd, struct archive_entry *entry, bool plain, struct error *err)
 {
 	struct timespec times[2];
 
 	attributes_times(entry, times);
-	if (attributes_set_owner(fd, entry, plain, err) < 0)
-		return -1;
-	if (fchmod(fd, attributes_mode(entry, plain)) < 0)
-		return error_errno(err, errno, "cannot set its mode");
-	if (attributes_set_xattrs(fd, entry, plain, err) < 0)
+	if (set_owner_and_mode(fd, entry, plain, err) < 0 || attributes_set_xattrs(fd, entry, plain, err) < 0)
 		return -1;
 	if (futimens(fd, times) < 0)
 		return error_errno(err, errno, "cannot set its time");

@@ -19,6 +19,9 @@ int attributes_check(struct archive_entry *entry, bool plain, struct error *err)
 /* The mode that a file made from the entry gets. */
 mode_t attributes_mode(struct archive_entry *entry, bool plain);
 
+/* The mode to make the file with: no rights yet that its first owner, who is another one, would lend. */
+mode_t attributes_first_mode(struct archive_entry *entry);
+
 /* Modification time, twice: as futimens() takes it. */
 void attributes_times(struct archive_entry *entry, struct timespec ret[2]);
 

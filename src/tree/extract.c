@@ -307,12 +307,13 @@ static int write_content(struct extract *x, int fd, struct archive_entry *entry,
 static int extract_file(struct extract *x, const struct item *item, struct error *err)
 {
 	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-	_cleanup_close_ int fd = openat(x->parent.fd, item->name, flags, 0600);
+	mode_t mode = attributes_first_mode(item->entry);
+	_cleanup_close_ int fd = openat(x->parent.fd, item->name, flags, mode);
 
 	if (fd < 0 && errno == EEXIST) {
 		if (make_room(x, item->name, err) < 0)
 			return -1;
-		fd = openat(x->parent.fd, item->name, flags, 0600);
+		fd = openat(x->parent.fd, item->name, flags, mode);
 	}
 	if (fd < 0)
 		return error_errno(err, errno, "cannot make it");

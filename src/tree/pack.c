@@ -299,7 +299,9 @@ static int pack_children(struct pack *p, DIR *dir, dev_t device, struct error *e
 		buf_addf(&p->path, "/%s", d->d_name);
 		if (p->path.failed)
 			return error_set(err, ERR_INVALID_ARGUMENT, "its path is longer than %d bytes", PATH_MAX - 1);
-		r = pack_at(p, dirfd(dir), d->d_name, device, false, err);
+		/* Most are files, of which an open tells the rest. */
+		r = d->d_type == DT_REG ? pack_file(p, dirfd(dir), d->d_name, err) :
+					  pack_at(p, dirfd(dir), d->d_name, device, false, err);
 		if (r < 0)
 			return -1; /* the path stays: it names what failed */
 		p->path.len = len;

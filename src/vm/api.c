@@ -12,10 +12,15 @@
 
 #define READ_SIZE 4096
 
+struct request {
+	char *text; /* all of it */
+	bool optional;
+};
+
 struct api {
 	struct watch *watch;
 	struct api_events events;
-	char *queue[API_QUEUE_MAX]; /* whole requests; the first is under way */
+	struct request queue[API_QUEUE_MAX]; /* the first is under way */
 	size_t n_queue;
 	size_t sent;
 	struct buf in;
@@ -47,7 +52,7 @@ static void refuse(struct api *a, const char *body)
 	const char *message = json_string_value(json_object_get(object, "fault_message"));
 	char what[128], path[64];
 
-	path_of(a->queue[0], path, sizeof path);
+	path_of(a->queue[0].text, path, sizeof path);
 	snprintf(what, sizeof what, "Firecracker refuses %s", path);
 	fail(a, ERR_FAILED_PRECONDITION, what, message ? message : "it does not say why");
 	json_decref(object);
@@ -66,7 +71,7 @@ static const char *header(const char *head, const char *name)
 
 static void next_request(struct api *a)
 {
-	free(a->queue[0]);
+	free(a->queue[0].text);
 	memmove(a->queue, a->queue + 1, --a->n_queue * sizeof a->queue[0]);
 	a->sent = 0;
 	if (a->n_queue)
@@ -97,7 +102,7 @@ static void take_answer(struct api *a)
 	end += 4;
 	if (a->in.len - (size_t)(end - head) < length)
 		return;
-	if (status / 100 != 2) {
+	if (status / 100 != 2 && !a->queue[0].optional) {
 		refuse(a, end);
 		return;
 	}
@@ -109,7 +114,7 @@ static void take_answer(struct api *a)
 
 static void write_request(struct api *a)
 {
-	const char *request = a->n_queue ? a->queue[0] : "";
+	const char *request = a->n_queue ? a->queue[0].text : "";
 	size_t left = strlen(request) - a->sent;
 	ssize_t n = left ? send(watch_fd(a->watch), request + a->sent, left, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
 
@@ -151,7 +156,7 @@ static void on_socket(int fd, int events, void *arg)
 		api_free(a);
 }
 
-void api_put(struct api *a, const char *path, json_t *body)
+static void add_request(struct api *a, const char *path, json_t *body, bool optional)
 {
 	_cleanup_free_ char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
 	char *request;
@@ -164,9 +169,19 @@ void api_put(struct api *a, const char *path, json_t *body)
 		     path, strlen(text), text) < 0)
 		a->incomplete = true;
 	else
-		a->queue[a->n_queue++] = request;
+		a->queue[a->n_queue++] = (struct request){ request, optional };
 	if (a->watch)
 		watch_set(a->watch, UV_READABLE | UV_WRITABLE);
+}
+
+void api_put(struct api *a, const char *path, json_t *body)
+{
+	add_request(a, path, body, false);
+}
+
+void api_try_put(struct api *a, const char *path, json_t *body)
+{
+	add_request(a, path, body, true);
 }
 
 struct api *api_new(uv_loop_t *loop, int fd, const struct api_events *events, struct error *err)
@@ -199,7 +214,7 @@ void api_free(struct api *a)
 	if (a->busy)
 		return;
 	for (size_t i = 0; i < a->n_queue; i++)
-		free(a->queue[i]);
+		free(a->queue[i].text);
 	buf_release(&a->in);
 	free(a);
 }

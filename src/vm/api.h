@@ -30,6 +30,9 @@ struct api *api_new(uv_loop_t *loop, int fd, const struct api_events *events, st
 /* Queues "PUT path"; takes over the body, which may be NULL without memory. What cannot be queued has `failed` soon. */
 void api_put(struct api *a, const char *path, json_t *body);
 
+/* The same for what may be refused: then it goes on without it. */
+void api_try_put(struct api *a, const char *path, json_t *body);
+
 /* NULL is fine. May be called from a callback. */
 void api_free(struct api *a);
 

@@ -3,9 +3,11 @@
 
 /*
  * Firecracker, and what is compatible with it. It opens everything by name: files and devices appear in its jail, and belong
- * to its user while it runs where they are written. Its sockets are in a directory of its jail, which is reached through
- * /proc; neither they nor the guest behind its vsock tell when they listen, so connecting is tried again until the boot's
- * deadline.
+ * to its user while it runs where they are written. The guest's stream is a connection that the guest makes to a vsock port
+ * of its host: Firecracker passes it on to a socket in the jail that listens before it runs.
+ *
+ * It is configured and started through its API, a socket in the jail that is reached through /proc. It does not tell when it
+ * listens there, so connecting is tried again for the milliseconds until then.
  *
  * A TAP has one opener. Firecracker opens it by name and so must be where it is: in the daemon's network namespace, with the
  * TAP made its user's and lasting. It has no right to do anything else there. Who made the TAP removes it.
@@ -26,22 +28,21 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define CMDLINE_MAX 2048
-#define RETRY_MS 10
+#define CMDLINE_MAX 2048 /* Firecracker's own; it adds the devices */
 #define GUEST_CID 3
-#define ACKNOWLEDGEMENT_MAX 32
-#define API_SOCKET "api.sock"
-#define VSOCK_SOCKET "vsock.sock"
+#define VSOCK JAIL_SCRATCH "/vsock"
+#define TEXT_OF(number) TEXT_OF_VALUE(number)
+#define TEXT_OF_VALUE(value) #value
+#define API_SOCKET "api"
+#define RETRY_MS 10
 
 struct firecracker {
 	struct monitor *monitor;
-	int jail_fd; /* its scratch directory */
-	struct api *api;
-	uv_timer_t *retry;   /* allocated, as it is closed while the rest goes */
-	struct watch *vsock; /* CONNECT is under way */
+	struct watch *listener; /* for the guest; NULL: it is there, or never comes */
+	int jail_fd;            /* its scratch directory */
+	uv_timer_t *retry;      /* allocated, as it is closed while the rest goes */
+	struct api *api;        /* NULL: it does not listen yet */
 	bool running;
-	size_t n_acknowledged;
-	char acknowledged[ACKNOWLEDGEMENT_MAX];
 };
 
 /* The second attempt to boot finds the descriptor closed. */
@@ -58,8 +59,8 @@ static void firecracker_close(struct monitor *m)
 
 	if (!f)
 		return;
+	watch_close(f->listener);
 	api_free(f->api);
-	watch_close(f->vsock);
 	if (f->retry)
 		uv_close((uv_handle_t *)f->retry, on_retry_closed);
 	cleanup_closep(&f->jail_fd);
@@ -100,11 +101,51 @@ static int release_tap(const struct vm_options *o, struct error *err)
 	return 0;
 }
 
+static int add_disks(struct monitor *m, struct jail *jail, struct error *err)
+{
+	const struct vm_options *o = m->options;
+	char target[32];
+
+	for (size_t i = 0; i < o->n_disks; i++) {
+		if (hand_over(m, &o->disks[i], err) < 0)
+			return -1;
+		snprintf(target, sizeof target, "/disks/%zu", i);
+		jail_add_bind(jail, o->disks[i].path, target, !o->disks[i].read_only, false);
+	}
+	return 0;
+}
+
+static int add_tap(const struct vm_options *o, struct jail *jail, struct error *err)
+{
+	jail_add_bind(jail, "/dev/net/tun", "/dev/net/tun", true, false);
+	return release_tap(o, err);
+}
+
+static void on_guest(int fd, int events, void *arg)
+{
+	struct firecracker *f = arg;
+	int stream = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (stream < 0)
+		return;
+	watch_close(steal_ptr(&f->listener));
+	f->monitor->events.agent(stream, f->monitor->events.arg);
+}
+
+static int add_listener(struct firecracker *f, struct jail *jail, struct error *err)
+{
+	int fd = jail_listen(jail, VSOCK "_" TEXT_OF(GUEST_VSOCK_PORT), err);
+
+	if (fd < 0)
+		return -1;
+	f->listener = watch_new(f->monitor->loop, fd, on_guest, f);
+	return f->listener ? 0 : error_set(err, ERR_RESOURCE_EXHAUSTED, "cannot wait for the guest");
+}
+
 static int firecracker_describe(struct monitor *m, struct jail *jail, struct error *err)
 {
 	const struct vm_options *o = m->options;
 	struct firecracker *f = calloc(1, sizeof *f);
-	char target[32];
 
 	if (!f)
 		return error_errno(err, ENOMEM, "cannot start Firecracker");
@@ -114,106 +155,32 @@ static int firecracker_describe(struct monitor *m, struct jail *jail, struct err
 	if (o->emulated)
 		return error_set(err, ERR_FAILED_PRECONDITION, "Firecracker needs KVM, which does not work on this host");
 	jail->scratch = true;
-	jail_add_arg(jail, "--id");
-	jail_add_arg(jail, "%s", o->name);
 	jail_add_arg(jail, "--api-sock");
 	jail_add_arg(jail, JAIL_SCRATCH "/" API_SOCKET);
-	for (size_t i = 0; i < o->n_disks; i++) {
-		if (hand_over(m, &o->disks[i], err) < 0)
-			return -1;
-		snprintf(target, sizeof target, "/disks/%zu", i);
-		jail_add_bind(jail, o->disks[i].path, target, !o->disks[i].read_only, false);
-	}
-	if (!o->tap)
-		return 0;
-	jail_add_bind(jail, "/dev/net/tun", "/dev/net/tun", true, false);
-	return release_tap(o, err);
-}
-
-/* ---- sockets ---- */
-
-static int connect_to(const struct firecracker *f, const char *name)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", f->jail_fd, name);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-		return fd;
-	cleanup_closep(&fd);
-	return -1;
-}
-
-static void try_to_connect(struct firecracker *f);
-
-static void on_retry(uv_timer_t *timer)
-{
-	try_to_connect(timer->data);
-}
-
-static void try_later(struct firecracker *f)
-{
-	uv_timer_start(f->retry, on_retry, RETRY_MS, 0);
-}
-
-/* ---- the guest's stream ---- */
-
-/* "OK 1073741824\n"; a byte at a time, as what follows is the guest's. */
-static void on_vsock(int fd, int events, void *arg)
-{
-	struct firecracker *f = arg;
-	struct monitor *m = f->monitor;
-	char byte;
-	ssize_t n;
-
-	while ((n = recv(fd, &byte, 1, MSG_DONTWAIT)) == 1 && byte != '\n' && f->n_acknowledged < sizeof f->acknowledged)
-		f->acknowledged[f->n_acknowledged++] = byte;
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n == 1 && byte == '\n' && f->n_acknowledged > 3 && !memcmp(f->acknowledged, "OK ", 3)) {
-		fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		watch_close(steal_ptr(&f->vsock));
-		m->events.agent(fd, m->events.arg);
-		return;
-	}
-	/* Nobody listens in the guest yet. */
-	watch_close(steal_ptr(&f->vsock));
-	try_later(f);
-}
-
-static void connect_guest(struct firecracker *f)
-{
-	char request[32];
-	int fd = connect_to(f, VSOCK_SOCKET), n = snprintf(request, sizeof request, "CONNECT %d\n", GUEST_VSOCK_PORT);
-
-	if (fd >= 0 && send(fd, request, (size_t)n, MSG_NOSIGNAL) == n) {
-		f->n_acknowledged = 0;
-		f->vsock = watch_new(f->monitor->loop, steal_fd(&fd), on_vsock, f);
-	}
-	cleanup_closep(&fd);
-	if (f->vsock)
-		watch_set(f->vsock, UV_READABLE);
-	else
-		try_later(f);
+	/* What it says comes between the lines of the console. */
+	jail_add_arg(jail, "--level");
+	jail_add_arg(jail, "Error");
+	return add_disks(m, jail, err) < 0 || (o->tap && add_tap(o, jail, err) < 0) ||
+	       (o->agent && add_listener(f, jail, err) < 0) ? -1 : 0;
 }
 
 /* ---- the API ---- */
 
-static void put_machine(struct firecracker *f)
+static void put_machine(struct firecracker *f, const char *cmdline)
 {
 	const struct vm_options *o = f->monitor->options;
-	_cleanup_buf_ struct buf cmdline = BUF_INIT(CMDLINE_MAX);
-	json_t *boot;
 
-	monitor_cmdline(o, true, &cmdline);
-	boot = json_pack("{s:s, s:s}", "kernel_image_path", MONITOR_KERNEL, "boot_args", buf_str(&cmdline));
-	if (boot && o->initramfs)
-		json_object_set_new(boot, "initrd_path", json_string(MONITOR_INITRAMFS));
 	api_put(f->api, "/machine-config",
 		json_pack("{s:i, s:I}", "vcpu_count", (int)o->vcpus, "mem_size_mib", (json_int_t)o->memory_mib));
-	api_put(f->api, "/boot-source", boot);
-	api_put(f->api, "/entropy", json_object());
-	api_put(f->api, "/balloon", json_pack("{s:i, s:b}", "amount_mib", 0, "deflate_on_oom", 1));
+	api_put(f->api, "/boot-source",
+		json_pack("{s:s, s:s, s:s*}", "kernel_image_path", MONITOR_KERNEL, "boot_args", cmdline, "initrd_path",
+			  o->initramfs ? MONITOR_INITRAMFS : NULL));
+	/* An agent gets entropy with Hello. */
+	if (!o->agent)
+		api_put(f->api, "/entropy", json_object());
+	/* For what the guest frees. Before 1.14 there is no such thing. */
+	api_try_put(f->api, "/balloon",
+		    json_pack("{s:i, s:b, s:b}", "amount_mib", 0, "deflate_on_oom", 0, "free_page_reporting", 1));
 }
 
 /* A flush of the guest reaches the disk only with "Writeback". */
@@ -229,17 +196,42 @@ static void put_disk(struct firecracker *f, size_t i)
 			  "is_root_device", 0, "is_read_only", disk->read_only, "cache_type", "Writeback"));
 }
 
+static void put_network(struct firecracker *f)
+{
+	char mac[MONITOR_MAC_MAX];
+
+	api_put(f->api, "/network-interfaces/eth0",
+		json_pack("{s:s, s:s, s:s}", "iface_id", "eth0", "host_dev_name", tap_name, "guest_mac",
+			  monitor_mac(f->monitor->options, mac)));
+}
+
+static int configure(struct firecracker *f, struct error *err)
+{
+	const struct vm_options *o = f->monitor->options;
+	_cleanup_buf_ struct buf cmdline = BUF_INIT(CMDLINE_MAX);
+
+	monitor_cmdline(o, true, &cmdline);
+	if (cmdline.failed)
+		return error_set(err, ERR_INVALID_ARGUMENT, "the kernel's command line is too long for Firecracker");
+	put_machine(f, buf_str(&cmdline));
+	for (size_t i = 0; i < o->n_disks; i++)
+		put_disk(f, i);
+	if (o->tap)
+		put_network(f);
+	if (o->agent)
+		api_put(f->api, "/vsock", json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", VSOCK));
+	api_put(f->api, "/actions", json_pack("{s:s}", "action_type", "InstanceStart"));
+	return 0;
+}
+
 static void on_done(void *arg)
 {
 	struct firecracker *f = arg;
-	struct monitor *m = f->monitor;
 
 	if (f->running)
 		return;
 	f->running = true;
-	if (m->options->agent)
-		try_to_connect(f);
-	m->events.running(m->events.arg);
+	f->monitor->events.running(f->monitor->events.arg);
 }
 
 static void on_failed(const struct error *err, void *arg)
@@ -249,47 +241,30 @@ static void on_failed(const struct error *err, void *arg)
 	f->monitor->events.failed(err, f->monitor->events.arg);
 }
 
-static void configure(struct firecracker *f)
+static int connect_api(const struct firecracker *f)
 {
-	const struct vm_options *o = f->monitor->options;
-	char mac[MONITOR_MAC_MAX];
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	put_machine(f);
-	for (size_t i = 0; i < o->n_disks; i++)
-		put_disk(f, i);
-	if (o->tap)
-		api_put(f->api, "/network-interfaces/eth0",
-			json_pack("{s:s, s:s, s:s}", "iface_id", "eth0", "host_dev_name", tap_name, "guest_mac",
-				  monitor_mac(o, mac)));
-	if (o->agent)
-		api_put(f->api, "/vsock",
-			json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", JAIL_SCRATCH "/" VSOCK_SOCKET));
-	api_put(f->api, "/actions", json_pack("{s:s}", "action_type", "InstanceStart"));
+	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" API_SOCKET, f->jail_fd);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+		return -1;
+	return steal_fd(&fd);
 }
 
-static void connect_api(struct firecracker *f)
+static void on_retry(uv_timer_t *timer)
 {
+	struct firecracker *f = timer->data;
 	const struct api_events events = { on_done, on_failed, f };
 	_cleanup_error_ struct error err = ERROR_INIT;
-	int fd = connect_to(f, API_SOCKET);
+	int fd = connect_api(f);
 
-	if (fd < 0) {
-		try_later(f);
+	if (fd < 0)
 		return;
-	}
+	uv_timer_stop(timer);
 	f->api = api_new(f->monitor->loop, fd, &events, &err);
-	if (f->api)
-		configure(f);
-	else
+	if (!f->api || configure(f, &err) < 0)
 		on_failed(&err, f);
-}
-
-static void try_to_connect(struct firecracker *f)
-{
-	if (f->running)
-		connect_guest(f);
-	else
-		connect_api(f);
 }
 
 static int firecracker_connect(struct monitor *m, struct error *err)
@@ -297,19 +272,22 @@ static int firecracker_connect(struct monitor *m, struct error *err)
 	struct firecracker *f = m->data;
 	char path[64];
 
+	if (f->listener)
+		watch_set(f->listener, UV_READABLE);
 	snprintf(path, sizeof path, "/proc/%d/root" JAIL_SCRATCH, (int)m->pid);
 	f->jail_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (f->jail_fd < 0)
-		return error_errno(err, errno, "cannot reach Firecracker's sockets");
+		return error_errno(err, errno, "cannot reach Firecracker's API");
 	f->retry = malloc(sizeof *f->retry);
 	if (!f->retry)
-		return error_errno(err, ENOMEM, "cannot configure Firecracker");
+		return error_errno(err, ENOMEM, "cannot reach Firecracker's API");
 	uv_timer_init(m->loop, f->retry);
 	f->retry->data = f;
-	try_later(f);
+	uv_timer_start(f->retry, on_retry, RETRY_MS, RETRY_MS);
 	return 0;
 }
 
+/* A guest with a keyboard driver takes it for the keys that shut a system down. */
 static void firecracker_power_off(struct monitor *m)
 {
 	struct firecracker *f = m->data;
@@ -319,6 +297,6 @@ static void firecracker_power_off(struct monitor *m)
 }
 
 const struct monitor_ops monitor_firecracker = {
-	.option = "firecracker", .name = "Firecracker", .host_network = true, .describe = firecracker_describe,
+	.option = "firecracker", .name = "Firecracker", .host_network = true, .reboot = 'k', .describe = firecracker_describe,
 	.connect = firecracker_connect, .power_off = firecracker_power_off, .close = firecracker_close,
 };

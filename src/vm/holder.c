@@ -13,8 +13,8 @@
  */
 #include "vm/connections.h"
 #include "vm/monitor.h"
+#include "vm/seclude.h"
 
-#include "base/confine.h"
 #include "base/timeutil.h"
 #include "shim/cgroup.h"
 #include "shim/holder.h"
@@ -123,23 +123,25 @@ static void fail_with_console(struct vm *vm, struct error *why)
 static int boot(struct vm *vm, struct error *err);
 static void try_to_finish(struct vm *vm);
 
-/* Before the payload: a second machine, if that was the first. */
-static void boot_failed(struct vm *vm, struct error *why)
+/* A second machine, if that was the first; false: there is none. */
+static bool boot_again(struct vm *vm)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (vm->state != VM_BOOTING || vm->stopping || vm->attempts == ATTEMPTS || vm->failure.code != ERR_OK) {
-		fail_with_console(vm, why);
-		return;
-	}
+	if (vm->state != VM_BOOTING || vm->stopping || vm->attempts == ATTEMPTS || vm->failure.code != ERR_OK)
+		return false;
 	guest_free(steal_ptr(&vm->guest));
-	if (!vm->monitor_ended) {
-		/* Goes on when it is dead. */
-		monitor_kill(vm->monitor);
-		return;
-	}
-	if (boot(vm, &err) < 0)
+	if (!vm->monitor_ended)
+		monitor_kill(vm->monitor); /* goes on when it is dead */
+	else if (boot(vm, &err) < 0)
 		fail(vm, &err);
+	return true;
+}
+
+static void boot_failed(struct vm *vm, struct error *why)
+{
+	if (!boot_again(vm))
+		fail_with_console(vm, why);
 }
 
 static void on_boot_timeout(uv_timer_t *timer)
@@ -242,10 +244,10 @@ static void on_monitor_failed(const struct error *why, void *arg)
 {
 	struct vm *vm = arg;
 
-	if (vm->state < VM_RUNNING)
-		fail(vm, why);
-	else
+	if (vm->state >= VM_RUNNING)
 		monitor_kill(vm->monitor);
+	else if (!boot_again(vm))
+		fail(vm, why);
 }
 
 /* ---- the payload ---- */
@@ -350,10 +352,14 @@ static void run_if_ready(struct vm *vm)
 /* The machine is one to keep. Nothing is started by this program any more. */
 static void be_greeted(struct vm *vm)
 {
+	_cleanup_error_ struct error err = ERROR_INIT;
+
 	vm->state = VM_GREETED;
 	uv_timer_stop(&vm->deadline);
-	holder_lower_capabilities(CONFINE_KEEP(CAP_KILL) | CONFINE_KEEP(CAP_DAC_OVERRIDE), true);
-	run_if_ready(vm);
+	if (seclude(vm->options, &err) < 0)
+		fail(vm, &err);
+	else
+		run_if_ready(vm);
 }
 
 static void on_hello(const struct error *why, void *arg)

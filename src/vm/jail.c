@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -51,6 +52,17 @@ void jail_add_bind(struct jail *j, const char *source, const char *target, bool 
 	j->binds[j->n_binds++] = (struct jail_bind){
 		.source = source, .target = copy, .writable = writable, .optional = optional,
 	};
+}
+
+int jail_listen(struct jail *j, const char *path, struct error *err)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return error_errno(err, errno, "cannot make a socket");
+	j->scratch = true;
+	j->listener_path = path;
+	return j->listener_fd = fd;
 }
 
 /* As fork(2), into namespaces of its own. */

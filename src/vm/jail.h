@@ -38,6 +38,8 @@ struct jail {
 	uid_t uid;
 	bool host_network; /* it stays in the caller's network namespace */
 	bool scratch;      /* JAIL_SCRATCH is a directory of its own, for sockets */
+	const char *listener_path; /* below it, where listener_fd listens */
+	int listener_fd;           /* borrowed; -1: none */
 	char *args[JAIL_ARGS_MAX + 1];
 	size_t n_args;
 	int fds[JAIL_FDS_MAX];
@@ -61,6 +63,10 @@ int jail_add_fd(struct jail *j, int fd);
 
 /* A file, directory or device of the host. A device is the user's own there, whomever it belongs to on the host. */
 void jail_add_bind(struct jail *j, const char *source, const char *target, bool writable, bool optional);
+
+/* A stream socket that listens in the jail before its program runs, on a path below JAIL_SCRATCH, which is borrowed. One a
+ * jail; returns it, the caller's, or -1. */
+int jail_listen(struct jail *j, const char *path, struct error *err);
 
 /* Waits until the program was executed. The process and the descriptors are the caller's. */
 int jail_start(struct jail *j, struct jail_process *ret, struct error *err);

@@ -14,8 +14,10 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 /* Above all that are in use: where descriptors wait for their places. */
 #define FD_PARKED 300
@@ -148,6 +150,20 @@ static int change_root(const struct jail *j, struct error *err)
 	return 0;
 }
 
+/* The parent has the same socket, which listens from now on. */
+static int start_listening(const struct jail *j, struct error *err)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	if (j->listener_fd < 0)
+		return 0;
+	snprintf(address.sun_path, sizeof address.sun_path, "%s", j->listener_path);
+	if (bind(j->listener_fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(j->listener_fd, 1) < 0 ||
+	    lchown(address.sun_path, j->uid, j->uid) < 0)
+		return error_errno(err, errno, "cannot listen on %s", j->listener_path);
+	return 0;
+}
+
 static int give_up_rights(const struct jail *j, struct error *err)
 {
 	if (confine(NULL, CONFINE_KEEP(CAP_SETUID) | CONFINE_KEEP(CAP_SETGID), err) < 0)
@@ -168,6 +184,8 @@ static int place_fds(struct jail *j, int out, int err_fd, struct error *err)
 
 	for (size_t i = 0; r >= 0 && i < j->n_fds; i++)
 		r = j->fds[i] = fcntl(j->fds[i], F_DUPFD_CLOEXEC, FD_PARKED);
+	if (r >= 0 && j->listener_fd >= 0)
+		r = j->listener_fd = fcntl(j->listener_fd, F_DUPFD_CLOEXEC, FD_PARKED);
 	if (r >= 0)
 		r = out = fcntl(out, F_DUPFD_CLOEXEC, FD_PARKED);
 	if (r >= 0)
@@ -196,7 +214,7 @@ static int become(struct jail *j, int out, int err_fd, int report, struct error 
 
 	memcpy(argv + 1, j->args, sizeof j->args[0] * (j->n_args + 1));
 	if (cgroup_join(j->cgroup, 0, err) < 0 || place_fds(j, out, err_fd, err) < 0 ||
-	    change_root(j, err) < 0 || give_up_rights(j, err) < 0)
+	    change_root(j, err) < 0 || start_listening(j, err) < 0 || give_up_rights(j, err) < 0)
 		return -1;
 	if (orphaned(report))
 		return error_set(err, ERR_CANCELLED, "the parent has ended");

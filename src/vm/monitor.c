@@ -48,24 +48,31 @@ const char *monitor_mac(const struct vm_options *o, char out[MONITOR_MAC_MAX])
 	return out;
 }
 
+static void add_emulated(struct buf *out)
+{
+	/* The kernel may fail to measure the rate of the processor's counter, and hangs then. And where ticks come late it
+	 * distrusts the counter, which is the host's, and counts ticks instead: a clock that loses time. Or it finds that no
+	 * timer works, and panics. */
+	buf_addf(out, " tsc_early_khz=%u tsc=reliable no_timer_check", tsc_khz());
+	/* For a single processor 7000 instructions would be patched, one by one: 0.1 s. */
+	buf_adds(out, " noreplace-smp");
+}
+
 void monitor_cmdline(const struct vm_options *o, bool acpi, struct buf *out)
 {
 	struct in_addr mask = { .s_addr = o->prefix ? htonl(~0u << (32 - o->prefix)) : 0 };
 	char text[INET_ADDRSTRLEN];
 
 	/* A kernel that panics ends the machine. */
-	buf_adds(out, "console=ttyS0 panic=-1 reboot=t");
+	buf_addf(out, "console=ttyS0 panic=-1 reboot=%c", o->monitor->reboot);
 	if (!acpi)
 		buf_adds(out, " acpi=off");
 	if (o->agent)
-		buf_adds(out, " quiet");
+		buf_adds(out, " quiet rootfstype=ramfs");
 	else
 		buf_adds(out, " root=/dev/vda rw");
-	/* Under emulation the kernel may fail to measure the rate of the processor's counter, and hangs then. And where ticks
-	 * come late it distrusts the counter, which is the host's, and counts ticks instead: a clock that loses time. Or it
-	 * finds that no timer works, and panics. */
 	if (o->emulated)
-		buf_addf(out, " tsc_early_khz=%u tsc=reliable no_timer_check", tsc_khz());
+		add_emulated(out);
 	if (!o->agent && o->address)
 		buf_addf(out, " ip=%s::%s:%s:%s:eth0:off", o->address, o->gateway,
 			 inet_ntop(AF_INET, &mask, text, sizeof text), o->name);
@@ -136,7 +143,7 @@ struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options,
 {
 	_cleanup_(jail_release) struct jail jail = {
 		.program = options->monitor_program, .name = options->monitor->name, .cgroup = options->cgroup,
-		.mount_point = options->run_dir, .uid = options->uid,
+		.mount_point = options->run_dir, .uid = options->uid, .listener_fd = -1,
 		.host_network = options->tap && options->monitor->host_network,
 	};
 	struct monitor *m = calloc(1, sizeof *m);

@@ -43,6 +43,7 @@ struct monitor_ops {
 	const char *option; /* "qemu" */
 	const char *name;   /* "QEMU" */
 	bool host_network;  /* it has to open its TAP by name */
+	char reboot;        /* the kernel's "reboot=" with which a reset is the orderly end of this machine */
 	/* Describes the process: adds arguments, descriptors and files to the jail. */
 	int (*describe)(struct monitor *m, struct jail *jail, struct error *err);
 	/* The process runs. */

@@ -237,6 +237,6 @@ static void qemu_power_off(struct monitor *m)
 }
 
 const struct monitor_ops monitor_qemu = {
-	.option = "qemu", .name = "QEMU", .describe = qemu_describe, .connect = qemu_connect, .power_off = qemu_power_off,
-	.close = qemu_close,
+	.option = "qemu", .name = "QEMU", .reboot = 't', .describe = qemu_describe, .connect = qemu_connect,
+	.power_off = qemu_power_off, .close = qemu_close,
 };

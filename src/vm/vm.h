@@ -12,6 +12,7 @@
  *     monitor.c      the monitor's process; monitor.h, the table of operations: qemu.c (over qmp.c), firecracker.c (over api.c)
  *     jail.c         where the monitor's process lives
  *     console.c      the serial console: its log, its last lines
+ *     seclude.c      what it gives up once the machine is one to keep
  *     tsc.c, watch.c
  *
  * The guest is not trusted, and so is the monitor, which a guest may have taken over: what either sends has limits.

@@ -27,7 +27,8 @@ class BareMachine:
         self.initramfs = self.make_initramfs(directory / "bare-machine")
         accel, cpu, clock = "kvm", "host", ""
         if emulated:
-            accel, cpu, clock = "tcg", "max,la57=off", f" tsc_early_khz={tsc_khz()} tsc=reliable no_timer_check"
+            accel, cpu = "tcg", "max,la57=off"
+            clock = f" tsc_early_khz={tsc_khz()} tsc=reliable no_timer_check noreplace-smp"
         self.argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                      "-machine", "microvm,acpi=off,rtc=on,pic=on,pit=on,usb=off", "-accel", accel, "-cpu", cpu,
                      "-m", str(VM_MEMORY_MIB), "-serial", "stdio", "-kernel", str(GUEST_KERNEL),

@@ -109,6 +109,13 @@ class Daemon(capsule.Capsule):
         """The disks that microVMs boot from."""
         return list(self.root.glob("payloads/*"))
 
+    def machines_are_emulated(self, report):
+        """Whether microVMs are; the report says it, and by what."""
+        info = json.loads(run(*self.client, "capsule", "info", "-o", "json"))
+        emulated = info.get("vmEmulated", False)
+        report.figure("microVMs are run by", f"{info['vmMonitor']}, {'emulated' if emulated else 'KVM'}")
+        return emulated
+
     def bundle(self, name):
         """The parsed config.json of a running workload, and its image's layers from the lowest up."""
         config = json.loads((self.run_dir / "workloads" / name / "config.json").read_text())

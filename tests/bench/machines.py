@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """What is measured of microVMs: their starts, their memory, further processes, and the disk that an image becomes."""
-import json
 import shutil
 
 import archive
 from bare_machine import BareMachine
 from capsule import GUEST_KERNEL
 from daemon import HOST, VM_MEMORY_MIB, mapped, memory
-from measure import Series, alternate, run, timed
+from measure import Series, alternate, timed
 from parts import IMAGE
 
 FLEET = 10
@@ -21,9 +20,7 @@ def vm(bench):
     if not GUEST_KERNEL.exists():
         bench.report.missing("microVMs", f"there is no {GUEST_KERNEL}: make guest-kernel")
         return
-    info = json.loads(run(*bench.ours.client, "capsule", "info", "-o", "json"))
-    emulated = info.get("vmEmulated", False)
-    bench.report.figure("microVMs are run by", f"{info['vmMonitor']}, {'emulated' if emulated else 'KVM'}")
+    emulated = bench.ours.machines_are_emulated(bench.report)
     starts(bench, BareMachine(bench.dir, emulated), emulated)
     executions(bench)
     payloads(bench)

@@ -57,6 +57,17 @@ class Series:
         return f"{duration(self.median)} (least {duration(self.least)})"
 
 
+class Rate(Series):
+    """Seconds for one of what is counted, shown as how many there are in one second."""
+
+    def __init__(self, name, unit):
+        super().__init__(name)
+        self.unit = unit
+
+    def __str__(self):
+        return f"{1 / self.median:.0f} {self.unit} (most {1 / self.least:.0f})"
+
+
 def alternate(rounds, *contestants, warm_up=True, rest=0):
     """Each contestant, a (series, function returning seconds), in turn: load on the machine meets all of them alike. Before each
     the machine rests for so many seconds."""
@@ -98,9 +109,12 @@ class Report:
         """One line for ours against a peer. at_most: the aim for ours/peer; faster: the aim for peer/ours."""
         of_medians, of_least = ours.median / peer.median, ours.least / peer.least
         what = f"{ours.name} : {peer.name}"
-        if faster:
+        if faster or isinstance(ours, Rate):
             value = f"{1 / of_medians:.2f} times as fast (least: {1 / of_least:.2f})"
-            self.verdict(what, value, f">= {faster}", 1 / of_medians >= faster)
+            if faster:
+                self.verdict(what, value, f">= {faster}", 1 / of_medians >= faster)
+            else:
+                self.figure(what, value)
         elif at_most:
             self.verdict(what, f"{of_medians:.2f} (least: {of_least:.2f})", f"<= {at_most}", of_medians <= at_most)
         else:

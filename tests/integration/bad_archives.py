@@ -128,6 +128,49 @@ def oci_with_indexes_in_each_other(depth=8):
     return oci.finish(inner)
 
 
+class OldDocker:
+    """What docker save wrote before Docker 1.10, in which each part can be made wrong. The layers' IDs are of one digit."""
+
+    def __init__(self):
+        self.archive = Archive()
+
+    def layer(self, digit, layer=LAYER, **description):
+        id = digit * 64
+        self.archive.json(id + "/json", {"id": id, **description})
+        if layer is not None:
+            self.archive.add(id + "/layer.tar", layer)
+        return self
+
+    def finish(self, top="1", repositories=None):
+        self.archive.json("repositories", repositories or {"bad": {"1": top * 64}})
+        return self.archive.finish()
+
+
+def old_docker_chain(length):
+    """An image of so many layers."""
+    old, parent = OldDocker(), {}
+    for id in (f"{n:064x}" for n in range(length)):
+        old.archive.json(id + "/json", {"id": id, **parent})
+        parent = {"parent": id}
+    return old.finish(repositories={"bad": {"1": id}})
+
+
+def old_docker_with(text):
+    """The bytes are the description of the only layer."""
+    old = OldDocker()
+    old.archive.add("1" * 64 + "/json", text)
+    old.archive.add("1" * 64 + "/layer.tar", LAYER)
+    return old.finish()
+
+
+def old_docker_with_large_descriptions():
+    """None of them is too large, all together are."""
+    old = OldDocker()
+    for digit in "23451":
+        old.layer(digit, None, comment="x" * (4 << 20))
+    return old.finish()
+
+
 def foreign_config(**platform):
     return docker(config=json.dumps({**json.loads(image_config({}, [LAYER])), **platform}).encode())
 

@@ -14,10 +14,11 @@ As a command:
     images.py busybox --ref busybox:1 --out bb.tar [--fmt oci] [--compression zstd] [--outer gzip]
 
 Forms (fmt):
+    docker-old  docker save before Docker 1.10 (its image/spec/v1.md): repositories, <id>/json, <id>/layer.tar
     docker      docker save before Docker 25: manifest.json, <id>/layer.tar, <config>.json
     docker-new  docker save since: blobs/sha256/, manifest.json and index.json
     oci         an OCI image layout in a tar, as skopeo's oci-archive
-compression is that of the layers ("", "gzip", "zstd"; docker: always plain), outer that of the whole archive.
+compression is that of the layers ("", "gzip", "zstd"; docker, docker-old: always plain), outer that of the whole archive.
 Only Python's standard library; nothing here starts a shell.
 """
 import argparse
@@ -36,7 +37,7 @@ import sys
 import tarfile
 import tempfile
 
-FORMATS = ("docker", "docker-new", "oci")
+FORMATS = ("docker-old", "docker", "docker-new", "oci")
 COMPRESSIONS = ("", "gzip", "zstd")
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 CREATED = "2026-01-02T03:04:05Z"
@@ -196,6 +197,32 @@ def docker_archive(images):
     return archive.finish()
 
 
+EMPTY_LAYER = bytes(1024)
+
+
+def docker_old_archive(images):
+    """As in Docker's description of it: a layer's ID is arbitrary, what has no content (ENV, CMD) is an empty layer, and the
+    topmost layer's description holds the configuration. The order of the files is that of a directory: none."""
+    archive, repositories = Archive(), {}
+    for ref, layers, config in images:
+        id = None
+        for layer in [*layers, EMPTY_LAYER, EMPTY_LAYER]:
+            description = {"created": CREATED, "architecture": ARCHITECTURE, "os": "linux", "docker_version": "1.9.1",
+                           "container_config": {"Cmd": ["/bin/sh", "-c", "#(nop)"]}, "Size": len(layer)}
+            if id:
+                description["parent"] = id
+            id = hashlib.sha256(layer + (id or "").encode()).hexdigest()
+            archive.json(id + "/json", {"id": id, **description, "config": config})
+            archive.add(id + "/layer.tar", layer)
+            archive.add(id + "/VERSION", b"1.0")
+        if ref:
+            name, tag = ref.rsplit(":", 1)
+            repositories.setdefault(name, {})[tag] = id
+    if repositories:
+        archive.json("repositories", repositories)
+    return archive.finish()
+
+
 def oci_archive(images, compression, with_docker):
     archive, index, manifest = Archive(), [], []
     suffix = "+" + compression if compression else ""
@@ -229,6 +256,8 @@ def make_images(path, images, fmt="docker", compression="", outer=""):
     """images: (reference or None, list of layers as tar bytes, config) each. path: a file name, or None to get the bytes."""
     if fmt == "docker":
         data = docker_archive(images)
+    elif fmt == "docker-old":
+        data = docker_old_archive(images)
     elif fmt in FORMATS:
         data = oci_archive(images, compression, fmt == "docker-new")
     else:
@@ -390,13 +419,17 @@ def make_debian_image(path, ref, fmt="docker", compression="", outer="", config=
 
 # ---- a program of ours ----
 
+def make_program_image(path, ref, source):
+    """An image of one program, made from this C source."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = os.path.join(directory, "program")
+        subprocess.run(["gcc", "-O1", "-static", "-o", program, source], check=True)
+        return make_image(path, ref, [Host(program, "/program")], {"Entrypoint": ["/program"]})
+
+
 def make_udp_image(path, ref):
     """A program that answers datagrams with the address that they came from (udp_echo.c), on the port that is its argument."""
-    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "udp_echo.c")
-    with tempfile.TemporaryDirectory() as directory:
-        program = os.path.join(directory, "udp-echo")
-        subprocess.run(["gcc", "-O1", "-static", "-o", program, source], check=True)
-        return make_image(path, ref, [Host(program, "/udp-echo")], {"Entrypoint": ["/udp-echo"]})
+    return make_program_image(path, ref, os.path.join(os.path.dirname(os.path.abspath(__file__)), "udp_echo.c"))
 
 
 def main():

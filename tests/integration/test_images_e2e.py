@@ -46,8 +46,8 @@ def busybox(path, ref, **kwargs):
 # ---- archives ----
 
 @pytest.mark.parametrize("fmt,compression,outer", [
-    ("docker", "", ""), ("docker", "", "gzip"), ("docker", "", "zstd"), ("docker-new", "", ""),
-    ("docker-new", "gzip", ""), ("oci", "", ""), ("oci", "gzip", "zstd"), ("oci", "zstd", "gzip")])
+    ("docker-old", "", ""), ("docker-old", "", "gzip"), ("docker", "", ""), ("docker", "", "gzip"), ("docker", "", "zstd"),
+    ("docker-new", "", ""), ("docker-new", "gzip", ""), ("oci", "", ""), ("oci", "gzip", "zstd"), ("oci", "zstd", "gzip")])
 def test_archives_of_every_form_run(make_capsule, tmp_path, fmt, compression, outer):
     capsule = make_capsule(push=())
     archive = busybox(tmp_path / "image.tar", "tools:1", fmt=fmt, compression=compression, outer=outer)
@@ -112,7 +112,17 @@ def test_an_archive_of_several_images(make_capsule, tmp_path):
         for name in marks:
             assert f"{fmt}-{name}:1" in out
             assert run_once(capsule, f"{fmt}-{name}", f"{fmt}-{name}:1") == name
-    assert len(layers_on_disk(capsule)) == 4
+    assert len(layers_on_disk(capsule)) == 5, "the base, three marks, and nothing as old Docker has it"
+
+
+def test_a_layer_that_comes_twice(make_capsule, tmp_path):
+    capsule = make_capsule(push=())
+    base, first, second = (images.layer_tar(entries) for entries in (
+        images.busybox_entries(), [images.File("/mark", b"first"), images.File("/kept", b"kept")],
+        [images.File("/mark", b"second"), images.File("/.wh.kept")]))
+    images.make_images(str(tmp_path / "image.tar"), [("twice:1", [base, first, second, first], {})])
+    capsule.push(tmp_path / "image.tar")
+    assert run_once(capsule, "w", "twice:1", command=["cat", "/mark", "/kept"]) == "firstkept"
 
 
 # ---- pulls ----

@@ -143,6 +143,13 @@ def test_status_tells_when_the_next_attempt_is(capsule):
 
 
 @both_kinds
+def test_a_configuration_larger_than_a_pipe(capsule):
+    env = [{"name": f"VALUE_{n}", "value": "x" * 1000} for n in range(300)]
+    capsule.run_workload("w", "busybox:test", command=["sh", "-c", "env | grep -c ^VALUE_; exec sleep 1000"], env=env)
+    said(capsule, "w", "300\n")
+
+
+@both_kinds
 def test_a_command_that_is_not_there(capsule):
     done = capsule.run_workload("w", "busybox:test", check=False, command=["/bin/nope"], restartPolicy="Never")
     assert done.returncode == 1

@@ -141,16 +141,19 @@ def test_status_says_why_a_machine_ended(capsule):
     assert capsule.status("vm")["message"].startswith("exited 255: QEMU was killed by signal 9")
 
 
-def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhile(capsule):
-    """The machine's boot is held up: its monitor is stopped for a while."""
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhile(capsule, sig):
+    """The machine's boot is held up: its monitor is stopped for a while. The daemon that began it ends, and so does the one that
+    waits for it."""
     capsule.run_vm("vm", "busybox:test", "echo up", IDLE, wait=False)
     files = {"shim.pid", "config.json", "hosts", "hostname", "resolv.conf"}  # before them it would be a start that is lost
     wait_for(lambda: files <= set(tidy.names_in(capsule.run_dir / "workloads/vm")), "the holder and its bundle", BOOT)
     monitor = wait_for(lambda: tidy.monitors(capsule), "the monitor", BOOT)[0]
     os.kill(monitor, signal.SIGSTOP)
-    capsule.kill()
-    capsule.start()
-    assert capsule.phase("vm") == "Pending" and capsule.status("vm")["message"] == "starting"
+    for _ in range(2):
+        capsule.stop(sig)
+        capsule.start()
+        assert capsule.phase("vm") == "Pending" and capsule.status("vm")["message"] == "starting"
     os.kill(monitor, signal.SIGCONT)
     capsule.wait_phase("vm", "running", BOOT)
     assert int(capsule.status("vm")["pid"]) == monitor

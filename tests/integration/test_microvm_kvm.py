@@ -1,20 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""MicroVMs where KVM runs guests, as on most hosts: in the emulated machine, whose processor has AMD's virtualisation."""
+"""MicroVMs where KVM runs guests, as on most hosts: in the emulated machine, whose processor has AMD's virtualisation.
+
+All of it with QEMU and with Firecracker, which is no Debian package: CAPSULE_FIRECRACKER names its program, or PATH has it.
+"""
 import os
 import pathlib
+import shutil
+import signal
 import stat
 
 import pytest
 
-from capsule import GUEST_KERNEL, PATIENCE, alive, free_port, http_get, wait_for
-from exec_tools import output
+import tidy
+from capsule import BOOT, GUEST_KERNEL, alive, free_port, http_get, wait_for
+from exec_tools import MIB, on_terminal, output
+from kinds import said, wait_new_run
 
 pytestmark = pytest.mark.kvm
 
-BOOT = 3 * PATIENCE  # a guest of a guest
+FIRECRACKER = shutil.which(os.environ.get("CAPSULE_FIRECRACKER", "firecracker"))
+NAMES = {"qemu": "QEMU", "firecracker": "Firecracker"}
+IDLE = "while :; do sleep 1; done"
 PAYLOAD = ("cat /data/log", "echo machine >>/data/log", "mkdir /www", "echo page >/www/index.html", "httpd -p 80 -h /www",
-           "trap 'echo bye; exit 3' TERM", "while :; do sleep 1; done")
+           "trap 'echo bye; exit 3' TERM", IDLE)
+needs_firecracker = pytest.mark.skipif(not FIRECRACKER, reason="there is no Firecracker: CAPSULE_FIRECRACKER names none, PATH "
+                                                               "has none")
+
+
+@pytest.fixture(params=["qemu", pytest.param("firecracker", marks=needs_firecracker)])
+def monitor(request):
+    return request.param
+
+
+@pytest.fixture
+def path_with_firecracker(tmp_path):
+    """An environment in which it is found under its usual name."""
+    (tmp_path / "bin").mkdir()
+    if FIRECRACKER:
+        (tmp_path / "bin/firecracker").symlink_to(FIRECRACKER)
+    return {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def capsule(make_capsule, monitor, path_with_firecracker):
+    return make_capsule("--vm-monitor", monitor, env=path_with_firecracker)
 
 
 def how_microvms_run(capsule):
@@ -33,22 +63,37 @@ def expect_kvm(pid):
     assert "anon_inode:kvm-vm" in [os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
 
 
-def expect_kvm_without_rights(pid):
-    """The monitor's user has nothing but a device of its own, as the host's may be root's alone."""
+def status_of(process):
+    return dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+
+
+def expect_kvm_without_rights(pid, monitor):
+    """The monitor's user has nothing but devices of its own, as the host's may be root's alone."""
     expect_kvm(pid)
     process = pathlib.Path(f"/proc/{pid}")
     uid = process.stat().st_uid
     assert uid >= 0x70000000
-    assert "Groups:" in [line.strip() for line in (process / "status").read_text().splitlines()]
-    assert {p.name for p in (process / "root/dev").iterdir()} == {"null", "kvm"}
+    status = status_of(process)
+    assert status["Groups"].strip() == "" and int(status["CapPrm"], 16) == 0
+    for thread in (process / "task").iterdir():
+        assert (status_of(thread)["NoNewPrivs"], status_of(thread)["Seccomp"]) == ("1", "2"), "a filter of its own"
+    devices = {"null", "kvm"} if monitor == "qemu" else {"null", "kvm", "net"}
+    assert {p.name for p in (process / "root/dev").iterdir()} == devices
     device = (process / "root/dev/kvm").stat()
     assert (device.st_uid, stat.S_IMODE(device.st_mode)) == (uid, 0o600)
+    shared = {name for name in ("mnt", "pid", "ipc", "uts", "net")
+              if os.readlink(process / f"ns/{name}") == os.readlink(f"/proc/self/ns/{name}")}
+    assert shared == (set() if monitor == "qemu" else {"net"}), "a TAP is opened by name where it is"
 
 
-def test_a_microvm_runs_on_kvm(capsule):
-    """One boot: what a container wrote, port, exec, console, a new daemon, stop; and the volume back to a container."""
+def expect_in_cgroup(capsule, name, pid):
+    assert pathlib.Path(f"/proc/{pid}/cgroup").read_text().strip().endswith(f"/{capsule.table}/{name}")
+
+
+def test_a_microvm_runs_on_kvm(capsule, monitor, tmp_path):
+    """One boot: what a container wrote, port, exec, files, console, a new daemon, stop; and the volume back to a container."""
     port = free_port()
-    assert how_microvms_run(capsule) == "qemu, KVM"
+    assert how_microvms_run(capsule) == f"{monitor}, KVM"
     capsule.apply({"name": "shared", "kind": "Volume", "size": "16MiB"})
     run_writer(capsule, "container")
     capsule.ctl("workload", "delete", "writer")
@@ -57,32 +102,117 @@ def test_a_microvm_runs_on_kvm(capsule):
                    ports=[{"containerPort": 80, "hostPort": port}])
     status = capsule.status("web")
     assert "message" not in status, "it is not emulated"
-    expect_kvm_without_rights(status["pid"])
-    wait_for(lambda: capsule.logs("web") == "container\n", "what the container wrote", BOOT)
+    expect_kvm_without_rights(status["pid"], monitor)
+    expect_in_cgroup(capsule, "web", status["pid"])
+    said(capsule, "web", "container\n")
     assert wait_for(lambda: http_get("127.0.0.1", port), "the page", BOOT) == "page\n"
     assert output(capsule, "web", "--", "cat", "/data/log") == "container\nmachine\n"
     assert "hypervisor" in output(capsule, "web", "--", "grep", "-m1", "flags", "/proc/cpuinfo")
-    capsule.ctl("workload", "logs", "--serial", "web")
+    expect_terminal(capsule)
+    expect_copies(capsule, tmp_path)
 
     capsule.kill()
     capsule.start()
     assert capsule.status("web") == status
     assert output(capsule, "web", "--", "echo", "again") == "again\n"
+    assert http_get("127.0.0.1", port) == "page\n"
+
+    capsule.ctl("workload", "restart", "web", timeout=BOOT)
+    assert not alive(int(status["pid"]))
+    status = capsule.status("web")
+    said(capsule, "web", "container\nmachine\n")
+    assert output(capsule, "web", "--", "cat", "/copied") == "x" * MIB, "its disk lasts"
+    output(capsule, "web", "--", "sh", "-c", "echo on the console >/dev/console")
+    wait_for(lambda: "on the console" in capsule.ctl("workload", "logs", "--serial", "web").out, "the console")
 
     capsule.ctl("workload", "stop", "web", timeout=BOOT)
     assert capsule.status("web")["exitCode"] == 3 and capsule.logs("web").endswith("bye\n") and not alive(int(status["pid"]))
     capsule.ctl("workload", "delete", "web")
-    assert run_writer(capsule, "again") == "container\nmachine\nagain\n"
+    assert tidy.bridge_ports(capsule) == []
+    assert run_writer(capsule, "again") == "container\nmachine\nmachine\nagain\n"
+
+
+def expect_terminal(capsule):
+    terminal = on_terminal(capsule, "-t", "web", "--", "sh", columns=100)
+    terminal.type("stty size; tty\n")
+    terminal.read_until("24 100")
+    terminal.resize(90, 30)
+    terminal.type("until stty size | grep '30 9''0'; do sleep 0.1; done; exit 5\n")
+    terminal.read_until("30 90")
+    assert terminal.end() == 5
+
+
+def expect_copies(capsule, directory):
+    (directory / "there").write_text("x" * MIB)
+    capsule.ctl("cp", directory / "there", "web:/copied")
+    capsule.ctl("cp", "web:/copied", directory / "back")
+    assert (directory / "back").read_text() == "x" * MIB
+
+
+def test_a_monitor_that_is_killed(capsule, monitor):
+    """In its boot: another one boots. Later: the workload is started again, and its disk is what was synced."""
+    capsule.run_vm("vm", "busybox:test", "echo run >>/runs; sync; wc -l </runs", IDLE, wait=False)
+    first = wait_for(lambda: tidy.monitors(capsule), "the monitor", BOOT)[0]
+    os.kill(first, signal.SIGKILL)
+    capsule.wait_phase("vm", "running", BOOT)
+    second = int(capsule.status("vm")["pid"])
+    assert second != first and "restartCount" not in capsule.status("vm"), "in the same start"
+    said(capsule, "vm", "1\n")
+
+    os.kill(second, signal.SIGKILL)
+    wait_new_run(capsule, "vm", str(second))
+    said(capsule, "vm", "2\n")
+    capsule.ctl("workload", "delete", "vm")
+
+    capsule.run_vm("once", "busybox:test", IDLE, restartPolicy="Never")
+    os.kill(int(capsule.status("once")["pid"]), signal.SIGKILL)
+    capsule.wait_phase("once", "failed", BOOT)
+    assert capsule.status("once")["message"].startswith(f"exited 255: {NAMES[monitor]} was killed by signal 9")
+
+
+def resident(pid):
+    return int(status_of(pathlib.Path(f"/proc/{pid}"))["VmRSS"].split()[0]) << 10
+
+
+def test_memory_that_a_guest_frees_goes_back_to_the_host(capsule):
+    capsule.run_vm("vm", "busybox:test", IDLE, memoryMib=256)
+    pid = capsule.status("vm")["pid"]
+    before = resident(pid)
+    output(capsule, "vm", "--", "dd", "if=/dev/zero", "of=/dev/shm/fill", "bs=1M", "count=48")
+    filled = resident(pid)
+    assert filled > before + 40 * MIB
+    output(capsule, "vm", "--", "rm", "/dev/shm/fill")
+    wait_for(lambda: resident(pid) < filled - 36 * MIB, "the memory to be the host's again", BOOT)
 
 
 def test_an_own_kernel_runs_on_kvm(capsule, own_rootfs):
-    """Its console is the log."""
-    capsule.run_vm("own", "", kernelPath=str(GUEST_KERNEL), rootfsPath=str(own_rootfs), kernelCmdlineExtra="word")
+    """Its console is the log, and nothing else is in it; its reset is its end. It has no driver for a power button."""
+    capsule.run_vm("own", "", kernelPath=str(GUEST_KERNEL), rootfsPath=str(own_rootfs), kernelCmdlineExtra="word",
+                   restartPolicy="Never")
     for words in ("own root 1", capsule.address("own")):
         wait_for(lambda: words in capsule.logs("own"), words, BOOT)
     expect_kvm(capsule.status("own")["pid"])
+    assert wait_for(lambda: http_get(capsule.address("own"), 80), "the page", BOOT) == "own page\n"
+    capsule.ctl("workload", "stop", "own", timeout=BOOT)
+    assert capsule.status("own")["exitCode"] == 137
+
+    capsule.run_vm("own", "", kernelPath=str(GUEST_KERNEL), rootfsPath=str(own_rootfs), restartPolicy="Never", wait=False,
+                   kernelCmdlineExtra="init=/bin/busybox -- reboot -f")
+    capsule.wait_phase("own", "stopped", BOOT)
+    assert capsule.status("own").get("exitCode", 0) == 0
+
+
+@needs_firecracker
+def test_firecracker_is_taken_where_it_is_installed(make_capsule, path_with_firecracker):
+    """Unless the daemon, or the manifest, says otherwise."""
+    capsule = make_capsule(env=path_with_firecracker)
+    assert how_microvms_run(capsule) == "firecracker, KVM"
+    capsule.run_vm("vm", "busybox:test", IDLE)
+    assert os.readlink(f"/proc/{capsule.status('vm')['pid']}/exe").endswith("/firecracker")
+    capsule.run_vm("vm", "busybox:test", IDLE, backend="QEMU")
+    assert "qemu" in os.readlink(f"/proc/{capsule.status('vm')['pid']}/exe")
 
 
 def test_emulation_by_choice_is_said(make_capsule):
-    assert how_microvms_run(make_capsule("--vm-accel", "emulated", push=())) == "qemu, emulated"
-    assert how_microvms_run(make_capsule("--vm-accel", "kvm", push=())) == "qemu, KVM"
+    assert how_microvms_run(make_capsule("--vm-monitor", "qemu", "--vm-accel", "emulated", push=())) == "qemu, emulated"
+    assert how_microvms_run(make_capsule("--vm-monitor", "qemu", "--vm-accel", "kvm", push=())) == "qemu, KVM"

@@ -41,8 +41,9 @@ def run_web(capsule, name="web", port=PORT, **spec):
 
 
 def run_echo(capsule, *more_ports):
-    capsule.run_container("echo", "udp-echo:test", args=["7"],
-                          ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}, *more_ports])
+    capsule.run_workload("echo", "udp-echo:test", args=["7"],
+                         ports=[{"containerPort": 7, "hostPort": 7007, "protocol": "udp"}, *more_ports])
+    wait_for(lambda: ask_udp(in_netns(capsule.netns), capsule.address("echo"), 7), "the echo to answer")
 
 
 def in_workload(capsule, name):
@@ -107,6 +108,7 @@ def test_a_published_port_answers_from_everywhere(host, lan):
     assert host.inside("other", "wget", "-qO-", f"http://{host.address('web')}/") == PAGE
 
 
+@both_kinds
 def test_a_published_udp_port_answers_from_everywhere(host, lan):
     run_echo(host)
     host.run_container("other", "busybox:test", command=SLEEP)
@@ -350,6 +352,7 @@ table ip filter {
 OTHER_FIREWALL = """
 table inet guard {
     chain routed { type filter hook forward priority 10; policy drop; }
+    chain incoming { type filter hook input priority 10; policy drop; iifname { "lo", "lan0" } accept; ct state established accept; }
 }
 """
 
@@ -386,10 +389,14 @@ def test_a_firewall_that_blocks_is_named_with_what_helps(host, lan):
     load_rules(lan, OTHER_FIREWALL)
     assert "inet guard routed" in run_web(host).err
     assert fetch(in_netns(lan.remote), Lan.HOST, PORT) is None
+    host.run_container("other", "busybox:test", command=SLEEP)
+    by_name = ("timeout", "5", "wget", "-qO-", "http://web/")
+    assert host.inside("other", *by_name, check=False) == ""
     message = host.status("web")["message"]
-    assert "inet guard routed" in message and host.bridge in message
-    for command in re.findall(r"nft (insert rule [^;]*)", message):
+    assert "inet guard routed" in message and "inet guard incoming" in message and host.bridge in message
+    for command in re.findall(r"nft (insert rule [^;\n]*)", message):
         load_rules(lan, command.replace("\\\"", "\""))
     assert fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE
+    assert host.inside("other", *by_name) == PAGE
     host.ctl("workload", "restart", "web")
     wait_for(lambda: host.phase("web") == "Running" and "message" not in host.status("web"), "no more complaint")

@@ -127,6 +127,8 @@ START_TEST(owners_modes_and_times)
 	tar_add(&tar, (struct tar_entry){ .path = "./bin/su", .type = AE_IFREG, .mode = 04755, .uid = 1, .gid = 70000,
 					 .mtime = 3000,
 					  .nsec = 123456789, .data = "su" });
+	/* Its directory and the process would give it another group and another mode. */
+	tar_add(&tar, (struct tar_entry){ .path = "./bin/all", .type = AE_IFREG, .mode = 0666, .data = "" });
 	tar_add(&tar, (struct tar_entry){ .path = "./tmp", .type = AE_IFDIR, .mode = 01777, .mtime = -5 });
 	tar_add(&tar, (struct tar_entry){ .path = "./bin/sh", .type = AE_IFLNK, .link = "su", .uid = 9,
 					 .mtime = 4000 });
@@ -143,6 +145,9 @@ START_TEST(owners_modes_and_times)
 	ck_assert_uint_eq(st.st_mode, S_IFREG | 04755);
 	ck_assert(st.st_uid == 1 && st.st_gid == 70000);
 	ck_assert(st.st_mtim.tv_sec == 3000 && st.st_mtim.tv_nsec == 123456789);
+	st = stat_of(fd, "bin/all");
+	ck_assert_uint_eq(st.st_mode, S_IFREG | 0666);
+	ck_assert(st.st_uid == 0 && st.st_gid == 0);
 	st = stat_of(fd, "tmp");
 	ck_assert_uint_eq(st.st_mode, S_IFDIR | 01777);
 	ck_assert_int_eq(st.st_mtime, -5);

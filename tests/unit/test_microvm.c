@@ -349,9 +349,8 @@ static void make_host(struct boot_options *o, const char *accel, bool kvm_works)
 	ck_assert_int_eq(boot_options_init(o, &options, NULL), 0);
 	free(o->host_dir);
 	o->host_dir = strdup(dir);
-	o->kvm.known = true;
 	o->kvm.runs = kvm_works;
-	snprintf(o->kvm.why_not, sizeof o->kvm.why_not, "it is broken");
+	o->kvm.device = in_dir("no-kvm");
 	write_text("guest/initramfs.cpio", BASE);
 }
 
@@ -428,7 +427,7 @@ static const struct choice {
 	{ "auto", true, true, true, BACKEND(UNSPECIFIED), "qemu", "kvm" },
 	{ "auto", false, true, false, BACKEND(UNSPECIFIED), "qemu", "emulated" },
 	{ "emulated", true, true, false, BACKEND(UNSPECIFIED), "qemu", "emulated" },
-	{ "kvm", false, true, false, BACKEND(UNSPECIFIED), NULL, "but it is broken" },
+	{ "kvm", false, true, false, BACKEND(UNSPECIFIED), NULL, "no-kvm cannot be opened" },
 	{ "auto", false, true, false, BACKEND(FIRECRACKER), NULL, "it needs KVM" },
 	{ "auto", true, false, false, BACKEND(FIRECRACKER), NULL, "firecracker is not installed" },
 	{ "auto", true, true, true, BACKEND(FIRECRACKER), NULL, "it boots no bzImage" },
@@ -472,12 +471,25 @@ static void no_kvm(struct kvm *kvm, const char *reason)
 	ck_assert_msg(strstr(why_not, kvm->device) && strstr(why_not, reason), "%s", why_not);
 }
 
-/* A device that comes later is found. */
 START_TEST(what_is_no_kvm_says_so)
 {
 	struct kvm kvm = KVM_INIT(in_dir("device"));
 
 	no_kvm(&kvm, "cannot be opened: No such file");
+	write_text("device", "");
+	no_kvm(&kvm, "is not KVM");
+}
+END_TEST
+
+/* As it is for a daemon that starts before the module is loaded and udev has seen to the node. */
+START_TEST(a_node_that_failed_is_tried_again_when_it_is_another)
+{
+	struct kvm kvm = KVM_INIT(in_dir("device"));
+
+	write_text("device", "");
+	no_kvm(&kvm, "is not KVM");
+	snprintf(kvm.why_not, sizeof kvm.why_not, "%s was not tried again", kvm.device);
+	no_kvm(&kvm, "was not tried again");
 	write_text("device", "");
 	no_kvm(&kvm, "is not KVM");
 }
@@ -545,6 +557,7 @@ int main(void)
 	tcase_add_checked_fixture(kvm, setup, teardown);
 	tcase_set_timeout(kvm, 30);
 	tcase_add_test(kvm, what_is_no_kvm_says_so);
+	tcase_add_test(kvm, a_node_that_failed_is_tried_again_when_it_is_another);
 	tcase_add_test(kvm, kvm_runs_guests_where_the_processor_does);
 	tcase_add_test(kvm, a_guest_that_does_not_end_is_killed);
 	suite_add_tcase(s, kvm);

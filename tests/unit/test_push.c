@@ -97,13 +97,19 @@ static struct image_store *pushed(void)
 	return store;
 }
 
-static void check_image(struct image_store *store, const char *reference, size_t n_layers)
+static void resolve(struct image_store *store, const char *reference, size_t n_layers, struct image *ret)
 {
 	struct error err = ERROR_INIT;
+
+	ck_assert_msg(image_store_resolve(store, reference, ret, &err) == 0, "%s", error_message(&err));
+	ck_assert_uint_eq(ret->n_layers, n_layers);
+}
+
+static void check_image(struct image_store *store, const char *reference, size_t n_layers)
+{
 	struct image image;
 
-	ck_assert_msg(image_store_resolve(store, reference, &image, &err) == 0, "%s", error_message(&err));
-	ck_assert_uint_eq(image.n_layers, n_layers);
+	resolve(store, reference, n_layers, &image);
 	for (size_t i = 0; i < n_layers; i++) {
 		_cleanup_free_ char *path = fs_path("%s/bin/hello", image.layers[i]);
 
@@ -157,9 +163,12 @@ static void refused_archive(const char *text)
 static const char DOCKER_MANIFEST[] = "[{\"Config\":\"config.json\",\"RepoTags\":[\"hello:1\",\"hello:latest\"],"
 				      "\"Layers\":[\"1/layer.tar\"]}]";
 
+#define OLD_ID "0000000000000000000000000000000000000000000000000000000000000001"
+#define OLD_TOP "0000000000000000000000000000000000000000000000000000000000000002"
+
 /* ---- forms ---- */
 
-/* The manifest at either end, with what old Docker adds. */
+/* The manifest at either end, with what old Docker adds, which does not count. */
 START_TEST(docker_archive)
 {
 	struct image_store *store;
@@ -168,15 +177,42 @@ START_TEST(docker_archive)
 		tar_file(&archive, "manifest.json", DOCKER_MANIFEST);
 	tar_file(&archive, "1/VERSION", "1.0");
 	tar_file(&archive, "1/json", "{}");
+	tar_file(&archive, OLD_ID "/json", "no JSON");
 	add_bytes("1/layer.tar", layer.data, layer.len);
 	tar_file(&archive, "config.json", config);
 	if (_i == 1)
 		tar_file(&archive, "./manifest.json", DOCKER_MANIFEST);
-	tar_file(&archive, "repositories", "{}");
+	tar_file(&archive, "repositories", "no JSON");
 	store = pushed();
 	check_image(store, "hello:1", 1);
 	check_image(store, "docker.io/library/hello", 1);
 	ck_assert_uint_eq(count("images/blobs/sha256"), 3);
+	image_store_free(store);
+}
+END_TEST
+
+/* Two names are those of the upper layer, one is that of the lower, empty one. */
+START_TEST(docker_archive_from_before_manifests)
+{
+	struct image_store *store;
+	struct image image, base;
+
+	tar_file(&archive, "repositories",
+		 "{\"hello\":{\"1\":\"" OLD_TOP "\",\"latest\":\"" OLD_TOP "\"},"
+		 "\"localhost:5000/base\":{\"1\":\"" OLD_ID "\"}}");
+	tar_file(&archive, OLD_TOP "/json", "{\"parent\":\"" OLD_ID "\",\"config\":{\"Cmd\":[\"hello\"]}}");
+	add_bytes(OLD_TOP "/layer.tar", layer.data, layer.len);
+	tar_file(&archive, OLD_ID "/json", "{\"config\":null}");
+	add_bytes(OLD_ID "/layer.tar", (const char[1024]){ 0 }, 1024);
+	store = pushed();
+	resolve(store, "localhost:5000/base:1", 1, &base);
+	resolve(store, "hello:1", 2, &image);
+	image_release(&image);
+	resolve(store, "hello:latest", 2, &image);
+	ck_assert_str_eq(image.layers[0], base.layers[0]);
+	ck_assert_str_eq(image.config.cmd[0], "hello");
+	image_release(&image);
+	image_release(&base);
 	image_store_free(store);
 }
 END_TEST
@@ -195,7 +231,7 @@ START_TEST(docker_archive_with_links_for_equal_layers)
 	tar_file(&archive, "manifest.json", "[{\"Config\":\"config.json\",\"RepoTags\":[\"localhost/hello:1\"],"
 					    "\"Layers\":[\"0/layer.tar\",\"1/layer.tar\",\"2/layer.tar\"]}]");
 	store = pushed();
-	check_image(store, "localhost/hello:1", 3);
+	check_image(store, "localhost/hello:1", 1); /* three times the same, which an overlay takes once */
 	image_store_free(store);
 }
 END_TEST
@@ -569,6 +605,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, docker_archive, 0, 2);
+	tcase_add_test(tc, docker_archive_from_before_manifests);
 	tcase_add_test(tc, docker_archive_with_links_for_equal_layers);
 	tcase_add_loop_test(tc, oci_archive, 0, N(OCI));
 	tcase_add_test(tc, oci_archive_for_another_platform);

@@ -84,6 +84,8 @@ static void build_command(struct holder_command *c, const struct container_drive
 		holder_add_flag(c, "--sealed-runtime");
 	if (runtime->is_crun && cgroup_mode() == CGROUP_HYBRID)
 		holder_add_flag(c, "--hide-unified");
+	if (runtime->is_crun)
+		holder_add_flag(c, "--config-pipe");
 	for (size_t i = 0; i < plan->n_volumes; i++)
 		holder_add_made(c, "--volume", fs_path("%s:%s:%s", plan->volumes[i].name,
 						       plan->volumes[i].read_only ? "ro" : "rw", plan->volumes[i].device));
@@ -92,15 +94,29 @@ static void build_command(struct holder_command *c, const struct container_drive
 	holder_command_end(c, plan->spec->name);
 }
 
-static int run_shim(const struct container_driver *d, const struct holder_command *command, const struct bundle *bundle,
-		    struct driver_instance *ret, struct error *err)
+/* What a shim is given to mount and to run. */
+struct contents {
+	const struct places *places;
+	const struct bundle *bundle;
+};
+
+static int prepare_contents(const void *arg, struct error *err)
+{
+	const struct contents *c = arg;
+
+	return make_writable_layer(c->places, c->bundle->plan, err) < 0 ? -1 : bundle_write(c->bundle, err);
+}
+
+static int run_shim(const struct container_driver *d, const struct holder_command *command, const struct places *p,
+		    const struct bundle *bundle, struct driver_instance *ret, struct error *err)
 {
 	_cleanup_close_ int dirfd = open(bundle->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const struct contents contents = { p, bundle };
 	struct process_fd fds[2];
 	char program[32];
 	struct holder_start start = {
-		.command = command, .program = program, .dirfd = dirfd, .fds = fds, .bundle = bundle,
-		.timeout_ms = START_TIMEOUT_MS,
+		.driver = &d->common, .command = command, .program = program, .dirfd = dirfd, .fds = fds, .prepare = prepare_contents,
+		.arg = &contents, .timeout_ms = START_TIMEOUT_MS,
 	};
 
 	snprintf(program, sizeof program, "/proc/self/fd/%d", d->shim_fd);
@@ -127,10 +143,10 @@ static int prepare_and_run(struct container_driver *d, const struct places *p, c
 
 	if (oci_runtime_find(d->oci_runtime, &runtime, err) < 0)
 		return -1;
-	if (make_writable_layer(p, plan, err) < 0 || make_run_dir(p, plan, err) < 0)
+	if (make_run_dir(p, plan, err) < 0)
 		return -1;
 	build_command(&command, d, p, plan, &runtime);
-	return run_shim(d, &command, &bundle, ret, err);
+	return run_shim(d, &command, p, &bundle, ret, err);
 }
 
 static void *hasten_main(void *arg)
@@ -163,7 +179,8 @@ static int container_start(struct driver *driver, const struct driver_plan *plan
 	if (places_prepare(&p, driver, plan, err) < 0)
 		return -1;
 	if (prepare_and_run_hastened(container_of(driver), &p, plan, ret, err) < 0) {
-		(void)places_cleanup(driver, name, NULL);
+		if (err->code != ERR_CANCELLED)
+			(void)places_cleanup(driver, name, NULL);
 		oci_runtime_clarify(err);
 		return error_wrap(err, "cannot start %s", name);
 	}
@@ -179,7 +196,7 @@ static int container_recover(struct driver *driver, const char *name, bool patie
 	_cleanup_places_ struct places p = { 0 };
 
 	/* A start that was cut off before the OCI runtime knew of the container is no run. */
-	if (places_init(&p, driver, name, err) < 0 || holder_find(&p, name, p.runtime_state, patient, ret, err) < 0)
+	if (places_init(&p, driver, name, err) < 0 || holder_find(driver, &p, name, p.runtime_state, patient, ret, err) < 0)
 		return -1;
 	if (ret->pid || ret->ended)
 		origin_read(p.state_dir, ret);
@@ -248,6 +265,7 @@ static const struct driver_ops container_ops = {
 	.recover = container_recover,
 	.root = container_root,
 	.exec = container_exec,
+	.leave = driver_common_leave,
 	.free = container_driver_free,
 };
 

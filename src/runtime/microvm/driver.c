@@ -122,8 +122,13 @@ static void build_command(struct holder_command *c, const struct microvm_driver 
 	holder_command_end(c, plan->spec->name);
 }
 
-static int run_holder(const struct holder_command *command, const struct places *p, const struct driver_plan *plan,
-		      struct driver_instance *ret, struct error *err)
+static int write_bundle(const void *bundle, struct error *err)
+{
+	return bundle_write(bundle, err);
+}
+
+static int run_holder(const struct microvm_driver *d, const struct holder_command *command, const struct places *p,
+		      const struct driver_plan *plan, struct driver_instance *ret, struct error *err)
 {
 	static const struct oci_runtime guest_runtime = { .program = "crun", .is_crun = true, .sealed_fd = -1 };
 	const struct bundle_payload payload = bundle_of_micro_vm(plan->spec->micro_vm);
@@ -131,11 +136,12 @@ static int run_holder(const struct holder_command *command, const struct places 
 		.plan = plan, .payload = &payload, .runtime = &guest_runtime, .run_dir = p->run_dir,
 		.files_dir = GUEST_BUNDLE, .volumes_dir = GUEST_VOLUMES, .cgroup_path = GUEST_CGROUP, .cgroup_namespace = true,
 	};
-	const struct process_fd tap = { plan->tap_fd, SHIM_FD_TAP };
+	const struct process_fd tap = { *plan->tap_fd, SHIM_FD_TAP };
 	_cleanup_close_ int dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const struct holder_start start = {
-		.command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1, .timeout_ms = START_TIMEOUT_MS,
-		.bundle = is_own_system(plan->spec->micro_vm) ? NULL : &bundle,
+		.driver = &d->common, .command = command, .dirfd = dirfd, .fds = &tap, .n_fds = 1, .handed_over = plan->tap_fd,
+		.prepare = is_own_system(plan->spec->micro_vm) ? NULL : write_bundle, .arg = &bundle,
+		.timeout_ms = START_TIMEOUT_MS,
 	};
 
 	if (dirfd < 0)
@@ -154,7 +160,7 @@ static int prepare_and_run(struct microvm_driver *d, const struct places *p, con
 	    make_disks(d, p, plan, &boot, &payload, err) < 0 || fs_mkdir_all(AT_FDCWD, p->run_dir, 0711, err) < 0)
 		return -1;
 	build_command(&command, d, p, plan, &boot, payload);
-	return run_holder(&command, p, plan, ret, err);
+	return run_holder(d, &command, p, plan, ret, err);
 }
 
 static int microvm_start(struct driver *driver, const struct driver_plan *plan, struct driver_instance *ret,
@@ -168,7 +174,8 @@ static int microvm_start(struct driver *driver, const struct driver_plan *plan, 
 	if (places_prepare(&p, driver, plan, err) < 0)
 		return -1;
 	if (prepare_and_run(microvm_of(driver), &p, plan, ret, err) < 0) {
-		(void)places_cleanup(driver, name, NULL);
+		if (err->code != ERR_CANCELLED)
+			(void)places_cleanup(driver, name, NULL);
 		oci_runtime_clarify(err);
 		return error_wrap(err, "cannot start %s", name);
 	}
@@ -189,7 +196,7 @@ static int microvm_recover(struct driver *driver, const char *name, bool patient
 	begun = fs_path("%s/" SHIM_PID_FILE, p.run_dir);
 	if (!begun)
 		return error_errno(err, ENOMEM, "cannot take up %s", name);
-	if (holder_find(&p, name, begun, patient, ret, err) < 0)
+	if (holder_find(driver, &p, name, begun, patient, ret, err) < 0)
 		return -1;
 	if (ret->pid || ret->ended)
 		origin_read(p.state_dir, ret);
@@ -330,6 +337,7 @@ static const struct driver_ops microvm_ops = {
 	.recover = microvm_recover,
 	.root = microvm_root,
 	.exec = microvm_exec,
+	.leave = driver_common_leave,
 	.hold = microvm_hold,
 	.free = microvm_driver_free,
 };
@@ -340,11 +348,14 @@ int microvm_driver_new(const struct driver_options *o, struct driver **ret, stru
 
 	if (!d)
 		return error_errno(err, ENOMEM, "cannot make the microVM driver");
+	if (driver_common_init(&d->common, &microvm_ops, o, err) < 0) {
+		microvm_driver_free(&d->common.base);
+		return -1;
+	}
 	d->holder = strdup(o->vm_holder);
 	if (!d->holder)
 		error_errno(err, ENOMEM, "cannot make the microVM driver");
-	if (!d->holder || driver_common_init(&d->common, &microvm_ops, o, err) < 0 ||
-	    boot_options_init(&d->boot, o, err) < 0 || payloads_new(o->root, o->image_worker, &d->payloads, err) < 0) {
+	if (!d->holder || boot_options_init(&d->boot, o, err) < 0 || payloads_new(o->root, o->image_worker, &d->payloads, err) < 0) {
 		microvm_driver_free(&d->common.base);
 		return -1;
 	}

@@ -159,23 +159,30 @@ static const char *explain(enum kvm_outcome outcome)
 	case KVM_REFUSED: return "makes no virtual machine";
 	case KVM_INTERPRETED: return "only interprets a guest's instructions, as this host has no hardware virtualisation";
 	case KVM_LOST: return "did not run a guest to its end";
-	case KVM_STUCK: return "did not run a guest of a few instructions within a second";
+	case KVM_STUCK: return "did not run a guest of a few instructions within seconds";
 	}
 	return "";
 }
 
-/* What costs nothing to ask again is not known for good: the module may be loaded later. */
+static bool is_same_node(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_rdev == b->st_rdev &&
+	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+/* Nothing is remembered of what cannot be opened: to ask again costs nothing. */
 static bool probe(struct kvm *kvm)
 {
 	_cleanup_close_ int fd = open(kvm->device, O_RDWR | O_CLOEXEC);
 	enum kvm_outcome outcome;
 
-	if (fd < 0) {
+	kvm->failed = false;
+	if (fd < 0 || fstat(fd, &kvm->failed_node) < 0) {
 		/* %m: strerror() is not for several threads. */
 		snprintf(kvm->why_not, sizeof kvm->why_not, "%s cannot be opened: %m", kvm->device);
 		return false;
 	}
-	kvm->known = true;
+	kvm->failed = true;
 	if (ioctl(fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION) {
 		snprintf(kvm->why_not, sizeof kvm->why_not, "%s is not KVM", kvm->device);
 		return false;
@@ -186,12 +193,19 @@ static bool probe(struct kvm *kvm)
 	return outcome == KVM_RAN;
 }
 
+static bool has_failed(const struct kvm *kvm)
+{
+	struct stat now;
+
+	return kvm->failed && stat(kvm->device, &now) == 0 && is_same_node(&now, &kvm->failed_node);
+}
+
 bool kvm_runs(struct kvm *kvm, char ret_why_not[KVM_REASON_MAX])
 {
 	bool runs;
 
 	pthread_mutex_lock(&kvm->lock);
-	if (!kvm->known)
+	if (!kvm->runs && !has_failed(kvm))
 		kvm->runs = probe(kvm);
 	runs = kvm->runs;
 	if (!runs)

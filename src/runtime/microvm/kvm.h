@@ -7,11 +7,12 @@
  * That there is a /dev/kvm says little. In a virtual machine without nested virtualisation it may be there and interpret a
  * guest's instructions one by one, some microseconds each: real mode code and HLT work, an ordinary kernel never comes up
  * (or ends with "emulation failure" at its first CMPXCHG16B). So a guest of a few instructions in long mode is run, in a
- * process of its own, and has to be done within a second: one CMPXCHG16B, and a loop that takes milliseconds on a
+ * process of its own, and has to be done within KVM_PROBE_MS: one CMPXCHG16B, and a loop that takes milliseconds on a
  * processor, also on an emulated one, and half a minute when interpreted.
  *
- * The answer is found out when it is first needed and kept; but a device that cannot be opened is looked for the next time,
- * too, as its module may be loaded later than a daemon starts. Threads: any; callers that come meanwhile wait.
+ * The answer is found out when it is first needed. That it runs is kept. That it does not is kept for as long as the device's
+ * node is the same: a daemon may start before the module is loaded or the node is there. Threads: any; callers that come
+ * meanwhile wait.
  */
 #ifndef CAPSULE_RUNTIME_MICROVM_KVM_H
 #define CAPSULE_RUNTIME_MICROVM_KVM_H
@@ -20,21 +21,23 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #define KVM_DEVICE "/dev/kvm"
-#define KVM_PROBE_MS 1000
+#define KVM_PROBE_MS 5000 /* a busy host may keep the guest waiting for much of it */
 #define KVM_REASON_MAX 256
 
 struct kvm {
 	pthread_mutex_t lock;
 	const char *device;
-	bool known, runs;
+	bool runs, failed;
+	struct stat failed_node; /* when it failed */
 	char why_not[KVM_REASON_MAX];
 };
 
 #define KVM_INIT(path) { .lock = PTHREAD_MUTEX_INITIALIZER, .device = (path) }
 
-/* Blocks for KVM_PROBE_MS at most, the first time. When it is false ret_why_not is half a sentence. */
+/* Blocks for KVM_PROBE_MS at most when it has to try. When it is false ret_why_not is half a sentence. */
 bool kvm_runs(struct kvm *kvm, char ret_why_not[KVM_REASON_MAX]);
 
 enum kvm_outcome {

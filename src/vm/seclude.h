@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+
+/*
+ * What capsule-vm gives up before it reads the first bytes of a guest that is one to keep: from then on it starts nothing,
+ * connects to nothing and opens no files but its logs, its record of the end and the cgroup's. It has the system calls for
+ * that (a filter answers EPERM to all others), those files (where the kernel has Landlock) and two capabilities, to kill the
+ * monitor and to write its logs.
+ */
+#ifndef CAPSULE_VM_SECLUDE_H
+#define CAPSULE_VM_SECLUDE_H
+
+#include "vm/vm.h"
+
+/* For good. The workload's cgroup and directories are there. */
+int seclude(const struct vm_options *options, struct error *err);
+
+#endif

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright The Capsule authors */
+#include "base/confine.h"
+
+#include "base/fs.h"
+
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Two directories side by side with a file each. Every test is a process of its own and confines itself. */
+static char top[] = "/tmp/capsule-test-confine-XXXXXX";
+static int own, other;
+
+static int make_directory(int topfd, const char *name)
+{
+	int fd;
+
+	mkdirat(topfd, name, 0700);
+	fd = openat(topfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	close(openat(fd, "file", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+	return fd;
+}
+
+static void make_tree(void)
+{
+	_cleanup_close_ int topfd = open(mkdtemp(top), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	own = make_directory(topfd, "own");
+	other = make_directory(topfd, "other");
+}
+
+static void remove_tree(void)
+{
+	close(own);
+	close(other);
+	fs_remove_tree(AT_FDCWD, top, NULL);
+}
+
+static void confine_to_own(enum confine_use use)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_close_ int rules = confine_files_begin();
+
+	ck_assert_msg(rules >= 0, "this kernel has no Landlock");
+	ck_assert_int_eq(confine_files_allow(rules, own, use, &err), 0);
+	ck_assert_int_eq(confine_files_enforce(rules, &err), 0);
+}
+
+static int try_open(int dirfd, const char *path, int flags)
+{
+	_cleanup_close_ int fd = openat(dirfd, path, flags | O_CLOEXEC, 0600);
+
+	return fd < 0 ? errno : 0;
+}
+
+START_TEST(others_are_out_of_reach)
+{
+	confine_to_own(CONFINE_MANAGE);
+	ck_assert_int_eq(try_open(AT_FDCWD, "/etc/passwd", O_RDONLY), EACCES);
+	ck_assert_int_eq(try_open(own, "../other/file", O_RDONLY), EACCES);
+	ck_assert_int_eq(try_open(other, "file", O_RDWR), EACCES);
+	ck_assert_int_eq(try_open(other, "new", O_WRONLY | O_CREAT), EACCES);
+}
+END_TEST
+
+START_TEST(what_may_be_managed)
+{
+	confine_to_own(CONFINE_MANAGE);
+	ck_assert_int_eq(try_open(own, "file", O_RDWR), 0);
+	ck_assert_int_eq(try_open(own, "new", O_WRONLY | O_CREAT | O_EXCL), 0);
+	ck_assert_int_eq(renameat(own, "new", own, "newer"), 0);
+	ck_assert_int_eq(unlinkat(own, "newer", 0), 0);
+	ck_assert_int_eq(mkdirat(own, "directory", 0700), -1);
+}
+END_TEST
+
+START_TEST(what_may_be_modified)
+{
+	confine_to_own(CONFINE_MODIFY);
+	ck_assert_int_eq(try_open(own, "file", O_RDWR), 0);
+	ck_assert_int_eq(try_open(own, "new", O_WRONLY | O_CREAT), EACCES);
+	ck_assert_int_eq(unlinkat(own, "file", 0), -1);
+}
+END_TEST
+
+START_TEST(what_may_be_searched)
+{
+	confine_to_own(CONFINE_SEARCH);
+	ck_assert_int_eq(try_open(own, ".", O_RDONLY | O_DIRECTORY), 0);
+	ck_assert_int_eq(try_open(own, "file", O_RDONLY), EACCES);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("confine");
+	TCase *files = tcase_create("files");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_unchecked_fixture(files, make_tree, remove_tree);
+	tcase_add_test(files, others_are_out_of_reach);
+	tcase_add_test(files, what_may_be_managed);
+	tcase_add_test(files, what_may_be_modified);
+	tcase_add_test(files, what_may_be_searched);
+	suite_add_tcase(suite, files);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
