@@ -42,7 +42,8 @@ ERROR = "an error made read-only: volume data"
 
 def knows_the_error(capsule):
     wait_for(lambda: ERROR in capsule.status("w").get("message", ""), "the error in the workload's status")
-    assert get(capsule)["hasErrors"]
+    # What a guest writes of it may stay in the host's cache of the device for half a minute.
+    wait_for(lambda: get(capsule).get("hasErrors"), "the error in the volume")
     assert [row.split()[3] for row in capsule.ctl("volume", "list").out.splitlines()] == ["BY", "errors"]
 
 
