@@ -21,9 +21,6 @@ static int get_info(struct cli *cli, Info **ret, struct error *err)
 
 /* ---- info ---- */
 
-/* Somewhat before the daemon begins nothing more in it (volume/lvm_backend.c). */
-#define POOL_WARN_PERCENT 85
-
 /* "1.2GiB of 8.0GiB used"; nothing where the host has no such thing. */
 static void print_usage(const char *name, uint64_t used, uint64_t total)
 {
@@ -62,8 +59,8 @@ static void print_info(const Info *info)
 		output_field("MicroVMs", "%s", info->vm_obstacle);
 	print_usage("State", info->perm_used_bytes, info->perm_total_bytes);
 	print_usage("Thin pool", info->thinpool_used_bytes, info->thinpool_total_bytes);
-	if (info->thinpool_used_bytes > info->thinpool_total_bytes / 100 * POOL_WARN_PERCENT)
-		output_field("Warning", "the thin pool is nearly full; extend it, or delete snapshots or volumes");
+	for (size_t i = 0; i < info->n_warnings; i++)
+		output_field("Warning", "%s", info->warnings[i]);
 	output_field("Boot disk", "%s", info->boot_disk);
 	if (info->disk_total_bytes)
 		output_field("Disk", "%s", text_bytes(info->disk_total_bytes, text));

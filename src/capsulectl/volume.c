@@ -102,9 +102,14 @@ static void add_users(const Volume *v, struct buf *out)
 		buf_addf(out, "%s%s", i ? "," : "", v->mounted_by[i]);
 }
 
+static const char *status_of(const Volume *v)
+{
+	return v->has_errors ? "errors" : "ok";
+}
+
 static int run_list(struct cli *cli, struct error *err)
 {
-	static const char *const headers[] = { "NAME", "SIZE", "MOUNTED BY", "AGE" };
+	static const char *const headers[] = { "NAME", "SIZE", "MOUNTED BY", "STATUS", "AGE" };
 	Capsule__V1__VolumeListRequest request = CAPSULE__V1__VOLUME_LIST_REQUEST__INIT;
 	_cleanup_message_ Capsule__V1__VolumeListResponse *list = NULL;
 	_cleanup_table_ struct table table = { 0 };
@@ -129,6 +134,7 @@ static int run_list(struct cli *cli, struct error *err)
 		table_cell(&table, STYLE_PLAIN, "%s", v->name);
 		table_cell(&table, STYLE_PLAIN, "%s", manifest_format_size(v->size_bytes, size));
 		table_cell(&table, STYLE_PLAIN, "%s", buf_str(&users));
+		table_cell(&table, STYLE_PLAIN, "%s", status_of(v));
 		table_cell(&table, STYLE_PLAIN, "%s", text_age(v->created_at_unix * NSEC_PER_SEC, age, sizeof age));
 	}
 	return form == FORM_NAME ? 0 : output_table(&table, err);
@@ -154,6 +160,7 @@ static int run_get(struct cli *cli, struct error *err)
 	output_field("Name", "%s", v->name);
 	output_field("Size", "%s", manifest_format_size(v->size_bytes, size));
 	output_field("Mounted by", "%s", v->n_mounted_by ? buf_str(&users) : "-");
+	output_field("Status", "%s", v->has_errors ? "errors; restart what mounts it, to have it repaired" : "ok");
 	output_field("Backend", "%s", v->backend);
 	output_field("Path", "%s", v->host_path);
 	if (v->created_at_unix)

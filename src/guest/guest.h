@@ -14,6 +14,7 @@
  *     exec.c      Exec
  *     copy.c      Copy
  *     hold.c      Hold
+ *     volumes.c   volumes that have met an error
  *
  * One thread, one libuv loop. What may block, mounts and unmounts, happens in children.
  */
@@ -24,10 +25,21 @@
 #include "guest/stream.h"
 #include "rpc/uv.h"
 
+#include "guest.pb-c.h"
+
 /* Further processes, copies and held volumes at once. */
 #define GUEST_EXECS_MAX 256
 #define GUEST_COPIES_MAX 32
 #define GUEST_HOLDS_MAX 32
+#define GUEST_VOLUMES_MAX 32
+
+/* A volume that may be written. */
+struct watched_volume {
+	struct guest *guest;
+	char name[64];
+	uv_poll_t poll;
+	int fd; /* -1: it is not watched */
+};
 
 struct guest {
 	uv_loop_t loop;
@@ -40,6 +52,8 @@ struct guest {
 	struct exec_call *execs;
 	struct copy_call *copies;
 	struct hold_call *holds;
+	struct watched_volume volumes[GUEST_VOLUMES_MAX];
+	size_t n_volumes;
 	unsigned protocol;  /* that host and guest speak; 0: the host has not said Hello */
 	bool connected;     /* the byte stream is there */
 	bool ending;
@@ -78,5 +92,10 @@ bool copy_owns(const struct guest *g, pid_t pid);
 bool execs_end(struct guest *g);
 bool copies_end(struct guest *g);
 bool holds_end(struct guest *g);
+
+/* volumes.c. What Run has brought; they are watched from when they are mounted until they are to be unmounted. */
+void volumes_note(struct guest *g, const Capsule__Guest__V1__RunRequest *request);
+void volumes_watch(struct guest *g);
+void volumes_end(struct guest *g);
 
 #endif

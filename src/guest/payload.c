@@ -102,6 +102,17 @@ static void send_output(struct payload *p, const struct output *o, char *data, s
 	send_event(p, &event);
 }
 
+void payload_tell_volume_failed(struct payload *p, char *volume)
+{
+	Capsule__Guest__V1__RunEvent event = CAPSULE__GUEST__V1__RUN_EVENT__INIT;
+	Capsule__Guest__V1__VolumeFailed failed = CAPSULE__GUEST__V1__VOLUME_FAILED__INIT;
+
+	failed.volume = volume;
+	event.event_case = CAPSULE__GUEST__V1__RUN_EVENT__EVENT_VOLUME_FAILED;
+	event.volume_failed = &failed;
+	send_event(p, &event);
+}
+
 /* ---- output ---- */
 
 /* False when there is nothing to read now, or ever. */
@@ -272,6 +283,7 @@ static void begin_end(struct payload *p)
 	(void)execs_end(p->guest);
 	(void)copies_end(p->guest);
 	(void)holds_end(p->guest);
+	volumes_end(p->guest);
 	payload_continue_end(p);
 }
 
@@ -306,6 +318,7 @@ static void on_running(struct payload *p)
 	uv_timer_stop(&p->timer);
 	output_close(&p->gate);
 	send_started(p);
+	volumes_watch(p->guest);
 	watch_outputs(p);
 	if (p->stopping) {
 		if (p->grace_ms > 0)
@@ -496,6 +509,7 @@ static int run(struct payload *p, const RunRequest *request, struct error *err)
 	if (p->state != PAYLOAD_NONE || p->cgroup)
 		return error_set(err, ERR_FAILED_PRECONDITION, "Run was asked for already");
 	p->cgroup = find_cgroup(request, err);
+	volumes_note(p->guest, request);
 	return p->cgroup ? start(p, request, err) : -1;
 }
 

@@ -58,6 +58,9 @@ bool payload_reap(struct payload *p, pid_t pid, int exit_code);
 /* No further process or copy is left, maybe: the end goes on when it is under way. */
 void payload_continue_end(struct payload *p);
 
+/* Tells the host that the volume has met an error. */
+void payload_tell_volume_failed(struct payload *p, char *volume);
+
 /* Nobody waits for it any more. */
 void payload_abort(struct payload *p);
 

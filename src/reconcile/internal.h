@@ -62,6 +62,9 @@ struct workload {
 	bool limiting;          /* the task is under way */
 	char *limits_failure;   /* why they could not be set; NULL: they could */
 
+	char *storage_warning;  /* see storage.c; NULL: all is well with what its volumes stand on */
+	char *failed_volumes;   /* of the run, those that have met an error: "a, b"; NULL: none */
+
 	/* What comes next. */
 	struct reconciler_access *accesses; /* utlist; see access.h */
 	bool clean_due;         /* a run has ended: step_clean() comes before anything else */
@@ -109,10 +112,20 @@ struct bridge {
 	unsigned open_timers;
 };
 
+/* What is known of the storage that volumes share. */
+struct storage {
+	struct volume_backend *backend; /* that tells of events; NULL: none does */
+	int events;                     /* -1: nothing is watched */
+	uv_poll_t poll;                 /* on events */
+	bool looking, again;            /* a look is under way, and is to be followed by another one */
+	char warning[VOLUME_WARNING_MAX];
+};
+
 struct reconciler {
 	struct reconciler_host host;
 	struct removed *removed; /* uthash by name; emptied whenever no task is under way */
 	struct bridge bridge;
+	struct storage storage;
 	struct workload *workloads; /* uthash by name */
 	struct reconciler_watch *watches, *watch_cursor;
 	bool halted;
@@ -253,6 +266,14 @@ void bridge_note(struct reconciler *r, struct bridge_look *look);
 
 /* What is in the way of the workloads on the bridge; "" if nothing is. */
 const char *bridge_obstacle(const struct reconciler *r);
+
+/* ---- storage.c ---- */
+
+void storage_init(struct reconciler *r);
+void storage_release(struct reconciler *r);
+
+/* Looks at the storage of volumes, unless nothing could have changed about it; the statuses of workloads follow. */
+void storage_look(struct reconciler *r);
 
 /* ---- status.c ---- */
 

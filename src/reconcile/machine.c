@@ -85,6 +85,8 @@ void workload_free(struct workload *w)
 	free(w->image_digest);
 	free(w->failure);
 	free(w->limits_failure);
+	free(w->storage_warning);
+	free(w->failed_volumes);
 	free(w->pull_status);
 	w->owner->closing++;
 	uv_close((uv_handle_t *)&w->timer, on_timer_closed);
@@ -267,6 +269,18 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 	workload_changed(w);
 }
 
+static void on_volume_failed(const char *volume, void *arg)
+{
+	struct workload *w = arg;
+	char *before = steal_ptr(&w->failed_volumes);
+
+	if (asprintf(&w->failed_volumes, "%s%s%s", before ? before : "", before ? ", " : "", volume) < 0)
+		w->failed_volumes = NULL;
+	free(before);
+	log_warn("workload %s: volume %s has met an error and is read-only now", w->name, volume);
+	workload_changed(w);
+}
+
 void workload_adopt(struct workload *w, struct driver_instance *instance)
 {
 	w->pid = instance->pid;
@@ -275,6 +289,8 @@ void workload_adopt(struct workload *w, struct driver_instance *instance)
 	w->shim = shim_client_new(w->owner->host.loop, steal_fd(&instance->shim_fd), on_exit_event, w);
 	if (!w->shim)
 		abort();
+	free(steal_ptr(&w->failed_volumes));
+	shim_client_watch_volumes(w->shim, on_volume_failed);
 	workload_keep_layers(w, steal_ptr(&instance->layers), instance->n_layers);
 	instance->n_layers = 0;
 	free(w->image_digest);
@@ -368,6 +384,7 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 	/* What failed may no longer be what is wanted. */
 	bool counts = workload_wants_run(w) && generation == w->record.generation;
 	bool pull = w->image_missing && !w->pulled;
+	Capsule__V1__VolumeMount **mounts;
 
 	w->state = STATE_DOWN;
 	w->pulled = false;
@@ -375,6 +392,8 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 		workload_adopt(w, instance);
 		log_info("workload %s: running, pid %d", w->name, (int)w->pid);
 		workload_happened(w, STARTED, "pid %d", (int)w->pid);
+		if (spec_mounts(w->record.spec, &mounts))
+			storage_look(w->owner);
 	} else if (w->owner->halted) {
 		log_info("workload %s: its start goes on without this daemon", w->name);
 	} else if (counts && pull) {

@@ -17,6 +17,7 @@ int reconciler_new(const struct reconciler_host *host, struct reconciler **ret, 
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	r->host = *host;
 	bridge_init(r);
+	storage_init(r);
 	*ret = r;
 	return 0;
 }
@@ -76,6 +77,7 @@ void reconciler_free(struct reconciler *r)
 	while (r->closing)
 		uv_run(r->host.loop, UV_RUN_ONCE);
 	forget_removed(r);
+	storage_release(r);
 	bridge_release(r);
 	free(r);
 }

@@ -144,6 +144,7 @@ int reconciler_recover(struct reconciler *r, struct error *err)
 	if (load(r, err) < 0 || recover_net(r, err) < 0 ||
 	    driver_enumerate(r->host.driver_options, remove_stranger, r, err) < 0 || volumes_recover(&r->host, err) < 0)
 		return error_wrap(err, "cannot take up what is on this host");
+	storage_look(r);
 	HASH_ITER(hh, r->workloads, w, next)
 		workload_advance(w);
 	return 0;

@@ -6,6 +6,7 @@
 #include "manifest/manifest.h"
 
 #include <arpa/inet.h>
+#include <string.h>
 
 const char *run_result_text(const struct run_result *result, char out[RUN_RESULT_TEXT])
 {
@@ -76,10 +77,32 @@ static Capsule__V1__WorkloadPhase describe_down(const struct workload *w, char *
 	return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_STOPPED;
 }
 
+static void add_part(char *out, size_t size, const char *part)
+{
+	size_t len = strlen(out);
+
+	if (part && *part)
+		snprintf(out + len, size - len, "%s%s", len ? "; " : "", part);
+}
+
+/* What is not as it should be, of what runs. */
+static void describe_running(const struct workload *w, char *out, size_t size)
+{
+	char failed[1024] = "";
+
+	if (w->failed_volumes)
+		snprintf(failed, sizeof failed,
+			 "an error made read-only: volume %s; see that there is room below it, then restart the workload, which "
+			 "repairs it", w->failed_volumes);
+	add_part(out, size, w->emulated ? "emulated" : NULL);
+	add_part(out, size, w->limits_failure);
+	add_part(out, size, failed);
+	add_part(out, size, w->storage_warning);
+	add_part(out, size, spec_on_bridge(w->record.spec) ? bridge_obstacle(w->owner) : NULL);
+}
+
 static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, size_t size)
 {
-	const char *obstacle = "";
-
 	out[0] = '\0';
 	switch (w->state) {
 	case STATE_DOWN:
@@ -101,11 +124,7 @@ static Capsule__V1__WorkloadPhase describe(const struct workload *w, char *out, 
 		snprintf(out, size, "starting");
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
 	case STATE_RUNNING:
-		if (spec_on_bridge(w->record.spec))
-			obstacle = bridge_obstacle(w->owner);
-		if (w->limits_failure)
-			obstacle = w->limits_failure;
-		snprintf(out, size, "%s%s%s", w->emulated ? "emulated" : "", w->emulated && *obstacle ? "; " : "", obstacle);
+		describe_running(w, out, size);
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_RUNNING;
 	case STATE_STOPPING:
 		/* One that is on its way to a new run is not what was asked for yet. */

@@ -124,11 +124,13 @@ static void judge_found(const char *name, void *arg)
 
 int volumes_recover(const struct reconciler_host *host, struct error *err)
 {
+	/* Storage that is full or out of reach must not keep the daemon from what does not need it. */
 	for (size_t i = 0; i < host->volumes->n; i++) {
 		struct finding finding = { host, host->volumes->items[i] };
+		_cleanup_error_ struct error why = ERROR_INIT;
 
-		if (finding.backend->ops->enumerate(finding.backend, judge_found, &finding, err) < 0)
-			return -1;
+		if (finding.backend->ops->enumerate(finding.backend, judge_found, &finding, &why) < 0)
+			log_warn("%s volumes: %s", finding.backend->ops->name, error_message(&why));
 	}
 	return recover_snapshots(host, err) < 0 ? -1 : recover_all(host, err);
 }

@@ -340,8 +340,11 @@ int holder_connect_process(int dirfd, struct driver_process *process, struct err
 /* The holder's answer, which is of this type or SHIM_HOLD_ENDED. 0, or -1. */
 static int await_hold(int fd, enum shim_type type, int timeout_ms, struct shim_message *ret, struct error *err)
 {
-	int r = await_message(fd, -1, timeout_ms, ret, err);
+	int r;
 
+	do {
+		r = await_message(fd, -1, timeout_ms, ret, err);
+	} while (r > 0 && ret->type == SHIM_VOLUME_FAILED);
 	if (r < 0)
 		return -1;
 	if (r > 0 && ret->type == SHIM_UNSUPPORTED)

@@ -8,6 +8,7 @@ struct shim_client {
 	uv_poll_t poll;
 	int fd;
 	void (*on_exit)(const struct shim_exit *exit, void *arg); /* NULL once it was called, or after the free */
+	void (*on_volume)(const char *volume, void *arg); /* NULL: nobody asks */
 	void *arg;
 };
 
@@ -53,6 +54,9 @@ static void on_readable(uv_poll_t *handle, int status, int events)
 			snprintf(exit.reason, sizeof exit.reason, "%s", result->reason);
 			break;
 		}
+		m.body.volume_failed.volume[sizeof m.body.volume_failed.volume - 1] = '\0';
+		if (m.type == SHIM_VOLUME_FAILED && c->on_volume)
+			c->on_volume(m.body.volume_failed.volume, c->arg);
 		/* What a newer shim has to say that this daemon does not know is passed over. */
 	}
 	report(c, &exit);
@@ -80,6 +84,11 @@ fail:
 	free(c);
 	close(fd);
 	return NULL;
+}
+
+void shim_client_watch_volumes(struct shim_client *c, void (*fn)(const char *volume, void *arg))
+{
+	c->on_volume = fn;
 }
 
 void shim_client_free(struct shim_client *c)

@@ -4,6 +4,7 @@
 /* CapsuleService: the host and its daemon. */
 #include "service/unary.h"
 
+#include "base/fs.h"
 #include "service/hostinfo.h"
 #include "service/log_stream.h"
 
@@ -11,21 +12,31 @@
 
 /* ---- GetInfo ---- */
 
-/* The thin pool, where the daemon has one. */
-static int fill_pool(const struct service_host *host, Capsule__V1__GetInfoResponse *info, struct error *err)
+static void warn(Capsule__V1__GetInfoResponse *info, const char *backend, const char *text)
 {
-	for (size_t i = 0; i < host->volumes->n; i++) {
-		struct volume_backend *backend = host->volumes->items[i];
-		struct volume_pool pool;
+	char *warning = fs_path("%s volumes: %s", backend, text);
 
-		if (!backend->ops->pool)
-			continue;
-		if (backend->ops->pool(backend, &pool, err) < 0)
-			return -1;
-		info->thinpool_total_bytes = pool.total_bytes;
-		info->thinpool_used_bytes = pool.used_bytes;
+	info->warnings = realloc(info->warnings, (info->n_warnings + 1) * sizeof *info->warnings);
+	if (!warning || !info->warnings)
+		abort();
+	info->warnings[info->n_warnings++] = warning;
+}
+
+/* What cannot be looked at is a warning: the rest of the answer is worth as much. */
+static void fill_volumes(Capsule__V1__GetInfoResponse *info, const struct volume_backends *backends)
+{
+	for (size_t i = 0; i < backends->n; i++) {
+		struct volume_backend *backend = backends->items[i];
+		_cleanup_error_ struct error err = ERROR_INIT;
+		struct volume_room room = { 0 };
+
+		if (backend->ops->room(backend, &room, &err) < 0)
+			warn(info, backend->ops->name, error_message(&err));
+		else if (*room.warning)
+			warn(info, backend->ops->name, room.warning);
+		info->thinpool_total_bytes += room.pool_total_bytes;
+		info->thinpool_used_bytes += room.pool_used_bytes;
 	}
-	return 0;
 }
 
 static void fill_micro_vms(Capsule__V1__GetInfoResponse *info, struct driver *driver)
@@ -48,8 +59,10 @@ static void info_work(struct unary *u)
 		abort();
 	capsule__v1__get_info_response__init(reply);
 	u->reply = &reply->base;
-	if (hostinfo_fill(u->host->store, u->host->root, reply, &u->err) == 0 && fill_pool(u->host, reply, &u->err) == 0)
-		fill_micro_vms(reply, u->host->micro_vm);
+	if (hostinfo_fill(u->host->store, u->host->root, reply, &u->err) < 0)
+		return;
+	fill_volumes(reply, u->host->volumes);
+	fill_micro_vms(reply, u->host->micro_vm);
 }
 
 static void info_message(struct rpc_call *call, const ProtobufCMessage *message)

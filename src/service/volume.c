@@ -82,6 +82,7 @@ static Capsule__V1__Volume *message_of(struct service_host *host, const struct s
 	m->host_path = backend ? backend->ops->host_path(backend, v->name) : strdup("");
 	m->created_at_unix = v->created_at_ns / 1000000000;
 	m->backend = strdup(v->backend);
+	m->has_errors = backend && v->ready && backend->ops->has_errors(backend, v->name);
 	if (v->claimed_by) {
 		m->mounted_by = malloc(sizeof *m->mounted_by);
 		if (!m->mounted_by)

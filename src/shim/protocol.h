@@ -32,6 +32,9 @@
  * through capsule-vm. SHIM_COPY asks for one end of a copy and comes with three streams too; it is answered like
  * SHIM_EXEC, and exit code and standard error are those of capsule-copy (copier/protocol.h).
  *
+ * SHIM_VOLUME_FAILED, after SHIM_HELLO and on every connection, tells of a volume whose file system has met an error and is
+ * read-only from then on.
+ *
  * SHIM_HOLD asks for a volume to be held still in the guest (volume/still.h). SHIM_HELD answers when it is so; SHIM_LET_GO, or
  * the end of the connection, lets go. SHIM_HOLD_ENDED comes last, instead of SHIM_HELD if it cannot be held.
  *
@@ -86,6 +89,7 @@ enum shim_type {
 	SHIM_HELD = 49,         /* to the daemon; no body */
 	SHIM_LET_GO = 50,       /* to capsule-vm; no body */
 	SHIM_HOLD_ENDED = 51,   /* to the daemon: struct shim_hold_ended */
+	SHIM_VOLUME_FAILED = 52, /* to the daemon: struct shim_volume_failed */
 };
 
 struct shim_header {
@@ -171,6 +175,10 @@ struct shim_hold_ended {
 	char text[SHIM_REASON_MAX]; /* NUL-terminated; as long as the message */
 };
 
+struct shim_volume_failed {
+	char volume[64]; /* NUL-terminated */
+};
+
 struct shim_message {
 	enum shim_type type;
 	size_t length;
@@ -187,6 +195,7 @@ struct shim_message {
 		struct shim_copy copy;
 		struct shim_hold hold;
 		struct shim_hold_ended hold_ended;
+		struct shim_volume_failed volume_failed;
 		char text[SHIM_BODY_MAX + 1]; /* NUL-terminated by shim_receive() */
 	} body;
 };

@@ -2,9 +2,11 @@
 /* Copyright The Capsule authors */
 #include "shim/exec.h"
 
+#include "base/fs.h"
 #include "base/timeutil.h"
 #include "shim/cgroup.h"
 #include "shim/holder.h"
+#include "volume/error_watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +19,8 @@
 /* After everything was killed: how long to wait for processes that do not die (stuck in the kernel). */
 #define DEATH_TIMEOUT_MS 10000
 
-enum source { SOURCE_SIGNAL, SOURCE_TIMER, SOURCE_LISTEN, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_CONNECTION, SOURCE_REPORT };
+enum source { SOURCE_SIGNAL, SOURCE_TIMER, SOURCE_LISTEN, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_CONNECTION, SOURCE_REPORT,
+	      SOURCE_VOLUME };
 
 struct connection {
 	int fd; /* -1: closed; the slot is free when its process is gone too */
@@ -29,6 +32,10 @@ struct server {
 	int epoll_fd, signal_fd, timer_fd;
 	struct connection connections[HOLDER_CONNECTIONS_MAX];
 	unsigned n_execs;
+	struct {
+		int watch; /* -1: nothing is to be told any more */
+		bool failed;
+	} volumes[SHIM_VOLUMES_MAX]; /* as in the options */
 	bool running;       /* the first process has not been reaped */
 	bool stopping;      /* a stop was asked for */
 	bool childless;     /* no process of the workload is left: as subreaper the shim is parent of each orphan */
@@ -63,6 +70,14 @@ static void drop_connection(struct server *s, unsigned i)
 	close(steal_fd(&c->fd));
 }
 
+static void tell_volume_failed(const struct server *s, unsigned volume, int fd)
+{
+	struct shim_volume_failed failed = { 0 };
+
+	snprintf(failed.volume, sizeof failed.volume, "%s", s->shim->options->volumes[volume].name);
+	(void)shim_send(fd, SHIM_VOLUME_FAILED, &failed, sizeof failed);
+}
+
 static void add_connection(struct server *s, int fd)
 {
 	struct shim_hello hello = {
@@ -79,6 +94,9 @@ static void add_connection(struct server *s, int fd)
 		if (shim_send(fd, SHIM_HELLO, &hello, sizeof hello) < 0 || watch(s, fd, SOURCE_CONNECTION, i) < 0)
 			break;
 		c->fd = fd;
+		for (unsigned v = 0; v < s->shim->options->n_volumes; v++)
+			if (s->volumes[v].failed)
+				tell_volume_failed(s, v, fd);
 		return;
 	}
 	close(fd);
@@ -263,6 +281,31 @@ static void on_message(struct server *s, unsigned i)
 	shim_close_fds(fds, n_fds);
 }
 
+/* ---- volumes ---- */
+
+static void watch_volumes(struct server *s)
+{
+	const struct shim_options *o = s->shim->options;
+
+	for (unsigned i = 0; i < o->n_volumes; i++) {
+		_cleanup_free_ char *path = fs_path("%s/volumes/%s", o->run_dir, o->volumes[i].name);
+
+		s->volumes[i].watch = path && !o->volumes[i].read_only ? error_watch_open(path) : -1;
+		if (s->volumes[i].watch >= 0)
+			(void)watch(s, s->volumes[i].watch, SOURCE_VOLUME, i);
+	}
+}
+
+/* Once: nothing that comes later says more. */
+static void on_volume_failed(struct server *s, unsigned i)
+{
+	s->volumes[i].failed = true;
+	close(steal_fd(&s->volumes[i].watch));
+	for (unsigned c = 0; c < HOLDER_CONNECTIONS_MAX; c++)
+		if (s->connections[c].fd >= 0)
+			tell_volume_failed(s, i, s->connections[c].fd);
+}
+
 /* ---- output ---- */
 
 /* False at the end of the pipe or when it is empty. */
@@ -309,6 +352,10 @@ static void dispatch(struct server *s, const struct epoll_event *event)
 		break;
 	case SOURCE_REPORT:
 		exec_take_report(&s->connections[index].exec, s->connections[index].fd);
+		break;
+	case SOURCE_VOLUME:
+		if (s->volumes[index].watch >= 0)
+			on_volume_failed(s, index);
 		break;
 	}
 }
@@ -371,6 +418,7 @@ int serve(struct shim *shim)
 		(void)cgroup_kill(shim->options->cgroup, DEATH_TIMEOUT_MS, NULL);
 		return 1;
 	}
+	watch_volumes(&s);
 	add_connection(&s, SHIM_FD_CONNECTION);
 	/* A signal that came before the signalfd existed is pending and will be read; a child may have ended unseen. */
 	reap(&s);

@@ -27,6 +27,8 @@ struct connections {
 	bool welcome;
 	struct shim_hello hello;
 	struct guest *guest; /* NULL: no further processes */
+	const char *failed_volumes[SHIM_VOLUMES_MAX];
+	unsigned n_failed_volumes;
 };
 
 static void end_relay(struct connection *c)
@@ -162,6 +164,14 @@ static void on_message(int fd, int events, void *arg)
 	shim_close_fds(fds, n_fds);
 }
 
+static void tell_volume_failed(int fd, const char *volume)
+{
+	struct shim_volume_failed failed = { 0 };
+
+	snprintf(failed.volume, sizeof failed.volume, "%s", volume);
+	(void)shim_send(fd, SHIM_VOLUME_FAILED, &failed, sizeof failed);
+}
+
 /* Takes over the socket. False: there is no room for it. */
 static bool add(struct connections *all, int fd)
 {
@@ -172,6 +182,8 @@ static bool add(struct connections *all, int fd)
 			continue;
 		if (all->welcome && shim_send(fd, SHIM_HELLO, &all->hello, sizeof all->hello) < 0)
 			break;
+		for (unsigned k = 0; k < all->n_failed_volumes; k++)
+			tell_volume_failed(fd, all->failed_volumes[k]);
 		c->all = all;
 		c->watch = watch_new(all->loop, fd, on_message, c);
 		if (c->watch)
@@ -223,6 +235,19 @@ void connections_welcome(struct connections *all, const struct shim_hello *hello
 	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		if (all->slots[i].watch)
 			(void)shim_send(watch_fd(all->slots[i].watch), SHIM_HELLO, hello, sizeof *hello);
+}
+
+void connections_tell_volume_failed(struct connections *all, const char *volume)
+{
+	for (unsigned i = 0; i < all->n_failed_volumes; i++)
+		if (!strcmp(all->failed_volumes[i], volume))
+			return;
+	if (all->n_failed_volumes == SHIM_VOLUMES_MAX)
+		return;
+	all->failed_volumes[all->n_failed_volumes++] = volume;
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
+		if (all->slots[i].watch)
+			tell_volume_failed(watch_fd(all->slots[i].watch), volume);
 }
 
 void connections_seclude(struct connections *all)

@@ -141,6 +141,9 @@ static void on_run_event(struct rpc_call *call, const ProtobufCMessage *message)
 			g->events.exited(event->exited, g->events.arg);
 		g->exited = true;
 		break;
+	case CAPSULE__GUEST__V1__RUN_EVENT__EVENT_VOLUME_FAILED:
+		g->events.volume_failed(event->volume_failed->volume, g->events.arg);
+		break;
 	default: /* of a newer guest */
 		break;
 	}

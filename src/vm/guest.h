@@ -24,6 +24,7 @@ struct guest_events {
 	void (*started)(void *arg);                        /* the payload runs */
 	void (*output)(enum log_stream stream, const char *data, size_t len, void *arg);
 	void (*exited)(const Capsule__Guest__V1__Exited *exited, void *arg);
+	void (*volume_failed)(const char *volume, void *arg); /* whatever name the guest gives it */
 	/* Run has ended: err is NULL in good order, else why, also when the connection is gone. */
 	void (*run_ended)(const struct error *err, void *arg);
 	void *arg;

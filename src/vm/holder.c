@@ -296,6 +296,15 @@ static void on_exited(const Capsule__Guest__V1__Exited *exited, void *arg)
 	try_to_finish(vm);
 }
 
+static void on_volume_failed(const char *name, void *arg)
+{
+	const struct vm *vm = arg;
+
+	for (size_t i = 0; i < vm->options->n_volumes; i++)
+		if (!strcmp(vm->options->volumes[i].name, name))
+			connections_tell_volume_failed(vm->connections, vm->options->volumes[i].name);
+}
+
 static void on_run_ended(const struct error *why, void *arg)
 {
 	struct vm *vm = arg;
@@ -370,7 +379,7 @@ static void on_hello(const struct error *why, void *arg)
 
 static void on_agent(int fd, void *arg)
 {
-	const struct guest_events events = { on_hello, on_started, on_output, on_exited, on_run_ended, arg };
+	const struct guest_events events = { on_hello, on_started, on_output, on_exited, on_volume_failed, on_run_ended, arg };
 	struct vm *vm = arg;
 	_cleanup_error_ struct error err = ERROR_INIT;
 

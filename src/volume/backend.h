@@ -26,11 +26,14 @@
 /* Between a volume's name and a snapshot's, neither of which can hold it. */
 #define VOLUME_SNAPSHOT_MARK '+'
 
+#define VOLUME_WARNING_MAX 1024
+
 struct volume_backend;
 
-/* How full the storage is that volumes share. */
-struct volume_pool {
-	uint64_t total_bytes, used_bytes;
+/* The storage that volumes share. */
+struct volume_room {
+	uint64_t pool_total_bytes, pool_used_bytes; /* of a pool of their own; 0: there is none */
+	char warning[VOLUME_WARNING_MAX];           /* what its owner should know and do, a sentence; "": nothing */
 };
 
 struct volume_backend_ops {
@@ -62,11 +65,18 @@ struct volume_backend_ops {
 	int (*open)(struct volume_backend *b, const char *name, bool writable, int *ret_fd, struct error *err);
 	/* What the storage takes of the disk below now. */
 	int (*usage)(struct volume_backend *b, const char *name, uint64_t *ret_bytes, struct error *err);
-	/* Where volumes share a pool of their own: how full it is. NULL where they do not. */
-	int (*pool)(struct volume_backend *b, struct volume_pool *ret, struct error *err);
+	int (*room)(struct volume_backend *b, struct volume_room *ret, struct error *err);
+
+	/* A descriptor, the caller's, that is readable (POLLIN) when the room may have changed; it is armed again before each
+	 * look at the room. Neither blocks; both are NULL where nothing tells of it. */
+	int (*events_open)(struct error *err);
+	int (*events_arm)(int fd, struct error *err);
 
 	/* The file or device that holds the volume; caller frees. NULL without memory. */
 	char *(*host_path)(struct volume_backend *b, const char *name);
+
+	/* Whether its file system has met errors that were not repaired yet; false where that cannot be seen now. */
+	bool (*has_errors)(struct volume_backend *b, const char *name);
 
 	/* Whether something stands where the volume would come: 1 or 0. */
 	int (*exists)(struct volume_backend *b, const char *name, struct error *err);

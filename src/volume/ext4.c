@@ -97,6 +97,13 @@ int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, 
 	return 0;
 }
 
+bool ext4_has_errors(const char *path)
+{
+	struct ext4_state state;
+
+	return ext4_read_state("volume", path, &state, NULL) == 0 && state.has_errors;
+}
+
 /* ---- e2fsprogs ---- */
 
 /* Messages are looked at, so they come in one language. */

@@ -38,6 +38,9 @@ int ext4_open_locked(const char *what, const char *path, int *ret_fd, struct err
 /* DATA_LOSS if there is no ext4. */
 int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, struct error *err);
 
+/* Whether it says so of itself: errors were met. False where that cannot be read. */
+bool ext4_has_errors(const char *path);
+
 /* Makes a file system over the whole of a file that reads as zeros. Its tables are left as holes, so it takes a few
  * milliseconds and few blocks, whatever the size. RESOURCE_EXHAUSTED when the disk is full. */
 int ext4_make(const char *what, const char *path, int lock_fd, struct error *err);

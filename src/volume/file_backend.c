@@ -107,16 +107,23 @@ static int promised_bytes(const struct file_backend *fb, uint64_t *ret, struct e
 	return 0;
 }
 
-static int check_room(const struct file_backend *fb, const char *what, uint64_t needed, struct error *err)
+/* Bytes that are free, and what the volumes there may still come to fill. */
+static int look_at_room(const struct file_backend *fb, uint64_t *ret_free, uint64_t *ret_promised, struct error *err)
 {
-	uint64_t free_bytes, promised = 0;
 	struct statvfs vfs;
 
 	if (statvfs(fb->directory, &vfs) < 0)
 		return error_errno(err, errno, "cannot see how much room is left in %s", fb->directory);
-	if (promised_bytes(fb, &promised, err) < 0)
+	*ret_free = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	return promised_bytes(fb, ret_promised, err);
+}
+
+static int check_room(const struct file_backend *fb, const char *what, uint64_t needed, struct error *err)
+{
+	uint64_t free_bytes, promised;
+
+	if (look_at_room(fb, &free_bytes, &promised, err) < 0)
 		return -1;
-	free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
 	free_bytes = free_bytes > promised ? free_bytes - promised : 0;
 	if (needed <= free_bytes)
 		return 0;
@@ -124,6 +131,21 @@ static int check_room(const struct file_backend *fb, const char *what, uint64_t 
 			 "there is not enough room in %s for %s: it needs %llu MiB, and %llu MiB are free that no other "
 			 "volume was promised; choose a smaller size or free some space",
 			 fb->directory, what, MIB(needed + (1 << 20) - 1), MIB(free_bytes));
+}
+
+/* Others have taken what volumes were promised. */
+static int file_room(struct volume_backend *b, struct volume_room *ret, struct error *err)
+{
+	uint64_t free_bytes, promised;
+
+	if (look_at_room(self(b), &free_bytes, &promised, err) < 0)
+		return -1;
+	*ret = (struct volume_room){ 0 };
+	if (promised > free_bytes)
+		snprintf(ret->warning, sizeof ret->warning,
+			 "the volumes in %s were promised %llu MiB that they have not used yet, and %llu MiB are free there: what "
+			 "they write may fail; free some space", self(b)->directory, MIB(promised), MIB(free_bytes));
+	return 0;
 }
 
 /* Makes the open file `size` bytes long if there is room for the bytes that this adds. */
@@ -551,6 +573,13 @@ static int file_usage(struct volume_backend *b, const char *name, uint64_t *ret_
 	return 0;
 }
 
+static bool file_has_errors(struct volume_backend *b, const char *name)
+{
+	_cleanup_free_ char *path = file_host_path(b, name);
+
+	return path && ext4_has_errors(path);
+}
+
 static int file_exists(struct volume_backend *b, const char *name, struct error *err)
 {
 	_cleanup_image_ struct image image = { 0 };
@@ -628,7 +657,9 @@ static const struct volume_backend_ops file_ops = {
 	.attach = file_attach,
 	.open = file_open,
 	.usage = file_usage,
+	.room = file_room,
 	.host_path = file_host_path,
+	.has_errors = file_has_errors,
 	.exists = file_exists,
 	.enumerate = file_enumerate,
 	.free = file_free,

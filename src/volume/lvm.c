@@ -62,7 +62,36 @@ int lvm_run(const char *const *argv, struct error *err)
 	return result.exit_code ? failed(argv[0], &result, err) : 0;
 }
 
+/* ---- settings ---- */
+
+/* The number behind "name="; unset where there is none. */
+static unsigned setting(const char *text, const char *name, unsigned unset)
+{
+	const char *value = strstr(text, name);
+
+	return value && value[strlen(name)] == '=' ? (unsigned)strtoul(value + strlen(name) + 1, NULL, 10) : unset;
+}
+
+int lvm_autoextend(const char *profile, struct lvm_autoextend *ret, struct error *err)
+{
+	const char *const argv[] = { "lvmconfig", "--type", "full", "activation/thin_pool_autoextend_threshold",
+				     "activation/thin_pool_autoextend_percent", *profile ? "--profile" : NULL, profile, NULL };
+	_cleanup_process_result_ struct process_result result = { 0 };
+
+	if (run(argv, REPORT_MAX, &result, err) < 0)
+		return -1;
+	if (result.exit_code)
+		return failed("lvmconfig", &result, err);
+	ret->threshold = setting(result.output, "thin_pool_autoextend_threshold", 100);
+	ret->percent = setting(result.output, "thin_pool_autoextend_percent", 0);
+	return 0;
+}
+
 /* ---- reports ---- */
+
+#define FIELDS                                                                                                        \
+	"lv_name,lv_size,lv_tags,lv_device_open,segtype,data_percent,metadata_percent,lv_metadata_size,seg_monitor,"  \
+	"lv_check_needed,lv_health_status,lv_profile,vg_free,vg_extent_size"
 
 static const char *text_of(const json_t *row, const char *field)
 {
@@ -91,8 +120,15 @@ static void read_row(const json_t *row, struct lvm_volume *ret)
 		.size_bytes = strtoull(text_of(row, "lv_size"), NULL, 10),
 		.data_percent = strtod(text_of(row, "data_percent"), NULL),
 		.metadata_percent = strtod(text_of(row, "metadata_percent"), NULL),
+		.metadata_bytes = strtoull(text_of(row, "lv_metadata_size"), NULL, 10),
+		.monitored = !strcmp(text_of(row, "seg_monitor"), "monitored"),
+		.check_needed = !strcmp(text_of(row, "lv_check_needed"), "check needed"),
+		.vg_free_bytes = strtoull(text_of(row, "vg_free"), NULL, 10),
+		.vg_extent_bytes = strtoull(text_of(row, "vg_extent_size"), NULL, 10),
 	};
 	snprintf(ret->name, sizeof ret->name, "%s", text_of(row, "lv_name"));
+	snprintf(ret->health, sizeof ret->health, "%s", text_of(row, "lv_health_status"));
+	snprintf(ret->profile, sizeof ret->profile, "%s", text_of(row, "lv_profile"));
 }
 
 /* What is printed before and after the JSON are warnings. */
@@ -109,9 +145,8 @@ static json_t *parse(const char *output, struct error *err)
 /* The rows that the selection finds (lvmreport(7)); *ret_report owns them. */
 static json_t *select_rows(const char *vg, const char *selection, json_t **ret_report, struct error *err)
 {
-	const char *const argv[] = { "lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o",
-				     "lv_name,lv_size,lv_tags,lv_device_open,segtype,data_percent,metadata_percent",
-				     "-S", selection, vg, NULL };
+	const char *const argv[] = { "lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", FIELDS, "-S", selection,
+				     vg, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 	json_t *rows;
 
@@ -161,9 +196,8 @@ int lvm_each(const char *vg, int (*fn)(const struct lvm_volume *v, void *arg, st
 		return -1;
 	json_array_foreach(rows, i, row) {
 		read_row(row, &v);
-		r = fn(&v, arg, err);
-		if (r < 0)
-			break;
+		if (fn(&v, arg, r < 0 ? NULL : err) < 0)
+			r = -1;
 	}
 	json_decref(report);
 	return r;

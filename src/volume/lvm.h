@@ -24,16 +24,34 @@ struct lvm_volume {
 	bool is_pool;        /* a thin pool */
 	uint64_t size_bytes;
 	double data_percent; /* used of it */
-	double metadata_percent;
 	char name[LVM_NAME_MAX];
+	/* Of a pool. */
+	double metadata_percent;
+	uint64_t metadata_bytes;
+	bool monitored;      /* dmeventd watches it */
+	bool check_needed;
+	char health[32];     /* lv_health_status of lvs(8); "": sound */
+	char profile[LVM_NAME_MAX]; /* of settings of its own (lvmprofile in lvm.conf(5)); "": none */
+	/* Of its volume group. */
+	uint64_t vg_free_bytes, vg_extent_bytes;
+};
+
+/* When and by how much LVM extends a pool (thin_pool_autoextend_* in lvm.conf(5)). */
+struct lvm_autoextend {
+	unsigned threshold; /* percent used; 100: never */
+	unsigned percent;   /* of its size */
 };
 
 /* A volume that is not there is no error. */
 int lvm_find(const char *vg, const char *name, struct lvm_volume *ret, struct error *err);
 
-/* Calls fn for each volume that has our tag. fn may change volumes. */
+/* Calls fn for each volume that has our tag. fn may change volumes. After one that fails it goes on; the first error is
+ * returned. */
 int lvm_each(const char *vg, int (*fn)(const struct lvm_volume *v, void *arg, struct error *err), void *arg,
 	     struct error *err);
+
+/* The settings that hold for a pool with this profile; "": the host's. */
+int lvm_autoextend(const char *profile, struct lvm_autoextend *ret, struct error *err);
 
 /* Runs one of LVM's commands; one that fails is an error with what it said. ENOSPC of any kind: RESOURCE_EXHAUSTED. */
 int lvm_run(const char *const *argv, struct error *err);

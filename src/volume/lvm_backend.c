@@ -3,9 +3,11 @@
 #include "volume/backend.h"
 
 #include "base/fs.h"
+#include "volume/dm_events.h"
 #include "volume/ext4.h"
 #include "volume/locks.h"
 #include "volume/lvm.h"
+#include "volume/lvm_pool.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,9 +16,6 @@
 #define PREFIX "vol-"
 /* What a restore has made and not yet put in the place of the volume. */
 #define NEW_PREFIX "new-"
-
-/* From here on nothing more is begun: what runs needs the rest. */
-#define POOL_FULL_PERCENT 95.0
 
 struct lvm_backend {
 	struct volume_backend base;
@@ -110,40 +109,20 @@ static int refuse_used(const struct place *place, const struct lvm_volume *v, st
 
 /* ---- room ---- */
 
-static int find_pool(const struct lvm_backend *lb, struct lvm_volume *ret, struct error *err)
-{
-	if (lvm_find(lb->vg, lb->pool, ret, err) < 0)
-		return -1;
-	if (!ret->exists || !ret->is_pool)
-		return error_set(err, ERR_FAILED_PRECONDITION, "there is no thin pool %s/%s; make it with lvcreate --type thin-pool",
-				 lb->vg, lb->pool);
-	return 0;
-}
-
-/* A pool that is full to the end stops everything that writes to it. LVM extends one before that where it is told to
- * (thin_pool_autoextend_threshold in lvm.conf(5)). */
 static int check_room(const struct lvm_backend *lb, const char *what, struct error *err)
 {
-	struct lvm_volume pool;
-
-	if (find_pool(lb, &pool, err) < 0)
-		return -1;
-	if (pool.data_percent < POOL_FULL_PERCENT && pool.metadata_percent < POOL_FULL_PERCENT)
-		return 0;
-	return error_set(err, ERR_RESOURCE_EXHAUSTED,
-			 "thin pool %s/%s is nearly full (data %.1f %%, metadata %.1f %%), no room for %s; extend it with lvextend, "
-			 "or delete snapshots or volumes",
-			 lb->vg, lb->pool, pool.data_percent, pool.metadata_percent, what);
+	return lvm_pool_check_room(lb->vg, lb->pool, what, err);
 }
 
-static int lvm_pool(struct volume_backend *b, struct volume_pool *ret, struct error *err)
+static int lvm_room(struct volume_backend *b, struct volume_room *ret, struct error *err)
 {
-	struct lvm_volume pool;
+	struct lvm_pool pool;
 
-	if (find_pool(self(b), &pool, err) < 0)
+	if (lvm_pool_look(self(b)->vg, self(b)->pool, &pool, err) < 0)
 		return -1;
-	ret->total_bytes = pool.size_bytes;
-	ret->used_bytes = (uint64_t)((double)pool.size_bytes * pool.data_percent / 100);
+	ret->pool_total_bytes = pool.size_bytes;
+	ret->pool_used_bytes = (uint64_t)((double)pool.size_bytes * pool.data_percent / 100);
+	lvm_pool_warning(self(b)->vg, self(b)->pool, &pool, ret->warning, sizeof ret->warning);
 	return 0;
 }
 
@@ -454,6 +433,13 @@ static int lvm_usage(struct volume_backend *b, const char *name, uint64_t *ret_b
 	return 0;
 }
 
+static bool lvm_has_errors(struct volume_backend *b, const char *name)
+{
+	_cleanup_free_ char *device = lvm_host_path(b, name);
+
+	return device && ext4_has_errors(device);
+}
+
 static int lvm_exists(struct volume_backend *b, const char *name, struct error *err)
 {
 	_cleanup_place_ struct place place = { 0 };
@@ -532,8 +518,11 @@ static const struct volume_backend_ops lvm_ops = {
 	.attach = lvm_attach,
 	.open = lvm_open,
 	.usage = lvm_usage,
-	.pool = lvm_pool,
+	.room = lvm_room,
+	.events_open = dm_events_open,
+	.events_arm = dm_events_arm,
 	.host_path = lvm_host_path,
+	.has_errors = lvm_has_errors,
 	.exists = lvm_exists,
 	.enumerate = lvm_enumerate,
 	.free = lvm_free,
@@ -543,7 +532,7 @@ int volume_lvm_backend_new(const char *pool, struct volume_backend **ret, struct
 {
 	const char *slash = strchr(pool, '/');
 	struct lvm_backend *lb = calloc(1, sizeof *lb);
-	struct lvm_volume found;
+	struct lvm_pool found;
 
 	if (!lb)
 		return error_errno(err, ENOMEM, "cannot keep volumes in %s", pool);
@@ -551,7 +540,7 @@ int volume_lvm_backend_new(const char *pool, struct volume_backend **ret, struct
 	volume_locks_init(&lb->locks);
 	lb->vg = slash ? strndup(pool, (size_t)(slash - pool)) : NULL;
 	lb->pool = slash ? strdup(slash + 1) : NULL;
-	if (!lb->vg || !lb->pool || find_pool(lb, &found, err) < 0) {
+	if (!lb->vg || !lb->pool || lvm_pool_look(lb->vg, lb->pool, &found, err) < 0) {
 		lvm_free(&lb->base);
 		return -1;
 	}

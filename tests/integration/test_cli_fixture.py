@@ -379,8 +379,8 @@ def test_volumes(ctl):
     assert "can only grow" in ctl.fails("volume", "resize", "data", "1G")
     assert ctl.out("volume", "create", "used", "-s", "64M") == "volume/used created (64MiB)\n"
     rows = [re.split(r"  +", row) for row in ctl.out("volume", "list").splitlines()]
-    assert rows == [["NAME", "SIZE", "MOUNTED BY", "AGE"], ["data", "2GiB", "-", "3h"], ["plain", "1GiB", "-", "3h"],
-                    ["used", "64MiB", "web", "3h"]]
+    assert rows == [["NAME", "SIZE", "MOUNTED BY", "STATUS", "AGE"], ["data", "2GiB", "-", "ok", "3h"],
+                    ["plain", "1GiB", "-", "ok", "3h"], ["used", "64MiB", "web", "ok", "3h"]]
     assert [v["sizeBytes"] for v in ctl.json("volume", "list")["volumes"]] == ["2147483648", "1073741824", "67108864"]
     assert ctl.out("volume", "list", "-o", "name") == "data\nplain\nused\n"
     assert re.search(r"^Path: +/somewhere/data.img$", ctl.out("volume", "get", "data"), re.M)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
-"""Volumes in an LVM thin pool, on a host with a device mapper: made, grown, copied, moved, repaired, and a pool that gets full."""
+"""Volumes in an LVM thin pool, on a host with a device mapper: made, grown, copied, moved, repaired."""
 import json
 import os
-import signal
 import subprocess
 
 import pytest
@@ -11,66 +10,19 @@ import pytest
 from capsule import run, wait_for
 from test_volume_data import COUNTER, content, export, numbers, send, snapshots, write
 from test_volumes import DATA, MIB, get, mount, refused, run_with_volume, size_of, volume
+from thin_pool import ThinPool
 
 pytestmark = pytest.mark.device_mapper
 
-POOL_SIZE = 512 * MIB
-# Where no udev makes device nodes, LVM is to do that itself.
-NO_UDEV = """activation { udev_sync=0 udev_rules=0 monitoring=0 }
-devices { obtain_device_list_from_udev=0 }
-"""
-
-
-class Pool:
-    """A thin pool on a loop device."""
-
-    serial = 0
-
-    def __init__(self, directory):
-        Pool.serial += 1
-        self.vg = f"ct{os.getpid()}x{Pool.serial}"
-        self.name = f"{self.vg}/pool"
-        self.env = dict(os.environ)
-        if not os.path.exists("/run/udev/control"):
-            (directory / "lvm").mkdir()
-            (directory / "lvm/lvm.conf").write_text(NO_UDEV)
-            self.env["LVM_SYSTEM_DIR"] = str(directory / "lvm")
-        disk = directory / "pv.img"
-        with open(disk, "wb") as f:
-            f.truncate(1 << 30)
-        self.device = run("losetup", "--find", "--show", disk).stdout.decode().strip()
-        self.lvm("pvcreate", "-q", self.device)
-        self.lvm("vgcreate", "-q", self.vg, self.device)
-        self.lvm("lvcreate", "-q", "-y", "--type", "thin-pool", "--size", f"{POOL_SIZE}b", "--name", "pool", self.vg)
-
-    def lvm(self, *argv, check=True):
-        return run(*argv, check=check, env=self.env).stdout.decode()
-
-    def volumes(self):
-        """The names of the logical volumes besides the pool."""
-        names = json.loads(self.lvm("lvs", "--reportformat", "json", "-o", "lv_name", self.vg))["report"][0]["lv"]
-        return sorted(row["lv_name"] for row in names if row["lv_name"] != "pool")
-
-    def close(self):
-        self.lvm("vgremove", "-y", "-ff", self.vg, check=False)
-        self.lvm("pvremove", "-y", "-ff", self.device, check=False)
-        run("losetup", "--detach", self.device)
-
-
 @pytest.fixture
 def pool(tmp_path):
-    pool = Pool(tmp_path)
-    yield pool
-    pool.close()
+    with ThinPool(tmp_path) as pool:
+        yield pool
 
 
 @pytest.fixture
 def capsule(pool, make_capsule):
     return make_capsule("--volumes", f"lvm:{pool.name}", env=pool.env)
-
-
-def info(capsule):
-    return json.loads(capsule.ctl("info", "-o", "json").out)
 
 
 # ---- made, grown, deleted ----
@@ -234,31 +186,3 @@ def test_kills_at_any_moment_leave_nothing_half_made(capsule, pool):
                 capsule.ctl("volume", "delete", name)
         for s in snapshots(capsule):
             capsule.ctl("volume", "snapshot", "delete", *s.split("/"))
-
-
-# ---- room ----
-
-def test_a_pool_that_gets_full(capsule, pool):
-    """Told before it is full; what was synced stays; the daemon starts; all goes on when there is room."""
-    before = info(capsule)
-    assert int(before["thinpoolTotalBytes"]) == POOL_SIZE
-    assert "Warning" not in capsule.ctl("info").out
-    capsule.apply(volume(size="1GiB"))
-    run_with_volume(capsule)
-    fill = f"dd if=/dev/urandom of={DATA}/big bs=1M count=492 2>/dev/null"
-    capsule.inside("w", "sh", "-c", f"echo kept > {DATA}/file; {fill}; sync")
-    assert int(info(capsule)["thinpoolUsedBytes"]) > 0.95 * POOL_SIZE
-    assert "Warning" in capsule.ctl("info").out
-    for verb in (("create", "--size", "16MiB", "new"), ("clone", "data", "new"), ("snapshot", "create", "data", "s")):
-        refused(capsule.ctl("volume", *verb, check=False), f"thin pool {pool.name} is nearly full", "lvextend")
-    capsule.ctl("workload", "stop", "w")
-    capsule.ctl("workload", "start", "w")
-    wait_for(lambda: "nearly full" in capsule.status("w").get("message", ""), "the reason why it does not start")
-    capsule.stop(signal.SIGKILL)
-    capsule.start()
-    assert pool.volumes() == ["vol-data"]
-    pool.lvm("lvextend", "-q", "--size", "+256m", pool.name)
-    capsule.wait_phase("w", "running")
-    assert capsule.inside("w", "cat", f"{DATA}/file") == "kept\n"
-    capsule.inside("w", "sh", "-c", f"rm {DATA}/big; sync")
-    wait_for(lambda: int(info(capsule)["thinpoolUsedBytes"]) < 0.3 * POOL_SIZE, "the room to come back")
