@@ -35,7 +35,7 @@ demo: deps-run
 check: deps
 	@tests/check
 
-# The part of it on an emulated Debian machine with its own kernel, cgroup v2 and systemd.
+# On an emulated Debian machine with systemd, its own kernel, KVM and LVM; no part of `check`.
 check-vm: deps
 	@$(MAKE) --no-print-directory all
 	@tests/check kernel vm
