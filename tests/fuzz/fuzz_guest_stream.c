@@ -41,6 +41,10 @@ static void ignore_exited(const Capsule__Guest__V1__Exited *exited, void *arg)
 {
 }
 
+static void ignore_volume(const char *volume, void *arg)
+{
+}
+
 static void ignore_end(const struct error *err, void *arg)
 {
 }
@@ -67,7 +71,8 @@ struct host {
 
 static void host_init(struct host *h)
 {
-	static const struct guest_events events = { ignore_hello, ignore, ignore_output, ignore_exited, ignore_end, NULL };
+	static const struct guest_events events = { ignore_hello, ignore, ignore_output, ignore_exited, ignore_volume, ignore_end,
+						    NULL };
 	static const struct shim_exec exec = { .terminal = 1, .columns = 80, .rows = 24 };
 	static const struct shim_copy copy = { .in = 1, .path = "/tmp" };
 	const struct vm_options options = { .name = "web", .run_dir = run_dir, .n_disks = 2 };
