@@ -477,11 +477,12 @@ def test_a_held_volume_does_not_hold_up_the_end(boot, tmp_path):
     make_ext4(volume)
     vm = boot(volumes=[("data", volume, False)])
     run = vm.run(*FOREVER, volumes=[("data", "/data", "rw")]).wait_output(b"ready")
-    vm.hold("data")
+    hold = vm.hold("data")
     expect_held(vm)
     vm.stop(grace_ms=1000)
     assert run.end().exited.stopped
     vm.wait_off()
+    assert hold.call.code() == grpc.StatusCode.OK
 
 
 # ---- figures and network ----
