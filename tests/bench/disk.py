@@ -22,6 +22,7 @@ def fresh_disk(directory):
         device = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
         stack.callback(run, "losetup", "--detach", device)
         mounted.mkdir()
+        stack.callback(mounted.rmdir)
         run("mount", device, mounted)
         stack.callback(run, "umount", mounted)
         yield mounted
