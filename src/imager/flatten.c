@@ -6,6 +6,7 @@
 #include "base/fs.h"
 #include "base/overlay.h"
 #include "image/payload.h"
+#include "imager/write_behind.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@ int flatten(const char *stage, char *const *layers, size_t n_layers, struct erro
 	if (overlay_own_namespace(err) < 0 || mount_layers(base, root, layers, n_layers, err) < 0 ||
 	    confine(NULL, CAPABILITIES, err) < 0)
 		return -1;
+	write_behind_start(PAYLOAD_FD);
 	execlp("mkfs.erofs", "mkfs.erofs", "--quiet", "--preserve-mtime", target, root, NULL);
 	if (errno == ENOENT)
 		return error_set(err, ERR_FAILED_PRECONDITION, "mkfs.erofs is not in the daemon's PATH; install the package "
