@@ -162,6 +162,7 @@ static int open_parts(struct daemon *d, struct error *err)
 		.guest_kernel = o->guest_kernel,
 		.vm_monitor = o->vm_monitor,
 		.vm_accel = o->vm_accel,
+		.vm_jailer = !strcmp(o->vm_jailer, "auto"),
 		.cgroup_parent = o->cgroup_parent,
 		.log_max_bytes = o->log_max_size,
 		.log_max_files = o->log_max_files,

@@ -114,6 +114,13 @@ static int set_accel(struct options *o, size_t offset, const char *value, struct
 	return set_word(o, offset, value, words, err);
 }
 
+static int set_jailer(struct options *o, size_t offset, const char *value, struct error *err)
+{
+	if (strcmp(value, "auto") != 0 && strcmp(value, "none") != 0)
+		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not one of auto, none", value);
+	return set_string(o, offset, value, err);
+}
+
 static int set_level(struct options *o, size_t offset, const char *value, struct error *err)
 {
 	if (log_level_parse(value, &o->log_level) < 0)
@@ -189,6 +196,8 @@ static const struct option_row rows[] = {
 	  FIELD(vm_monitor), false },
 	{ "vm-accel", "HOW", "auto", "auto, kvm or emulated: how; auto takes KVM where it works", set_accel, FIELD(vm_accel),
 	  false },
+	{ "vm-jailer", "WHETHER", "auto", "auto or none: whether Firecracker's jailer is used where it is installed", set_jailer,
+	  FIELD(vm_jailer), false },
 	{ "guest-dir", "DIR", CAPSULE_LIBEXECDIR "/guest", "kernel and initramfs that microVMs boot from",
 	  DIRECTORY(guest_dir) },
 	{ "guest-kernel", "FILE", NULL, "another kernel than the one in there", DIRECTORY(guest_kernel) },

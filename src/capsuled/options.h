@@ -34,6 +34,7 @@ struct options {
 	char *vm_holder, *guest_dir;
 	char *guest_kernel;    /* NULL: the one in guest_dir */
 	char *vm_monitor, *vm_accel;
+	char *vm_jailer;       /* "auto", "none" */
 	enum log_level log_level;
 	uint64_t log_max_size;
 	unsigned log_max_files;

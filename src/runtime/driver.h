@@ -162,6 +162,7 @@ struct driver_options {
 	const char *guest_kernel;      /* another kernel; NULL: the one in guest_dir */
 	const char *vm_monitor;        /* "auto", "qemu", "firecracker" */
 	const char *vm_accel;          /* "auto", "kvm", "emulated" */
+	bool vm_jailer;                /* Firecracker's jailer is used where it is installed */
 	const char *cgroup_parent;     /* "/capsule" */
 	uint64_t log_max_bytes;        /* of one log file */
 	unsigned log_max_files;        /* with the one being written */

@@ -12,7 +12,7 @@
  * A TAP has one opener. Firecracker opens it by name and so must be where it is: in the daemon's network namespace, with the
  * TAP made its user's and lasting. It has no right to do anything else there. Who made the TAP removes it.
  *
- * Its jailer is not used: it would do over again, with other paths and cgroups, what the jail of every monitor does.
+ * Where its jailer is to be used, that does the last part of the jail (jail.h).
  */
 #include "guest/protocol.h"
 #include "vm/api.h"
@@ -155,6 +155,7 @@ static int firecracker_describe(struct monitor *m, struct jail *jail, struct err
 	if (o->emulated)
 		return error_set(err, ERR_FAILED_PRECONDITION, "Firecracker needs KVM, which does not work on this host");
 	jail->scratch = true;
+	jail->jailer = o->jailer;
 	jail_add_arg(jail, "--api-sock");
 	jail_add_arg(jail, JAIL_SCRATCH "/" API_SOCKET);
 	/* What it says comes between the lines of the console. */
@@ -175,9 +176,9 @@ static void put_machine(struct firecracker *f, const char *cmdline)
 	api_put(f->api, "/boot-source",
 		json_pack("{s:s, s:s, s:s*}", "kernel_image_path", MONITOR_KERNEL, "boot_args", cmdline, "initrd_path",
 			  o->initramfs ? MONITOR_INITRAMFS : NULL));
-	/* An agent gets entropy with Hello. */
+	/* An agent gets entropy with Hello. Before 1.4 there is no such device. */
 	if (!o->agent)
-		api_put(f->api, "/entropy", json_object());
+		api_try_put(f->api, "/entropy", json_object());
 	/* For what the guest frees. Before 1.14 there is no such thing. */
 	api_try_put(f->api, "/balloon",
 		    json_pack("{s:i, s:b, s:b}", "amount_mib", 0, "deflate_on_oom", 0, "free_page_reporting", 1));
@@ -241,11 +242,17 @@ static void on_failed(const struct error *err, void *arg)
 	f->monitor->events.failed(err, f->monitor->events.arg);
 }
 
-static int connect_api(const struct firecracker *f)
+/* Until the jailer is done there is no such directory in the process's root. */
+static int connect_api(struct firecracker *f)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	char path[64];
 
+	if (f->jail_fd < 0) {
+		snprintf(path, sizeof path, "/proc/%d/root" JAIL_SCRATCH, (int)f->monitor->pid);
+		f->jail_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	}
 	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" API_SOCKET, f->jail_fd);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
 		return -1;
@@ -263,21 +270,16 @@ static void on_retry(uv_timer_t *timer)
 		return;
 	uv_timer_stop(timer);
 	f->api = api_new(f->monitor->loop, fd, &events, &err);
-	if (!f->api || configure(f, &err) < 0)
+	if (!f->api || (f->monitor->options->jailer && jail_seal(f->monitor->pid, &err) < 0) || configure(f, &err) < 0)
 		on_failed(&err, f);
 }
 
 static int firecracker_connect(struct monitor *m, struct error *err)
 {
 	struct firecracker *f = m->data;
-	char path[64];
 
 	if (f->listener)
 		watch_set(f->listener, UV_READABLE);
-	snprintf(path, sizeof path, "/proc/%d/root" JAIL_SCRATCH, (int)m->pid);
-	f->jail_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (f->jail_fd < 0)
-		return error_errno(err, errno, "cannot reach Firecracker's API");
 	f->retry = malloc(sizeof *f->retry);
 	if (!f->retry)
 		return error_errno(err, ENOMEM, "cannot reach Firecracker's API");

@@ -7,9 +7,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -65,17 +68,43 @@ int jail_listen(struct jail *j, const char *path, struct error *err)
 	return j->listener_fd = fd;
 }
 
-/* As fork(2), into namespaces of its own. */
-static pid_t fork_away(const struct jail *j, int *ret_pidfd)
+/* As fork(2), into new namespaces. */
+static pid_t fork_away(uint64_t namespaces, int *ret_pidfd)
 {
 	struct clone_args args = {
-		.flags = CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 (j->host_network ? 0 : CLONE_NEWNET),
-		.pidfd = (uintptr_t)ret_pidfd,
-		.exit_signal = SIGCHLD,
+		.flags = CLONE_PIDFD | namespaces, .pidfd = (uintptr_t)ret_pidfd, .exit_signal = SIGCHLD,
 	};
+	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
 
-	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
+	if (pid > 0)
+		fcntl(*ret_pidfd, F_SETFD, FD_CLOEXEC);
+	return pid;
+}
+
+/* The same, into the pid namespace of a process besides. */
+static pid_t fork_after(int first_fd, uint64_t namespaces, int *ret_pidfd)
+{
+	_cleanup_close_ int own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+	pid_t pid;
+
+	if (own < 0 || setns(first_fd, CLONE_NEWPID) < 0)
+		return -1;
+	pid = fork_away(namespaces, ret_pidfd);
+	if (pid == 0 || setns(own, CLONE_NEWPID) == 0)
+		return pid;
+	if (pid > 0) {
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		cleanup_closep(ret_pidfd);
+	}
+	return -1;
+}
+
+static pid_t fork_program(const struct jail *j, int first_fd, int *ret_pidfd)
+{
+	uint64_t namespaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (j->host_network ? 0 : CLONE_NEWNET);
+
+	return first_fd < 0 ? fork_away(namespaces | CLONE_NEWPID, ret_pidfd) : fork_after(first_fd, namespaces, ret_pidfd);
 }
 
 struct pipes {
@@ -109,24 +138,21 @@ static int await_exec(const struct jail *j, int fd, struct error *err)
 	return n < 0 ? error_errno(err, errno, "cannot start %s", j->name) : 0;
 }
 
-int jail_start(struct jail *j, struct jail_process *ret, struct error *err)
+static int start_program(struct jail *j, struct jail_process *ret, struct error *err)
 {
 	_cleanup_(pipes_release) struct pipes p = { { -1, -1 }, { -1, -1 }, { -1, -1 } };
 	_cleanup_close_ int pidfd = -1;
 	pid_t pid;
 
-	if (j->failed)
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "cannot start %s: out of memory, or too much for it", j->name);
 	if (pipe2(p.out, O_CLOEXEC) < 0 || pipe2(p.err, O_CLOEXEC) < 0 || pipe2(p.report, O_CLOEXEC) < 0)
 		return error_errno(err, errno, "cannot make pipes");
-	pid = fork_away(j, &pidfd);
+	pid = fork_program(j, ret->first_fd, &pidfd);
 	if (pid == 0) {
 		close(p.report[0]);
 		jail_child(j, p.out[1], p.err[1], p.report[1]);
 	}
 	if (pid < 0)
 		return error_errno(err, errno, "cannot make namespaces for %s", j->name);
-	fcntl(pidfd, F_SETFD, FD_CLOEXEC);
 	close(steal_fd(&p.out[1]));
 	close(steal_fd(&p.err[1]));
 	close(steal_fd(&p.report[1]));
@@ -134,9 +160,66 @@ int jail_start(struct jail *j, struct jail_process *ret, struct error *err)
 		waitpid(pid, NULL, 0);
 		return -1;
 	}
-	*ret = (struct jail_process){
-		.pid = pid, .pidfd = steal_fd(&pidfd), .out_fd = steal_fd(&p.out[0]), .err_fd = steal_fd(&p.err[0]),
-	};
+	ret->pid = pid;
+	ret->pidfd = steal_fd(&pidfd);
+	ret->out_fd = steal_fd(&p.out[0]);
+	ret->err_fd = steal_fd(&p.err[0]);
+	return 0;
+}
+
+static void end_first(struct jail_process *p)
+{
+	if (!p->first)
+		return;
+	kill(p->first, SIGKILL);
+	waitpid(p->first, NULL, 0);
+	p->first = 0;
+	cleanup_closep(&p->first_fd);
+}
+
+static int start_first(const struct jail *j, struct jail_process *ret, struct error *err)
+{
+	_cleanup_(pipes_release) struct pipes p = { { -1, -1 }, { -1, -1 }, { -1, -1 } };
+	pid_t pid;
+
+	if (pipe2(p.report, O_CLOEXEC) < 0)
+		return error_errno(err, errno, "cannot make a pipe");
+	pid = fork_away(CLONE_NEWPID, &ret->first_fd);
+	if (pid == 0) {
+		close(p.report[0]);
+		jail_first(j, p.report[1]);
+	}
+	if (pid < 0)
+		return error_errno(err, errno, "cannot make a pid namespace for %s", j->name);
+	ret->first = pid;
+	close(steal_fd(&p.report[1]));
+	return await_exec(j, p.report[0], err);
+}
+
+int jail_start(struct jail *j, struct jail_process *ret, struct error *err)
+{
+	struct jail_process p = { .first_fd = -1 };
+
+	if (j->failed)
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "cannot start %s: out of memory, or too much for it", j->name);
+	if ((j->jailer && start_first(j, &p, err) < 0) || start_program(j, &p, err) < 0) {
+		end_first(&p);
+		return -1;
+	}
+	*ret = p;
+	return 0;
+}
+
+int jail_seal(pid_t pid, struct error *err)
+{
+	_cleanup_close_ int fs = -1;
+	char root[32];
+
+	snprintf(root, sizeof root, "/proc/%d/root", (int)pid);
+	fs = fspick(AT_FDCWD, root, FSPICK_CLOEXEC);
+	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_FLAG, "ro", NULL, 0) < 0 ||
+	    fsconfig(fs, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0) < 0)
+		return error_errno(err, errno, "cannot make the root of a jail read-only");
 	return 0;
 }
 

@@ -7,6 +7,11 @@
  * what it was given, /dev/null and the devices that were named, all of it read-only. It ends with its parent.
  *
  * A jail is described first, then its process is started; after that, or instead of it, the jail is released.
+ *
+ * Firecracker's jailer, where one is named, does the last part: it copies the program, makes the devices that it knows, changes
+ * the root once more, becomes the user and executes the program. A change of the user takes away the signal at the parent's end.
+ * So the pid namespace has a first process of its own then, whose end is the end of all others in it: it has the signal, the user,
+ * the cgroup, and nothing that is open. And the user may write to the root, a file system of the jail's own, until it is sealed.
  */
 #ifndef CAPSULE_VM_JAIL_H
 #define CAPSULE_VM_JAIL_H
@@ -35,6 +40,10 @@ struct jail {
 	const char *name;    /* for messages: "QEMU" */
 	const char *cgroup;
 	const char *mount_point; /* any directory; used in the process's own mount namespace only */
+	const char *jailer;      /* Firecracker's; NULL: none */
+	const char *id;          /* for the jailer: letters, digits and hyphens, 64 at most */
+	char *own_argv;          /* the caller's own arguments as the kernel laid them out, for the first process to overwrite */
+	size_t own_argv_size;
 	uid_t uid;
 	bool host_network; /* it stays in the caller's network namespace */
 	bool scratch;      /* JAIL_SCRATCH is a directory of its own, for sockets */
@@ -52,6 +61,8 @@ struct jail {
 struct jail_process {
 	pid_t pid;
 	int pidfd;
+	pid_t first;  /* of its pid namespace; 0: itself. The caller's to kill and to reap, the process itself before it */
+	int first_fd; /* its pidfd; -1 */
 	int out_fd, err_fd; /* read ends of its standard output and error */
 };
 
@@ -68,8 +79,11 @@ void jail_add_bind(struct jail *j, const char *source, const char *target, bool 
  * jail; returns it, the caller's, or -1. */
 int jail_listen(struct jail *j, const char *path, struct error *err);
 
-/* Waits until the program was executed. The process and the descriptors are the caller's. */
+/* Waits until the program, or the jailer, was executed. The process and the descriptors are the caller's. */
 int jail_start(struct jail *j, struct jail_process *ret, struct error *err);
+
+/* When the process that the jailer has started is there and has not been told anything yet: its root is read-only from now on. */
+int jail_seal(pid_t pid, struct error *err);
 
 /* Closes the descriptors and frees what was added. */
 void jail_release(struct jail *j);

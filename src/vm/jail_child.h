@@ -10,4 +10,7 @@
 /* out, err: its standard streams. report: where it writes why it cannot be. */
 _Noreturn void jail_child(struct jail *j, int out, int err, int report);
 
+/* The first process of the pid namespace, where the jailer is used. report: the same; closes when all is well. */
+_Noreturn void jail_first(const struct jail *j, int report);
+
 #endif

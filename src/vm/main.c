@@ -27,6 +27,7 @@ static const char help[] =
 	"  --grace MS             from that signal to the kill\n"
 	"  --monitor qemu|firecracker\n"
 	"  --monitor-program PATH\n"
+	"  --jailer PATH          Firecracker's\n"
 	"  --accel kvm|emulated\n"
 	"  --kernel PATH\n"
 	"  --initramfs PATH\n"
@@ -44,8 +45,8 @@ static const char help[] =
 
 enum vm_option {
 	OPT_RUN = 1, OPT_STATE, OPT_CGROUP, OPT_GENERATION, OPT_LOG_MAX_BYTES, OPT_LOG_MAX_FILES, OPT_STOP_SIGNAL, OPT_GRACE,
-	OPT_MONITOR, OPT_MONITOR_PROGRAM, OPT_ACCEL, OPT_KERNEL, OPT_INITRAMFS, OPT_CMDLINE, OPT_VCPUS, OPT_MEMORY, OPT_DISK,
-	OPT_VOLUME, OPT_ADDRESS, OPT_GATEWAY, OPT_TAP, OPT_UID, OPT_NO_AGENT, OPT_HELP,
+	OPT_MONITOR, OPT_MONITOR_PROGRAM, OPT_JAILER, OPT_ACCEL, OPT_KERNEL, OPT_INITRAMFS, OPT_CMDLINE, OPT_VCPUS, OPT_MEMORY,
+	OPT_DISK, OPT_VOLUME, OPT_ADDRESS, OPT_GATEWAY, OPT_TAP, OPT_UID, OPT_NO_AGENT, OPT_HELP,
 };
 
 static const struct option options_table[] = {
@@ -59,6 +60,7 @@ static const struct option options_table[] = {
 	{ "grace", required_argument, NULL, OPT_GRACE },
 	{ "monitor", required_argument, NULL, OPT_MONITOR },
 	{ "monitor-program", required_argument, NULL, OPT_MONITOR_PROGRAM },
+	{ "jailer", required_argument, NULL, OPT_JAILER },
 	{ "accel", required_argument, NULL, OPT_ACCEL },
 	{ "kernel", required_argument, NULL, OPT_KERNEL },
 	{ "initramfs", required_argument, NULL, OPT_INITRAMFS },
@@ -154,6 +156,7 @@ static int parse_machine_option(struct vm_options *o, int opt, char *arg)
 		o->monitor = monitor_find(arg);
 		return o->monitor ? 0 : -1;
 	case OPT_MONITOR_PROGRAM: o->monitor_program = arg; return 0;
+	case OPT_JAILER: o->jailer = arg; return 0;
 	case OPT_ACCEL: return parse_accel(o, arg);
 	case OPT_KERNEL: o->kernel = arg; return 0;
 	case OPT_INITRAMFS: o->initramfs = arg; return 0;
@@ -236,6 +239,8 @@ int main(int argc, char **argv)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	tsc_begin();
+	options.own_argv = argv[0];
+	options.own_argv_size = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) + 1 - argv[0]);
 	if (parse_options(&options, argc, argv, &err) < 0) {
 		fprintf(stderr, "%s\n", error_message(&err));
 		holder_refuse(&err);

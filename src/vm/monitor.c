@@ -98,17 +98,38 @@ static int check_readable(const char *what, const char *path, struct error *err)
 
 /* ---- the process ---- */
 
+static void finish(struct monitor *m)
+{
+	console_detach(m->console);
+	m->events.ended(m->status, m->events.arg);
+}
+
+static void on_first_ended(int fd, int events, void *arg)
+{
+	struct monitor *m = arg;
+
+	if (waitpid(m->first, NULL, WNOHANG) == 0)
+		return;
+	m->first = 0;
+	watch_close(steal_ptr(&m->first_process));
+	finish(m);
+}
+
 static void on_process_ended(int fd, int events, void *arg)
 {
 	struct monitor *m = arg;
-	int status = 0;
 
-	if (waitpid(m->pid, &status, WNOHANG) == 0)
+	if (waitpid(m->pid, &m->status, WNOHANG) == 0)
 		return;
 	m->pid = 0;
 	watch_close(steal_ptr(&m->process));
-	console_detach(m->console);
-	m->events.ended(status, m->events.arg);
+	if (!m->first) {
+		finish(m);
+		return;
+	}
+	/* With it goes what else is in the namespace. */
+	kill(m->first, SIGKILL);
+	watch_set(m->first_process, UV_READABLE);
 }
 
 static int start_process(struct monitor *m, struct jail *jail, struct error *err)
@@ -118,10 +139,13 @@ static int start_process(struct monitor *m, struct jail *jail, struct error *err
 	if (jail_start(jail, &p, err) < 0)
 		return -1;
 	m->pid = p.pid;
+	m->first = p.first;
 	m->process = watch_new(m->loop, p.pidfd, on_process_ended, m);
+	if (m->first)
+		m->first_process = watch_new(m->loop, p.first_fd, on_first_ended, m);
 	if (console_attach(m->console, p.out_fd, p.err_fd, err) < 0)
 		return -1;
-	if (!m->process)
+	if (!m->process || (m->first && !m->first_process))
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "cannot watch %s", m->ops->name);
 	return m->ops->connect(m, err);
 }
@@ -146,7 +170,8 @@ struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options,
 {
 	_cleanup_(jail_release) struct jail jail = {
 		.program = options->monitor_program, .name = options->monitor->name, .cgroup = options->cgroup,
-		.mount_point = options->run_dir, .uid = options->uid, .listener_fd = -1,
+		.mount_point = options->run_dir, .uid = options->uid, .listener_fd = -1, .id = options->name,
+		.own_argv = options->own_argv, .own_argv_size = options->own_argv_size,
 		.host_network = options->tap && options->monitor->host_network,
 	};
 	struct monitor *m = calloc(1, sizeof *m);
@@ -165,6 +190,10 @@ struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options,
 	if (m->pid) {
 		monitor_kill(m);
 		waitpid(m->pid, NULL, 0);
+		if (m->first) {
+			kill(m->first, SIGKILL);
+			waitpid(m->first, NULL, 0);
+		}
 		console_detach(console);
 	}
 	monitor_free(m);
@@ -191,6 +220,7 @@ void monitor_free(struct monitor *m)
 	if (!m)
 		return;
 	watch_close(m->process);
+	watch_close(m->first_process);
 	m->ops->close(m);
 	free(m);
 }

@@ -36,6 +36,9 @@ struct monitor {
 	struct monitor_events events;
 	pid_t pid;             /* 0: reaped */
 	struct watch *process; /* its pidfd */
+	pid_t first;           /* of its pid namespace, where that is another process; 0: reaped, or none */
+	struct watch *first_process;
+	int status;            /* of the process, while `first` ends */
 	void *data;            /* the operations' own */
 };
 

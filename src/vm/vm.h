@@ -51,6 +51,7 @@ struct vm_options {
 	int64_t grace_ms; /* these two: for SIGTERM to capsule-vm */
 	const struct monitor_ops *monitor;
 	const char *monitor_program;
+	const char *jailer; /* Firecracker's; NULL: none */
 	uid_t uid; /* and gid, of the monitor */
 	bool emulated;
 	const char *kernel;
@@ -67,6 +68,8 @@ struct vm_options {
 	const char *gateway;
 	bool tap;
 	bool agent;
+	char *own_argv; /* this process's arguments as the kernel laid them out, NUL after each */
+	size_t own_argv_size;
 };
 
 /* holder.c. Until the VM has ended. The program's exit status. */

@@ -508,6 +508,78 @@ def test_firecracker_needs_kvm(payload):
         assert failure(holder) == "Firecracker needs KVM, which does not work on this host"
 
 
+# ---- Firecracker's jailer: that it does its part is shown where KVM works (test_microvm_kvm.py) ----
+
+@pytest.fixture(scope="module")
+def jailer(tmp_path_factory):
+    program = tmp_path_factory.mktemp("jailer") / "jailer"
+    source = pathlib.Path(__file__).with_name("jailer_double.c")
+    subprocess.run(["gcc", "-O1", "-static", "-o", program, source], check=True)
+    program.chmod(0o755)
+    return program
+
+
+def jailed(payload, jailer):
+    return machine(payload, "--monitor", "firecracker", "--accel", "kvm", "--jailer", jailer, monitor="/bin/busybox")
+
+
+def jailer_of(holder):
+    """The pids of the first process in the jailer's pid namespace and of the jailer, and what that said."""
+    first, process = wait_for(lambda: len(pids := vm_holder.cgroup_pids(holder.cgroup)) == 2 and sorted(pids), "the jailer")
+    wait_for(lambda: "end\n" in holder.log("serial.log")["stdout"], "its words")
+    return first, process, holder.log("serial.log")["stdout"].splitlines()
+
+
+def test_jailer_has_what_it_needs_and_no_more(payload, jailer):
+    with jailed(payload, jailer) as holder:
+        holder.start()
+        first, process, said = jailer_of(holder)
+        assert said[0] == "descriptor 3: Bad file descriptor"
+        assert said[1].startswith("argv: /jailer --exec-file /firecracker --chroot-base-dir /jail --uid 64123 --gid 64123 --id web "
+                                  "--resource-limit no-file=") and said[1].endswith(" -- --api-sock /scratch/api --level Error")
+        assert set(said[2].split()[2:]) <= {"jail", "jailer", "firecracker", "lib", "lib64", "usr", "etc"}
+        assert said[3] == "write to its root: Read-only file system"
+        assert set(said[4].split()[2:]) <= {"disks", "kernel", "initramfs", "scratch", "lib", "lib64", "usr", "etc"}
+        assert sorted(said[5].split()[2:]) == ["0", "1"]
+        assert said[6:] == ["device: done", "open it: done", "copy: done", "own: done", "mount: done", "end"]
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
+        # chown, dac_override, setgid, setuid, sys_admin, mknod
+        assert all(f"{caps}:\t00000000082000c3\n" in status for caps in ("CapPrm", "CapEff", "CapBnd"))
+        assert "NoNewPrivs:\t1\n" in status and "Groups:\t \n" in status and "NSpid:\t%d\t2\n" % process in status
+
+        assert os.readlink(f"/proc/{first}/ns/pid") == os.readlink(f"/proc/{process}/ns/pid") != os.readlink("/proc/self/ns/pid")
+        assert os.listdir(f"/proc/{first}/fd") == []
+        assert pathlib.Path(f"/proc/{first}/cmdline").read_bytes().rstrip(b"\0") == b"capsule-vm-init"
+        status = pathlib.Path(f"/proc/{first}/status").read_text()
+        assert "Uid:\t64123\t64123\t64123\t64123\n" in status and "NSpid:\t%d\t1\n" % first in status
+        assert all(f"{caps}:\t0000000000000000\n" in status for caps in ("CapInh", "CapPrm", "CapEff", "CapAmb"))
+
+
+@pytest.mark.parametrize("victim", ["holder", "first", "jailer"])
+def test_nothing_is_left_of_a_jail(payload, jailer, victim):
+    with jailed(payload, jailer) as holder:
+        connection = holder.start()
+        first, process, _ = jailer_of(holder)
+        os.kill({"holder": holder.pid, "first": first, "jailer": process}[victim], signal.SIGKILL)
+        wait_ended(first)
+        wait_ended(process)
+        if victim != "holder":  # it starts another one
+            first, process, _ = jailer_of(holder)
+            connection.stop(1000)
+            assert connection.expect(vm_holder.FAILED).endswith(b"the workload was stopped during its start")
+            wait_ended(first)
+            wait_ended(process)
+        wait_for(lambda: not vm_holder.cgroup_pids(holder.cgroup), "the cgroup to be empty")
+
+
+def test_jailer_that_fails(payload):
+    with jailed(payload, "/bin/busybox") as holder:
+        assert failure(holder) == ("Firecracker ended with exit code 127 before the guest answered; its console ends with: "
+                                   "jailer: applet not found")
+    with jailed(payload, "/nowhere") as holder:
+        assert failure(holder) == "cannot start Firecracker: cannot use /nowhere: No such file or directory"
+
+
 # ---- further processes ----
 
 def test_exec(web):

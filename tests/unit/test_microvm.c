@@ -327,17 +327,18 @@ END_TEST
 
 /* ---- the choice ---- */
 
+static void write_program(const char *name)
+{
+	write_text(name, "#!/bin/sh\n");
+	ck_assert_int_eq(chmod(in_dir(name), 0755), 0);
+}
+
 /* PATH with a QEMU and, where asked for, a Firecracker. */
 static void make_monitors(bool firecracker)
 {
-	static const char program[] = "#!/bin/sh\n";
-
-	write_text("bin/qemu-system-x86_64", program);
-	ck_assert_int_eq(chmod(in_dir("bin/qemu-system-x86_64"), 0755), 0);
-	if (firecracker) {
-		write_text("bin/firecracker", program);
-		ck_assert_int_eq(chmod(in_dir("bin/firecracker"), 0755), 0);
-	}
+	write_program("bin/qemu-system-x86_64");
+	if (firecracker)
+		write_program("bin/firecracker");
 	setenv("PATH", in_dir("bin"), 1);
 }
 
@@ -346,6 +347,7 @@ static void make_host(struct boot_options *o, const char *accel, bool kvm_works)
 {
 	struct driver_options options = {
 		.root = in_dir("root"), .guest_dir = in_dir("guest"), .vm_monitor = "auto", .vm_accel = accel,
+		.vm_jailer = true,
 	};
 
 	ck_assert_int_eq(boot_options_init(o, &options, NULL), 0);
@@ -463,6 +465,58 @@ START_TEST(the_monitor_is_chosen)
 }
 END_TEST
 
+static void expect_jailer(const char *jailer)
+{
+	Capsule__V1__MicroVMSpec spec = micro_vm();
+	struct boot_options o;
+	struct boot boot = { 0 };
+
+	make_host(&o, "auto", true);
+	ck_assert_int_eq(boot_choose(&o, &spec, &boot, NULL), 0);
+	if (jailer)
+		ck_assert_str_eq(boot.jailer, jailer);
+	else
+		ck_assert_ptr_null(boot.jailer);
+	boot_release(&boot);
+	o.jailer = false;
+	ck_assert_int_eq(boot_choose(&o, &spec, &boot, NULL), 0);
+	ck_assert_ptr_null(boot.jailer);
+	boot_release(&boot);
+	spec.backend = BACKEND(QEMU);
+	o.jailer = true;
+	ck_assert_int_eq(boot_choose(&o, &spec, &boot, NULL), 0);
+	ck_assert_ptr_null(boot.jailer);
+	boot_release(&boot);
+	boot_options_release(&o);
+}
+
+START_TEST(the_jailer_is_found_beside_firecracker_then_in_path)
+{
+	struct elf_file elf = pvh_kernel();
+	char path[256];
+
+	write_file("guest/vmlinux", &elf, sizeof elf);
+	make_monitors(true);
+	expect_jailer(NULL);
+	write_text("bin/jailer", "not to be executed");
+	expect_jailer(NULL);
+	write_program("other/jailer");
+	snprintf(path, sizeof path, "%s:%s", in_dir("bin"), in_dir("other"));
+	setenv("PATH", path, 1);
+	expect_jailer(in_dir("other/jailer"));
+	write_program("bin/jailer");
+	expect_jailer(in_dir("bin/jailer"));
+	/* The link to a release's program leads to its jailer. */
+	write_program("release/firecracker-v1.16.1-x86_64");
+	write_program("release/jailer-v1.16.1-x86_64");
+	ck_assert_int_eq(unlink(in_dir("bin/firecracker")), 0);
+	ck_assert_int_eq(symlink(in_dir("release/firecracker-v1.16.1-x86_64"), in_dir("bin/firecracker")), 0);
+	expect_jailer(in_dir("release/jailer-v1.16.1-x86_64"));
+	ck_assert_int_eq(unlink(in_dir("release/jailer-v1.16.1-x86_64")), 0);
+	expect_jailer(in_dir("bin/jailer"));
+}
+END_TEST
+
 /* ---- KVM ---- */
 
 static void no_kvm(struct kvm *kvm, const char *reason)
@@ -553,6 +607,7 @@ int main(void)
 	tcase_add_test(choice, our_kernel_comes_first_then_debians);
 	tcase_add_test(choice, a_kernel_of_the_users_own_is_checked);
 	tcase_add_loop_test(choice, the_monitor_is_chosen, 0, sizeof choices / sizeof choices[0]);
+	tcase_add_test(choice, the_jailer_is_found_beside_firecracker_then_in_path);
 	suite_add_tcase(s, choice);
 	tcase_add_checked_fixture(kvm, setup, teardown);
 	tcase_set_timeout(kvm, 30);

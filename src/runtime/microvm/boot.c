@@ -12,6 +12,7 @@
 
 #define QEMU_PROGRAM "qemu-system-x86_64"
 #define FIRECRACKER_PROGRAM "firecracker"
+#define JAILER_PROGRAM "jailer"
 
 int boot_options_init(struct boot_options *o, const struct driver_options *options, struct error *err)
 {
@@ -23,6 +24,7 @@ int boot_options_init(struct boot_options *o, const struct driver_options *optio
 		.cache = fs_path("%s/guest", options->root),
 		.host_dir = strdup(""),
 		.kvm = KVM_INIT(KVM_DEVICE),
+		.jailer = options->vm_jailer,
 	};
 	if (!o->guest_dir || (options->guest_kernel && !o->kernel) || !o->monitor || !o->accel || !o->cache || !o->host_dir)
 		return error_errno(err, ENOMEM, "cannot make the microVM driver");
@@ -102,6 +104,29 @@ static int use_qemu(struct boot *b, struct error *err)
 			 QEMU_PROGRAM " is not installed; install it (apt install qemu-system-x86)");
 }
 
+/* Releases have the version in both names: firecracker-v1.16.1-x86_64. */
+static char *find_jailer_beside(const char *firecracker)
+{
+	const char *name = strrchr(firecracker, '/') + 1;
+	_cleanup_free_ char *path = NULL;
+
+	if (strncmp(name, FIRECRACKER_PROGRAM, strlen(FIRECRACKER_PROGRAM)) != 0)
+		return NULL;
+	path = fs_path("%.*s" JAILER_PROGRAM "%s", (int)(name - firecracker), firecracker, name + strlen(FIRECRACKER_PROGRAM));
+	return path ? process_find(path) : NULL;
+}
+
+/* Beside the program, or beside the link under which it was found, or in PATH. NULL: there is none. */
+static char *find_jailer(const char *firecracker)
+{
+	_cleanup_free_ char *program = realpath(firecracker, NULL);
+	char *jailer = program ? find_jailer_beside(program) : NULL;
+
+	if (!jailer)
+		jailer = find_jailer_beside(firecracker);
+	return jailer ? jailer : process_find(JAILER_PROGRAM);
+}
+
 /* *why_not: half a sentence. */
 static bool use_firecracker(struct boot *b, enum kernel_format format, const char **why_not)
 {
@@ -126,8 +151,10 @@ static int choose_monitor(const struct boot_options *o, const Capsule__V1__Micro
 		backend = CAPSULE__V1__MICRO_VMBACKEND__MICRO_VM_BACKEND_FIRECRACKER;
 	if (backend == CAPSULE__V1__MICRO_VMBACKEND__MICRO_VM_BACKEND_UNSPECIFIED && !strcmp(o->monitor, "qemu"))
 		backend = CAPSULE__V1__MICRO_VMBACKEND__MICRO_VM_BACKEND_QEMU;
-	if (backend != CAPSULE__V1__MICRO_VMBACKEND__MICRO_VM_BACKEND_QEMU && use_firecracker(b, format, &why_not))
+	if (backend != CAPSULE__V1__MICRO_VMBACKEND__MICRO_VM_BACKEND_QEMU && use_firecracker(b, format, &why_not)) {
+		b->jailer = o->jailer ? find_jailer(b->monitor_program) : NULL;
 		return 0;
+	}
 	if (backend == CAPSULE__V1__MICRO_VMBACKEND__MICRO_VM_BACKEND_FIRECRACKER)
 		return error_set(err, ERR_FAILED_PRECONDITION, "Firecracker cannot run this microVM: %s", why_not);
 	return use_qemu(b, err);
@@ -160,6 +187,7 @@ int boot_choose(struct boot_options *o, const Capsule__V1__MicroVMSpec *spec, st
 void boot_release(struct boot *b)
 {
 	free(b->monitor_program);
+	free(b->jailer);
 	free(b->kernel);
 	free(b->initramfs);
 }

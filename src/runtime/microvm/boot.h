@@ -20,6 +20,7 @@
 struct boot_options {
 	char *guest_dir, *kernel; /* kernel: NULL if none is set */
 	char *monitor, *accel;
+	bool jailer;
 	char *cache;              /* below the state root */
 	char *host_dir;           /* where the host's own kernels are: its root */
 	struct kvm kvm;
@@ -32,6 +33,7 @@ void boot_options_release(struct boot_options *o);
 struct boot {
 	const char *monitor; /* "qemu", "firecracker" */
 	char *monitor_program, *kernel;
+	char *jailer;        /* Firecracker's; NULL: none, or not to be used */
 	char *initramfs;     /* NULL: none */
 	bool emulated;
 };

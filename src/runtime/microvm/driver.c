@@ -102,6 +102,8 @@ static void build_command(struct holder_command *c, const struct microvm_driver 
 	holder_command_begin(c, d->holder, &d->common, p, plan);
 	holder_add_option(c, "--monitor", boot->monitor);
 	holder_add_option(c, "--monitor-program", boot->monitor_program);
+	if (boot->jailer)
+		holder_add_option(c, "--jailer", boot->jailer);
 	holder_add_option(c, "--accel", boot->emulated ? "emulated" : "kvm");
 	holder_add_option(c, "--kernel", boot->kernel);
 	if (boot->initramfs)
