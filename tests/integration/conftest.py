@@ -18,16 +18,25 @@ import protos  # noqa: E402
 from registry_servers import FakeRegistry, Registry  # noqa: E402
 
 
+class Archives:
+    """Images as `docker save` archives, made from this machine's files when they are first asked for: name -> path."""
+
+    MAKERS = {"busybox:test": images.make_busybox_image, "nginx:test": images.make_nginx_image,
+              "udp-echo:test": images.make_udp_image}
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def __getitem__(self, name):
+        path = self.directory / f"{name.split(':')[0]}.tar"
+        if not path.exists():
+            self.MAKERS[name](str(path), name)
+        return path
+
+
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
-    """Images made once from this machine's files, as `docker save` archives: name -> path."""
-    directory = tmp_path_factory.mktemp("images")
-    made = {"busybox:test": directory / "busybox.tar", "nginx:test": directory / "nginx.tar",
-            "udp-echo:test": directory / "udp-echo.tar"}
-    images.make_busybox_image(str(made["busybox:test"]), "busybox:test")
-    images.make_nginx_image(str(made["nginx:test"]), "nginx:test")
-    images.make_udp_image(str(made["udp-echo:test"]), "udp-echo:test")
-    return made
+    return Archives(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import signal
 from capsule import run, wait_for
 
 MIB = 1 << 20
-POOL_SIZE = 512 * MIB
-DISK_SIZE = 1 << 30
+POOL_SIZE = 256 * MIB
+DISK_SIZE = 640 * MIB
 DMEVENTD = pathlib.Path("/run/dmeventd.pid")
 
 

@@ -165,10 +165,10 @@ def test_a_microvm_runs_on_kvm_and_reaches_all_that_a_container_reaches(remote):
         assert ctl("workload", "exec", "web-vm", "--", "wget", "-qO-", url) == page
     # The kernel and the initramfs are the package's.
     argv = run("ps", "-o", "args=", "-C", "capsule-vm").stdout.decode().split()
+    files = package("--listfiles", "capsule").stdout.decode().split()
     for option, file in (("--kernel", "vmlinux"), ("--initramfs", "initramfs.cpio")):
         path = argv[argv.index(option) + 1]
-        assert path == f"/usr/libexec/capsule/guest/{file}"
-        run("dpkg", "--search", path)
+        assert path == f"/usr/libexec/capsule/guest/{file}" and path in files
 
 
 def test_volumes_are_thin_and_made_by_udev():
