@@ -198,7 +198,8 @@ def test_an_own_kernel_runs_on_kvm(capsule, own_rootfs):
 
     capsule.run_vm("own", "", kernelPath=str(GUEST_KERNEL), rootfsPath=str(own_rootfs), restartPolicy="Never", wait=False,
                    kernelCmdlineExtra="init=/bin/busybox -- reboot -f")
-    # It is stopped already, from before.
+    # It is stopped, and stays so, until it is started.
+    capsule.ctl("workload", "start", "own", timeout=BOOT)
     wait_for(lambda: capsule.phase("own") == "Stopped" and capsule.status("own").get("exitCode", 0) == 0, "its own end", BOOT)
 
 
