@@ -110,7 +110,8 @@ def test_a_daemon_that_comes_back_sees_to_the_limits(capsule):
 
 def test_less_memory_than_is_in_use(capsule):
     """The kernel refuses (v1): said in the status, until a limit comes that it takes; or it kills (v2)."""
-    hold = ["sh", "-c", "head -c 60000000 /dev/zero | tail -n 1 | sleep 100000"]
+    # What holds it is the first process: the kernel may kill no other.
+    hold = ["sh", "-c", "mkfifo /tmp/f; (head -c 60000000 /dev/zero; sleep 100000) >/tmp/f & exec tail -n 1 /tmp/f"]
     spec = {"name": "w", "kind": "Container", "restartPolicy": "Never", "container": {"image": "busybox:test", "command": hold}}
     capsule.apply({**spec, "resources": {"memoryMib": 256}}, "--wait")
     usage = cgroup_path(capsule, "w", "memory/memory.usage_in_bytes", "memory/memory.current")

@@ -25,6 +25,7 @@ size: 16MiB
 ---
 name: web{name}
 kind: {kind}
+stopGracePeriodSeconds: 60  # the machine is slow
 {part}:
   image: busybox:test
   command: ["sh", "-c"]
