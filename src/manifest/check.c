@@ -451,11 +451,32 @@ static void check_disk_size(uint64_t bytes, const struct path *spec, struct mani
 		mistake(m, &disk, "must be at most %uTiB", (unsigned)(MANIFEST_DISK_SIZE_MAX >> 40));
 }
 
+/* Behind it stand arguments of the first process, and QEMU writes where the devices are at the very end. */
+static bool ends_with_arguments(const char *cmdline)
+{
+	for (const char *p = cmdline; (p = strstr(p, "--")); p += 2)
+		if ((p == cmdline || strchr(" \t", p[-1])) && strchr(" \t", p[2])) /* or the end of the text */
+			return true;
+	return false;
+}
+
+static void check_cmdline(const char *text, const struct path *spec, struct manifest_mistakes *m)
+{
+	struct path cmdline = path_field(spec, "kernelCmdlineExtra");
+
+	if (!check_text(text, MANIFEST_CMDLINE_MAX, &cmdline, m))
+		return;
+	if (strpbrk(text, "\n\r"))
+		mistake(m, &cmdline, "must be one line");
+	else if (ends_with_arguments(text))
+		mistake(m, &cmdline, "must not hold \"--\", behind which no device would be found; let init= name a program that needs "
+			"no arguments");
+}
+
 static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mistakes *m)
 {
 	struct path spec = path_field(NULL, "microVm"), backend = path_field(&spec, "backend");
 	struct path vcpus = path_field(&spec, "vcpus"), memory = path_field(&spec, "memoryMib");
-	struct path cmdline = path_field(&spec, "kernelCmdlineExtra");
 	struct process process = { v->command, v->args, v->n_command, v->n_args, (env_entry *const *)v->env, v->n_env };
 	_cleanup_(targets_release) struct targets targets = { .n = 0 };
 
@@ -470,9 +491,7 @@ static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mi
 	if (v->memory_mib && (v->memory_mib < MANIFEST_MEMORY_MIB_MIN || v->memory_mib > MANIFEST_MEMORY_MIB_MAX))
 		mistake(m, &memory, "must be %d to %u, not %u", MANIFEST_MEMORY_MIB_MIN, MANIFEST_MEMORY_MIB_MAX,
 			v->memory_mib);
-	if (check_text(v->kernel_cmdline_extra, MANIFEST_CMDLINE_MAX, &cmdline, m) &&
-	    strpbrk(v->kernel_cmdline_extra, "\n\r"))
-		mistake(m, &cmdline, "must be one line");
+	check_cmdline(v->kernel_cmdline_extra, &spec, m);
 }
 
 static void check_limit(uint32_t value, uint32_t min, uint32_t max, const struct path *up, const char *field,

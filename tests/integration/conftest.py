@@ -196,6 +196,7 @@ def own_rootfs(tmp_path):
             "mkdir -p /vol; mount /dev/vdb /vol && echo from-own >/vol/f && umount /vol && echo volume written\n"
             "httpd -p 80 -h /www; while :; do sleep 1; done\n")
     entries = [*images.busybox_entries(), *images.BUSYBOX_ETC, images.File("/sbin/init", init.encode(), mode=0o755),
+               images.File("/sbin/reset", b"#!/bin/sh\nexec reboot -f\n", mode=0o755),
                images.File("/marker", b"root"), images.File("/www/index.html", b"own page\n"),
                *(images.Dir(d) for d in ("/proc", "/sys", "/dev"))]
     subprocess.run(["tar", "-x", "-C", tree], input=images.layer_tar(entries), check=True)

@@ -263,7 +263,7 @@ def test_an_own_kernel_runs_on_kvm(capsule, own_rootfs):
     capsule.ctl("workload", "delete", "own", timeout=BOOT)
 
     capsule.run_vm("resets", "", kernelPath=str(GUEST_KERNEL), rootfsPath=str(own_rootfs), restartPolicy="Never", wait=False,
-                   kernelCmdlineExtra="init=/bin/busybox -- reboot -f")
+                   kernelCmdlineExtra="init=/sbin/reset")
     wait_for(lambda: capsule.phase("resets") in ("Stopped", "Failed"), "its end", BOOT)
     assert capsule.phase("resets") == "Stopped" and capsule.status("resets").get("exitCode", 0) == 0, capsule.status("resets")
 

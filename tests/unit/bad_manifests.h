@@ -348,6 +348,9 @@ static const struct {
 	  "9:15: healthCheck.exec: cannot stand beside kernelPath and rootfsPath; that root file system decides what runs in it\n" },
 	{ VM "  kernelCmdlineExtra: \"a\\nb\"\n",
 	  "5:23: microVm.kernelCmdlineExtra: must be one line\n" },
+	{ VM "  kernelCmdlineExtra: init=/sbin/x -- y\n",
+	  "5:23: microVm.kernelCmdlineExtra: must not hold \"--\", behind which no device would be found; let init= name a program "
+	  "that needs no arguments\n" },
 	{ DATA,
 	  "1:1: size: is required, for example 10GiB\n" },
 	{ DATA "size: 1G\nbackend: btrfs\n",
