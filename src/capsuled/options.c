@@ -226,7 +226,7 @@ static const struct option_row rows[] = {
 static bool is_text(const struct option_row *row)
 {
 	return row->set == set_string || row->set == set_directory || row->set == set_monitor || row->set == set_accel ||
-	       row->set == set_volumes;
+	       row->set == set_jailer || row->set == set_volumes;
 }
 
 static void list_release(struct option_list *list)
