@@ -13,36 +13,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FILE_FD 3
-#define EVENTS_FD 4
 #define STEP (1 << 20)
 
-/* Nobody waits for its end, or for that of a pipe that it holds. */
-static void keep_fds(int fd, int events)
-{
-	int high = fcntl(fd, F_DUPFD, EVENTS_FD + 1), other = fcntl(events, F_DUPFD, EVENTS_FD + 1);
-
-	if (high < 0 || other < 0 || dup2(high, FILE_FD) < 0 || dup2(other, EVENTS_FD) < 0)
-		_exit(1);
-	close_range(0, FILE_FD - 1, 0);
-	close_range(EVENTS_FD + 1, ~0u, 0);
-}
-
 /* An event says that the file has changed; those that come while it waits for the disk are one. */
-static _Noreturn void follow(void)
+static _Noreturn void follow(int fd, int events_fd)
 {
 	char events[4096];
 	off_t done = 0;
 	struct stat st;
 
 	for (;;) {
-		ssize_t n = read(EVENTS_FD, events, sizeof events);
+		ssize_t n = read(events_fd, events, sizeof events);
 
-		if ((n < 0 && errno != EINTR) || fstat(FILE_FD, &st) < 0)
+		if ((n < 0 && errno != EINTR) || fstat(fd, &st) < 0)
 			_exit(1);
 		if (st.st_size - done < STEP)
 			continue;
-		(void)sync_file_range(FILE_FD, done, st.st_size - done, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+		(void)sync_file_range(fd, done, st.st_size - done, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
 		done = st.st_size;
 	}
 }
@@ -59,6 +46,7 @@ void write_behind_start(int fd)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(0);
-	keep_fds(fd, events);
-	follow();
+	/* Nobody waits for the end of a pipe that it holds. */
+	close_range(STDIN_FILENO, STDERR_FILENO, 0);
+	follow(fd, events);
 }

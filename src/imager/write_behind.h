@@ -8,8 +8,8 @@
 #define CAPSULE_IMAGER_WRITE_BEHIND_H
 
 /* For a regular file that grows: a child process follows it until this process ends, which may become another program
- * (execve(2)) meanwhile. fd stays the caller's. Where it cannot be done nothing happens: it only saves time. To be called while the
- * process has one thread. */
+ * (execve(2)) meanwhile. fd stays the caller's; it is none of the standard streams. Where it cannot be done nothing happens:
+ * it only saves time. To be called while the process has one thread. */
 void write_behind_start(int fd);
 
 #endif
