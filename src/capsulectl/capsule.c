@@ -54,7 +54,8 @@ static void print_info(const Info *info)
 		output_field("CPU", "%u x %s", info->cpu_cores, *info->cpu_model ? info->cpu_model : "unknown");
 	print_usage("Memory", used, info->memory_total_bytes);
 	if (*info->vm_monitor)
-		output_field("MicroVMs", "%s, %s", info->vm_monitor, info->vm_emulated ? "emulated" : "KVM");
+		output_field("MicroVMs", "%s%s, %s", info->vm_monitor, info->vm_jailed ? " with its jailer" : "",
+			     info->vm_emulated ? "emulated" : "KVM");
 	else
 		output_field("MicroVMs", "%s", info->vm_obstacle);
 	print_usage("State", info->perm_used_bytes, info->perm_total_bytes);

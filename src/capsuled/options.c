@@ -21,17 +21,29 @@
 #define CAPSULE_LIBEXECDIR "/usr/libexec/capsule"
 #endif
 
+struct option_row;
+
+typedef int set_fn(struct options *o, const struct option_row *row, const char *value, struct error *err);
+
+/* What the option's field holds. */
+enum holds { HOLDS_VALUE, HOLDS_TEXT, HOLDS_LIST };
+
 struct option_row {
 	const char *name, *arg, *fallback;
 	const char *help;
-	int (*set)(struct options *o, size_t offset, const char *value, struct error *err);
+	set_fn *set;
 	size_t offset;
-	bool list;
+	enum holds holds;
+	const char *const *words; /* the only values, if any; ends with a NULL */
 };
 
-static int set_string(struct options *o, size_t offset, const char *value, struct error *err)
+static void *field(struct options *o, const struct option_row *row)
 {
-	char **field = (char **)(void *)((char *)o + offset);
+	return (char *)o + row->offset;
+}
+
+static int keep(char **text, const char *value, struct error *err)
+{
 	char *copy;
 
 	if (!*value)
@@ -39,39 +51,44 @@ static int set_string(struct options *o, size_t offset, const char *value, struc
 	copy = strdup(value);
 	if (!copy)
 		return error_errno(err, ENOMEM, "cannot keep it");
-	free(*field);
-	*field = copy;
+	free(*text);
+	*text = copy;
 	return 0;
 }
 
-static int set_directory(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_text(struct options *o, const struct option_row *row, const char *value, struct error *err)
+{
+	return keep(field(o, row), value, err);
+}
+
+static int set_directory(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
 	if (*value != '/')
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not an absolute path", value);
-	return set_string(o, offset, value, err);
+	return set_text(o, row, value, err);
 }
 
-static int set_list(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_list(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
-	struct option_list *list = (struct option_list *)(void *)((char *)o + offset);
+	struct option_list *list = field(o, row);
 
 	if (list->n == OPTIONS_LIST_MAX)
 		return error_set(err, ERR_INVALID_ARGUMENT, "is given more than %d times", OPTIONS_LIST_MAX);
 	list->items[list->n] = NULL;
-	if (set_string((struct options *)(void *)&list->items[list->n], 0, value, err) < 0)
+	if (keep(&list->items[list->n], value, err) < 0)
 		return -1;
 	list->n++;
 	return 0;
 }
 
-static int set_mirror(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_mirror(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
 	const char *equals = strchr(value, '=');
 
 	if (!equals || equals == value || (strncmp(equals + 1, "http://", 7) && strncmp(equals + 1, "https://", 8)))
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not of the form HOST=URL with an http or https URL",
 				 value);
-	return set_list(o, offset, value, err);
+	return set_list(o, row, value, err);
 }
 
 /* "VG/POOL" */
@@ -82,53 +99,37 @@ static bool is_pool(const char *text)
 	return slash && slash > text && slash[1] && !strchr(slash + 1, '/');
 }
 
-static int set_volumes(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_volumes(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
 	size_t prefix = strlen(OPTIONS_LVM);
 
 	if (strcmp(value, "file") != 0 && (strncmp(value, OPTIONS_LVM, prefix) || !is_pool(value + prefix)))
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is neither file nor of the form lvm:VG/POOL", value);
-	return set_string(o, offset, value, err);
+	return set_text(o, row, value, err);
 }
 
-/* One of the words, which end with a NULL. */
-static int set_word(struct options *o, size_t offset, const char *value, const char *const *words, struct error *err)
+static int set_word(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
-	for (size_t i = 0; words[i]; i++)
-		if (!strcmp(value, words[i]))
-			return set_string(o, offset, value, err);
-	return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not one of %s, %s, %s", value, words[0], words[1], words[2]);
+	char all[64] = "";
+
+	for (const char *const *word = row->words; *word; word++) {
+		size_t len = strlen(all);
+
+		if (!strcmp(value, *word))
+			return set_text(o, row, value, err);
+		snprintf(all + len, sizeof all - len, "%s%s", len ? ", " : "", *word);
+	}
+	return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not one of %s", value, all);
 }
 
-static int set_monitor(struct options *o, size_t offset, const char *value, struct error *err)
-{
-	static const char *const words[] = { "auto", "qemu", "firecracker", NULL };
-
-	return set_word(o, offset, value, words, err);
-}
-
-static int set_accel(struct options *o, size_t offset, const char *value, struct error *err)
-{
-	static const char *const words[] = { "auto", "kvm", "emulated", NULL };
-
-	return set_word(o, offset, value, words, err);
-}
-
-static int set_jailer(struct options *o, size_t offset, const char *value, struct error *err)
-{
-	if (strcmp(value, "auto") != 0 && strcmp(value, "none") != 0)
-		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not one of auto, none", value);
-	return set_string(o, offset, value, err);
-}
-
-static int set_level(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_level(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
 	if (log_level_parse(value, &o->log_level) < 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not one of error, warn, info, debug", value);
 	return 0;
 }
 
-static int set_size(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_size(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
 	uint64_t bytes;
 
@@ -136,11 +137,11 @@ static int set_size(struct options *o, size_t offset, const char *value, struct 
 		return -1;
 	if (bytes < 4096)
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is less than 4KiB", value);
-	*(uint64_t *)(void *)((char *)o + offset) = bytes;
+	*(uint64_t *)field(o, row) = bytes;
 	return 0;
 }
 
-static int set_files(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_files(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
 	char *end;
 	long n = strtol(value, &end, 10);
@@ -151,23 +152,32 @@ static int set_files(struct options *o, size_t offset, const char *value, struct
 	return 0;
 }
 
-static int set_duration(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_duration(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
 	if (time_parse_duration(value, &o->stop_grace_ns) < 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is not a duration such as 10s or 1m30s", value);
 	return 0;
 }
 
-static int set_flag(struct options *o, size_t offset, const char *value, struct error *err)
+static int set_flag(struct options *o, const struct option_row *row, const char *value, struct error *err)
 {
-	*(bool *)((char *)o + offset) = true;
+	*(bool *)field(o, row) = true;
 	return 0;
 }
 
 #define FIELD(f) offsetof(struct options, f)
 
-#define TEXT(f) set_string, FIELD(f), false
-#define DIRECTORY(f) set_directory, FIELD(f), false
+#define TEXT_BY(set, f) set, FIELD(f), HOLDS_TEXT, NULL
+#define TEXT(f) TEXT_BY(set_text, f)
+#define DIRECTORY(f) TEXT_BY(set_directory, f)
+#define WORD(f, words) set_word, FIELD(f), HOLDS_TEXT, words
+#define LIST_BY(set, f) set, FIELD(f), HOLDS_LIST, NULL
+#define LIST(f) LIST_BY(set_list, f)
+#define VALUE_BY(set, f) set, FIELD(f), HOLDS_VALUE, NULL
+
+static const char *const monitors[] = { "auto", "qemu", "firecracker", NULL };
+static const char *const accelerations[] = { "auto", "kvm", "emulated", NULL };
+static const char *const jailers[] = { "auto", "none", NULL };
 
 static const struct option_row rows[] = {
 	{ "config", "FILE", NULL, "configuration file (default: " CONFIG_DEFAULT ", if it exists)", TEXT(config) },
@@ -175,7 +185,7 @@ static const struct option_row rows[] = {
 	{ "run", "DIR", "/run/capsule", "state that does not", DIRECTORY(run) },
 	{ "listen", "ADDRESS", NULL,
 	  "where the API is served: unix:PATH, or HOST:PORT on loopback; may be given several times\n"
-	  "(default: unix:<run>/capsule.sock)", set_list, FIELD(listen), true },
+	  "(default: unix:<run>/capsule.sock)", LIST(listen) },
 	{ "bridge", "NAME", "br0", "bridge that workloads are connected to", TEXT(bridge) },
 	{ "subnet", "CIDR", "172.20.254.1/24", "address of the bridge and size of its subnet", TEXT(subnet) },
 	{ "table", "NAME", "capsule", "nftables table that holds the daemon's rules", TEXT(table) },
@@ -190,44 +200,38 @@ static const struct option_row rows[] = {
 	{ "volume-worker", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-volume",
 	  "program that exports, imports and holds volumes", TEXT(volume_worker) },
 	{ "volumes", "WHERE", "file", "where volumes are made that do not say: file, or lvm:VG/POOL for a thin pool",
-	  set_volumes, FIELD(volumes), false },
+	  TEXT_BY(set_volumes, volumes) },
 	{ "vm-holder", "PROGRAM", CAPSULE_LIBEXECDIR "/capsule-vm", "program that holds a running microVM", TEXT(vm_holder) },
-	{ "vm-monitor", "MONITOR", "auto", "auto, qemu or firecracker: what runs microVMs that do not say", set_monitor,
-	  FIELD(vm_monitor), false },
-	{ "vm-accel", "HOW", "auto", "auto, kvm or emulated: how; auto takes KVM where it works", set_accel, FIELD(vm_accel),
-	  false },
-	{ "vm-jailer", "WHETHER", "auto", "auto or none: whether Firecracker's jailer is used where it is installed", set_jailer,
-	  FIELD(vm_jailer), false },
+	{ "vm-monitor", "MONITOR", "auto", "auto, qemu or firecracker: what runs microVMs that do not say",
+	  WORD(vm_monitor, monitors) },
+	{ "vm-accel", "HOW", "auto", "auto, kvm or emulated: how; auto takes KVM where it works",
+	  WORD(vm_accel, accelerations) },
+	{ "vm-jailer", "WHETHER", "auto", "auto or none: whether Firecracker's jailer is used where it is installed",
+	  WORD(vm_jailer, jailers) },
 	{ "guest-dir", "DIR", CAPSULE_LIBEXECDIR "/guest", "kernel and initramfs that microVMs boot from",
 	  DIRECTORY(guest_dir) },
 	{ "guest-kernel", "FILE", NULL, "another kernel than the one in there", DIRECTORY(guest_kernel) },
-	{ "log-level", "LEVEL", "info", "error, warn, info or debug", set_level, FIELD(log_level), false },
+	{ "log-level", "LEVEL", "info", "error, warn, info or debug", VALUE_BY(set_level, log_level) },
 	{ "log-max-size", "SIZE", "10MiB", "size at which a log, of a workload or of the daemon, is rotated",
-	  set_size, FIELD(log_max_size), false },
+	  VALUE_BY(set_size, log_max_size) },
 	{ "log-max-files", "N", "3", "files kept of each log, the one being written included",
-	  set_files, FIELD(log_max_files), false },
+	  VALUE_BY(set_files, log_max_files) },
 	{ "stop-grace", "DURATION", "10s", "time between stop signal and kill, for workloads that do not say",
-	  set_duration, FIELD(stop_grace_ns), false },
+	  VALUE_BY(set_duration, stop_grace_ns) },
 	{ "registry-mirror", "HOST=URL", NULL, "ask this mirror before the registry HOST; may be given several times",
-	  set_mirror, FIELD(mirrors), true },
+	  LIST_BY(set_mirror, mirrors) },
 	{ "plain-http", "HOST", NULL, "speak plain HTTP with this registry; may be given several times",
-	  set_list, FIELD(plain_http), true },
+	  LIST(plain_http) },
 	{ "credentials", "FILE", NULL, "registry credentials in the format of Docker's config.json", TEXT(credentials) },
 	{ "metrics", "HOST:PORT", NULL,
 	  "where figures for Prometheus are served, as http://HOST:PORT/metrics, to whoever asks (default: nowhere)",
 	  TEXT(metrics) },
 	{ "down", NULL, NULL, "end all workloads and take away the bridge, then exit; what is declared stays",
-	  set_flag, FIELD(down), false },
-	{ "help", NULL, NULL, "print this text", set_flag, FIELD(help), false },
-	{ "version", NULL, NULL, "print the version", set_flag, FIELD(version), false },
+	  VALUE_BY(set_flag, down) },
+	{ "help", NULL, NULL, "print this text", VALUE_BY(set_flag, help) },
+	{ "version", NULL, NULL, "print the version", VALUE_BY(set_flag, version) },
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
-
-static bool is_text(const struct option_row *row)
-{
-	return row->set == set_string || row->set == set_directory || row->set == set_monitor || row->set == set_accel ||
-	       row->set == set_jailer || row->set == set_volumes;
-}
 
 static void list_release(struct option_list *list)
 {
@@ -239,11 +243,10 @@ static void list_release(struct option_list *list)
 void options_release(struct options *o)
 {
 	for (size_t i = 0; i < N_ROWS; i++)
-		if (is_text(&rows[i]))
-			free(*(char **)(void *)((char *)o + rows[i].offset));
-	list_release(&o->listen);
-	list_release(&o->mirrors);
-	list_release(&o->plain_http);
+		if (rows[i].holds == HOLDS_TEXT)
+			free(*(char **)field(o, &rows[i]));
+		else if (rows[i].holds == HOLDS_LIST)
+			list_release(field(o, &rows[i]));
 	memset(o, 0, sizeof *o);
 }
 
@@ -295,7 +298,7 @@ static int config_value(struct config *c, const struct option_row *row, const ya
 
 	if (value->type != YAML_SCALAR_NODE)
 		return config_error(c, value, err, "a plain value is expected here");
-	if (row->set(c->options, row->offset, (const char *)value->data.scalar.value, &why) < 0)
+	if (row->set(c->options, row, (const char *)value->data.scalar.value, &why) < 0)
 		return error_set(err, ERR_INVALID_ARGUMENT, "%s:%zu: %s %s", c->file, value->start_mark.line + 1, row->name,
 				 error_message(&why));
 	return 0;
@@ -311,7 +314,7 @@ static int config_pair(struct config *c, const yaml_node_pair_t *pair, struct er
 		row = row_of((const char *)key->data.scalar.value);
 	if (!row || !row->arg || row->offset == FIELD(config))
 		return config_error(c, key, err, "there is no such option; see capsuled --help");
-	if (row->list && value->type == YAML_SEQUENCE_NODE) {
+	if (row->holds == HOLDS_LIST && value->type == YAML_SEQUENCE_NODE) {
 		for (yaml_node_item_t *item = value->data.sequence.items.start; item < value->data.sequence.items.top; item++)
 			if (config_value(c, row, yaml_document_get_node(&c->document, *item), err) < 0)
 				return -1;
@@ -392,10 +395,10 @@ static int command_line(int argc, char **argv, struct options *o, bool only_conf
 					 argv[optind - 1]);
 		if (only_config != (rows[i].offset == FIELD(config) || rows[i].set == set_flag))
 			continue;
-		if (rows[i].list && !fresh[i])
-			list_release((struct option_list *)(void *)((char *)o + rows[i].offset));
+		if (rows[i].holds == HOLDS_LIST && !fresh[i])
+			list_release(field(o, &rows[i]));
 		fresh[i] = true;
-		if (rows[i].set(o, rows[i].offset, optarg, &why) < 0)
+		if (rows[i].set(o, &rows[i], optarg, &why) < 0)
 			return error_set(err, ERR_INVALID_ARGUMENT, "--%s %s", rows[i].name, error_message(&why));
 	}
 	if (optind < argc)
@@ -408,7 +411,7 @@ int options_parse(int argc, char **argv, struct options *ret, struct error *err)
 	struct options o = { 0 };
 
 	for (size_t i = 0; i < N_ROWS; i++)
-		if (rows[i].fallback && rows[i].set(&o, rows[i].offset, rows[i].fallback, err) < 0)
+		if (rows[i].fallback && rows[i].set(&o, &rows[i], rows[i].fallback, err) < 0)
 			goto fail;
 	if (command_line(argc, argv, &o, true, err) < 0)
 		goto fail;

@@ -117,6 +117,8 @@ struct storage {
 	struct volume_backend *backend; /* that tells of events; NULL: none does */
 	int events;                     /* -1: nothing is watched */
 	uv_poll_t poll;                 /* on events */
+	uv_timer_t retry;               /* runs after a look that failed */
+	uint64_t retry_ms;              /* that it last waited; 0: the last look went well */
 	bool looking, again;            /* a look is under way, and is to be followed by another one */
 	char warning[VOLUME_WARNING_MAX];
 };

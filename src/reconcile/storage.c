@@ -13,6 +13,9 @@
 
 #include <string.h>
 
+#define RETRY_FIRST_MS 1000
+#define RETRY_MAX_MS 30000
+
 /* One look, as a task. */
 struct storage_look {
 	struct reconciler *r;
@@ -69,6 +72,20 @@ static void tell_workloads(const struct storage_look *look)
 		note(w, holds_volume(look, w->name) ? look->room.warning : "");
 }
 
+static void on_retry_due(uv_timer_t *timer)
+{
+	storage_look(timer->data);
+}
+
+/* A look that fails has used up the event that it was for, and is taken again, at longer and longer intervals. */
+static void retry_later(struct storage *storage)
+{
+	uint64_t ms = storage->retry_ms ? storage->retry_ms * 2 : RETRY_FIRST_MS;
+
+	storage->retry_ms = ms > RETRY_MAX_MS ? RETRY_MAX_MS : ms;
+	uv_timer_start(&storage->retry, on_retry_due, storage->retry_ms, 0);
+}
+
 /* It stays readable from an event to the beginning of the look that follows. */
 static void on_event(uv_poll_t *poll, int status, int events)
 {
@@ -87,6 +104,9 @@ static void look_done(void *arg)
 		if (*look->room.warning && strcmp(r->storage.warning, look->room.warning) != 0)
 			log_warn("%s", look->room.warning);
 		snprintf(r->storage.warning, sizeof r->storage.warning, "%s", look->room.warning);
+		r->storage.retry_ms = 0;
+	} else if (!r->halted) {
+		retry_later(&r->storage);
 	}
 	if (look->armed && !r->halted)
 		uv_poll_start(&r->storage.poll, UV_READABLE, on_event);
@@ -112,6 +132,7 @@ void storage_look(struct reconciler *r)
 	if (!look)
 		abort();
 	storage->looking = true;
+	uv_timer_stop(&storage->retry);
 	look->r = r;
 	look->backend = storage->backend;
 	look->events = storage->events;
@@ -141,6 +162,9 @@ void storage_init(struct reconciler *r)
 		abort();
 	storage->poll.data = r;
 	uv_unref((uv_handle_t *)&storage->poll);
+	uv_timer_init(r->host.loop, &storage->retry);
+	storage->retry.data = r;
+	uv_unref((uv_handle_t *)&storage->retry);
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -154,6 +178,7 @@ void storage_release(struct reconciler *r)
 {
 	if (r->storage.events < 0)
 		return;
+	uv_close((uv_handle_t *)&r->storage.retry, NULL);
 	uv_close((uv_handle_t *)&r->storage.poll, on_closed);
 	while (r->storage.events >= 0)
 		uv_run(r->host.loop, UV_RUN_ONCE);

@@ -175,7 +175,7 @@ int microvm_driver_new(const struct driver_options *options, struct driver **ret
 struct microvm_support {
 	char *monitor;  /* "qemu", "firecracker"; NULL: nothing can */
 	char *obstacle; /* why */
-	bool emulated;
+	bool emulated, jailed;
 };
 
 /* Blocks: for up to a second the first time. Of a driver that microvm_driver_new() made. */

@@ -49,6 +49,7 @@ static void fill_micro_vms(Capsule__V1__GetInfoResponse *info, struct driver *dr
 	if (support.obstacle)
 		info->vm_obstacle = support.obstacle;
 	info->vm_emulated = support.emulated;
+	info->vm_jailed = support.jailed;
 }
 
 static void info_work(struct unary *u)

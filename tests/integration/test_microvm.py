@@ -30,7 +30,7 @@ def test_a_microvm_beside_a_container(capsule, tmp_path):
     said(capsule, "web", "hello\n")
     how = capsule.ctl("capsule", "info").out.split("MicroVMs:")[1].splitlines()[0].strip()
     assert (how, capsule.status("web").get("message", "")) in [("qemu, emulated", "emulated"), ("qemu, KVM", ""),
-                                                               ("firecracker, KVM", "")]
+                                                               ("firecracker, KVM", ""), ("firecracker with its jailer, KVM", "")]
     assert os.uname().release not in capsule.logs("web")
     status = capsule.status("web")
     assert status["imageDigest"].startswith("sha256:") and status["address"].startswith(capsule.net)

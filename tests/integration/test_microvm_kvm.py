@@ -136,7 +136,7 @@ def expect_in_cgroup(capsule, name, pid):
 def test_a_microvm_runs_on_kvm(capsule, monitor, jailed, tmp_path):
     """One boot: what a container wrote, port, exec, files, console, a new daemon, stop; and the volume back to a container."""
     port = free_port()
-    assert how_microvms_run(capsule) == f"{monitor}, KVM"
+    assert how_microvms_run(capsule) == f"{monitor}{' with its jailer' if jailed else ''}, KVM"
     capsule.apply({"name": "shared", "kind": "Volume", "size": "16MiB"})
     run_writer(capsule, "container")
     capsule.ctl("workload", "delete", "writer")
@@ -272,7 +272,7 @@ def test_an_own_kernel_runs_on_kvm(capsule, own_rootfs):
 def test_firecracker_is_taken_where_it_is_installed(make_capsule, path_with_firecracker):
     """Unless the daemon, or the manifest, says otherwise."""
     capsule = make_capsule(env=path_with_firecracker)
-    assert how_microvms_run(capsule) == "firecracker, KVM"
+    assert how_microvms_run(capsule) == ("firecracker with its jailer, KVM" if JAILER else "firecracker, KVM")
     capsule.run_vm("vm", "busybox:test", IDLE)
     assert os.path.basename(os.readlink(f"/proc/{capsule.status('vm')['pid']}/exe")).startswith("firecracker")
     assert (first_in_namespace(capsule.status("vm")["pid"]).name != capsule.status("vm")["pid"]) == bool(JAILER), "its jailer, too"

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 
 from debian_kernel import run, unpack
 from tsc import tsc_khz
@@ -22,6 +23,9 @@ CACHE = TOP / "build-vm"
 # In the order in which they need each other.
 BOOT_MODULES = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "virtio_console", "netfs", "fscache", "9pnet",
                 "9pnet_virtio", "9p", "overlay", "crc16", "mbcache", "jbd2", "crc32c_generic", "libcrc32c", "ext4"]
+# On a busy host a kernel now and then hangs before its first process, which says this on the console.
+SIGN_OF_LIFE = "the first process runs"
+BOOT_PATIENCE = 120  # seconds, until then: some on an idle host
 XZ_MAGIC = b"\xfd7zXZ\0"
 DISK_SIZE = 8 << 30  # of a sparse file
 SYSTEMD = ["/lib/systemd/systemd"]
@@ -62,7 +66,7 @@ def make_initramfs(out, start, command=(), environment=(), orderly=False):
     down as systemd does it, not as if its power were cut."""
     modules = kernel() / "lib/modules"
     settings = {"top": TOP, "modules": modules, "start": shlex.join(start), "command": shlex.join(command),
-                "environment": shlex.join(environment), "orderly": "yes" if orderly else ""}
+                "environment": shlex.join(environment), "orderly": "yes" if orderly else "", "sign_of_life": SIGN_OF_LIFE}
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         tree = pathlib.Path(scratch)
         for name in ("bin", "modules", "proc", "sys", "dev", "host", "disk", "new"):
@@ -77,6 +81,17 @@ def make_initramfs(out, start, command=(), environment=(), orderly=False):
         names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*")))
         with open(out, "wb") as f:
             subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=tree, input=names.encode(), stdout=f, check=True)
+
+
+def came_up(console):
+    return console.exists() and SIGN_OF_LIFE in console.read_text(errors="replace")
+
+
+def kill_if_hung(process, console):
+    """A timer that ends the machine if it gives no sign of life. The caller cancels it when the machine has ended."""
+    timer = threading.Timer(BOOT_PATIENCE, lambda: came_up(console) or process.kill())
+    timer.start()
+    return timer
 
 
 def make_disk(path, size=DISK_SIZE):

@@ -316,6 +316,7 @@ void microvm_driver_support(struct driver *driver, struct microvm_support *ret)
 	}
 	ret->monitor = strdup(boot.monitor);
 	ret->emulated = boot.emulated;
+	ret->jailed = boot.jailer;
 }
 
 /* ---- the table ---- */
