@@ -35,10 +35,10 @@ demo: deps-run
 check: deps
 	@tests/check
 
-# On an emulated Debian machine with systemd, its own kernel, KVM and LVM; no part of `check`.
+# The part of `check` that runs on an emulated Debian machine with systemd, its own kernel, KVM and LVM.
 check-vm: deps
 	@$(MAKE) --no-print-directory all
-	@tests/check kernel vm
+	@tests/check kernel package vm
 
 bench: deps
 	@$(MAKE) --no-print-directory all

@@ -45,6 +45,7 @@ stopGracePeriodSeconds: 60  # the machine is slow
 ON_THE_HOST = f"""\
 name: on-the-host
 kind: Container
+stopGracePeriodSeconds: 1  # it takes no notice of signals
 container:
   image: busybox:test
   networkMode: HOST
