@@ -34,15 +34,17 @@ static int64_t grace_ms(const struct ending *ending, const Capsule__V1__Workload
 	return ending->host->stop_grace_ms;
 }
 
-/* The shim of a running workload, asked to stop it; NULL where nothing runs. */
-static struct shim_client *stop(struct ending *ending, const Capsule__V1__Workload *spec)
+/* The shim of a running workload, asked to stop it; NULL where nothing runs, or where its holder does not say soon whether it does
+ * (ret_silent). With patience that is waited for. */
+static struct shim_client *stop(struct ending *ending, const Capsule__V1__Workload *spec, bool patient, bool *ret_silent)
 {
 	struct driver *driver = ending->host->driver;
 	struct driver_instance instance = { .shim_fd = -1 };
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct shim_client *shim = NULL;
 
-	if (driver->ops->recover(driver, spec->name, false, &instance, &err) < 0) {
+	*ret_silent = false;
+	if (driver->ops->recover(driver, spec->name, patient, &instance, &err) < 0) {
 		note(ending, &err);
 		return NULL;
 	}
@@ -53,6 +55,7 @@ static struct shim_client *stop(struct ending *ending, const Capsule__V1__Worklo
 		if (shim_client_stop(shim, 0, grace_ms(ending, spec), &err) < 0)
 			note(ending, &err);
 	}
+	*ret_silent = instance.starting;
 	driver_instance_release(&instance);
 	return shim;
 }
@@ -60,15 +63,20 @@ static struct shim_client *stop(struct ending *ending, const Capsule__V1__Worklo
 static void stop_all(struct ending *ending, struct store_workload *records, size_t n)
 {
 	_cleanup_free_ struct shim_client **shims = calloc(n + 1, sizeof *shims);
+	_cleanup_free_ bool *silent = calloc(n + 1, sizeof *silent);
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (!shims) {
+	if (!shims || !silent) {
 		error_errno(&err, ENOMEM, "cannot stop the workloads");
 		note(ending, &err);
 		return;
 	}
 	for (size_t i = 0; i < n; i++)
-		shims[i] = stop(ending, records[i].spec);
+		shims[i] = stop(ending, records[i].spec, false, &silent[i]);
+	/* A holder that is silent starts its payload, or waits for its turn on a busy host: its payload is due its grace, too. */
+	for (size_t i = 0; i < n; i++)
+		if (silent[i])
+			shims[i] = stop(ending, records[i].spec, true, &silent[i]);
 	while (ending->running)
 		uv_run(ending->host->loop, UV_RUN_ONCE);
 	for (size_t i = 0; i < n; i++)

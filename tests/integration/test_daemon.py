@@ -137,6 +137,26 @@ def test_down_ends_everything_but_what_is_declared(capsule):
     assert "asked" in capsule.logs("polite")
 
 
+def test_down_waits_for_a_shim_that_waits_for_its_turn(capsule):
+    """Its payload gets its grace on a busy host, too."""
+    capsule.run_container("polite", "busybox:test",
+                          command=["sh", "-c", "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 1000 & wait; done"])
+    wait_for(lambda: "up" in capsule.logs("polite"), "the trap")
+    capsule.stop()
+    shim = capsule.shim("polite")
+    os.kill(shim, signal.SIGSTOP)
+    down = subprocess.Popen([str(a) for a in capsule.argv()] + ["--down"])
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            down.wait(3)
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    assert down.wait(PATIENCE) == 0
+    capsule.start()
+    wait_for(lambda: capsule.logs("polite").count("up") == 2, "the next run")
+    assert "asked" in capsule.logs("polite")
+
+
 def test_a_second_daemon_on_the_same_root_is_refused(capsule):
     done = subprocess.run([str(a) for a in capsule.argv()], capture_output=True, timeout=30)
     assert done.returncode == 1

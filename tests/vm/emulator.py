@@ -1,10 +1,12 @@
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The Capsule authors
 """An ordinary Debian host as an emulated machine, for `machine`, which runs a command in it, and `power-cuts`.
 
 Its kernel is that of linux-image-amd64, unpacked from its package into build-vm/. Its root is this host's root, shared
 read-only, under an overlay on a disk or in memory: it sees this build and every installed package as they are. Everything is
-emulated (no KVM), so that it works on any machine; it is several times slower.
+emulated (no KVM), so that it works on any machine; it is several times slower. Run alone, this unpacks the kernel, for machines
+that will be started at once.
 """
 import lzma
 import pathlib
@@ -45,6 +47,7 @@ def kernel():
 
 def vmlinux():
     """The kernel as its boot loader would unpack it, which in emulation takes seconds."""
+    CACHE.mkdir(exist_ok=True)
     path = CACHE / "vmlinux"
     if not path.exists():
         image = next(kernel().glob("boot/vmlinuz-*")).read_bytes()
@@ -124,3 +127,7 @@ def qemu(initramfs, console, *devices, memory=2048, processors=2):
             "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console", "-device", "virtio-serial-device",
             *share("host", "path=/,security_model=passthrough,readonly=on,multidevs=remap"),
             *(option for options in devices for option in options)]
+
+
+if __name__ == "__main__":
+    vmlinux()

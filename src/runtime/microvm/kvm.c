@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 /* The guest's memory. */
 #define ADDRESS_CODE 0x1000
@@ -114,10 +115,14 @@ static enum kvm_outcome run_guest(int device_fd, const uint8_t *code, size_t len
 	return enter_guest(vcpu, run);
 }
 
-static _Noreturn void guest_process(int device_fd, const uint8_t *code, size_t len)
+static _Noreturn void guest_process(int device_fd, const uint8_t *code, size_t len, int cpu_ms)
 {
+	const struct itimerval limit = { .it_value = { .tv_sec = cpu_ms / 1000, .tv_usec = cpu_ms % 1000 * 1000 } };
+
 	process_reset_signals();
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* It ends with a SIGPROF. */
+	setitimer(ITIMER_PROF, &limit, NULL);
 	/* Nothing of the daemon's stays open in here. */
 	if (dup2(device_fd, 0) < 0 || syscall(SYS_close_range, 1u, ~0u, 0u) < 0)
 		_exit(KVM_REFUSED);
@@ -126,7 +131,7 @@ static _Noreturn void guest_process(int device_fd, const uint8_t *code, size_t l
 
 /* ---- the daemon's side ---- */
 
-enum kvm_outcome kvm_try(int device_fd, const uint8_t *code, size_t len, int timeout_ms)
+enum kvm_outcome kvm_try(int device_fd, const uint8_t *code, size_t len, int cpu_ms)
 {
 	_cleanup_close_ int pidfd = -1;
 	struct pollfd ended = { .events = POLLIN };
@@ -137,18 +142,20 @@ enum kvm_outcome kvm_try(int device_fd, const uint8_t *code, size_t len, int tim
 		return KVM_REFUSED;
 	pid = fork();
 	if (pid == 0)
-		guest_process(device_fd, code, len);
+		guest_process(device_fd, code, len, cpu_ms);
 	if (pid < 0)
 		return KVM_REFUSED;
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	ended.fd = pidfd;
 	if (pidfd >= 0)
-		n = poll(&ended, 1, timeout_ms);
+		n = poll(&ended, 1, KVM_WAIT_FACTOR * cpu_ms);
 	if (n <= 0)
 		kill(pid, SIGKILL);
 	status = process_wait(pid);
-	if (n <= 0)
-		return n == 0 ? KVM_STUCK : KVM_LOST;
+	if (n == 0 || status == 128 + SIGPROF)
+		return KVM_STUCK;
+	if (n < 0)
+		return KVM_LOST;
 	return status >= KVM_RAN && status < KVM_STUCK ? (enum kvm_outcome)status : KVM_LOST;
 }
 
