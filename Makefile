@@ -48,6 +48,7 @@ install: all
 	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
 
 deb: deps
+	@$(MAKE) --no-print-directory all
 	@packaging/make-deb $(BUILD)
 
 clean:
