@@ -122,9 +122,12 @@ static int add_backend(struct daemon *d, const char *kind, struct error *err)
 	return r;
 }
 
-/* The file backend is always there; it is the default unless another one is asked for. */
+/* The file backend is always there; it is the default unless another one is asked for. What only ends workloads needs none, and a
+ * machine that goes down may have lost its pool by then. */
 static int open_volumes(struct daemon *d, struct error *err)
 {
+	if (d->options.down)
+		return 0;
 	if (strcmp(d->options.volumes, "file") != 0 && add_backend(d, d->options.volumes, err) < 0)
 		return error_wrap(err, "--volumes %s", d->options.volumes);
 	return add_backend(d, "file", err);

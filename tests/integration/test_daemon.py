@@ -126,7 +126,7 @@ def test_down_ends_everything_but_what_is_declared(capsule):
     assert refused.returncode == 1 and b"another capsuled" in refused.stderr
     assert capsule.phase("polite") == "Running"
     capsule.stop()
-    run(*capsule.argv(), "--down")
+    run(*capsule.argv(), "--volumes", "lvm:gone/pool", "--down")  # which keeps nothing up
     left = {kind: names for kind, names in host_state().items() if names}
     assert set(left) <= {"cgroups"} and all(c.endswith(capsule.table) for c in left.get("cgroups", [])), left
     assert http_get("127.0.0.1", port) is None
