@@ -106,7 +106,7 @@ def make_disk(path, size=DISK_SIZE):
 def disk(name, where, cache="unsafe"):
     """Options of QEMU for a disk, with its name as its serial. The one named "root" holds what the machine writes."""
     return ["-drive", f"if=none,id={name},file={where},format=raw,cache={cache}",
-            "-device", f"virtio-blk-device,drive={name},serial={name}"]
+            "-device", f"virtio-blk-device,drive={name},serial={name},physical_block_size=4096"]
 
 
 def port(name, path):

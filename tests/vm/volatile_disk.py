@@ -3,14 +3,17 @@
 """A disk with a write cache that loses its content with the power, served to QEMU over NBD (a Unix socket).
 
 What is written stays in memory until it is flushed. cut() is the loss of power: of the sectors that were
-not flushed some are on the disk and some are not, in no order, as drives and their queues do it. A sector is never torn.
+not flushed some are on the disk and some are not, in no order, as drives and their queues do it. A sector is never torn. They are
+today's drives' own, of 4 KiB, not the 512 bytes in which such a drive is addressed: ext4 takes a commit block that is torn for a
+journal that is damaged.
 """
 import random
 import socket
 import struct
 import threading
 
-SECTOR = 512
+ADDRESSED = 512
+SECTOR = 4096  # what the drive writes as one
 # https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
 FIXED_NEWSTYLE, NO_ZEROES = 1, 2
 OPT_ABORT, OPT_GO = 2, 7
@@ -70,18 +73,23 @@ class VolatileDisk:
     # ---- the disk ----
 
     def read(self, offset, length):
-        self.file.seek(offset)
-        data = bytearray(self.file.read(length))
-        if self.cache:
-            for at in range(0, length, SECTOR):
-                content = self.cache.get((offset + at) // SECTOR)
-                if content:
-                    data[at:at + SECTOR] = content
-        return data
+        first, end = offset // SECTOR, -(-(offset + length) // SECTOR)
+        self.file.seek(first * SECTOR)
+        data = bytearray(self.file.read((end - first) * SECTOR))
+        for number in range(first, end) if self.cache else ():
+            content = self.cache.get(number)
+            if content:
+                data[(number - first) * SECTOR:(number - first + 1) * SECTOR] = content
+        return data[offset - first * SECTOR:][:length]
 
     def write(self, offset, data):
-        for at in range(0, len(data), SECTOR):
-            self.cache[(offset + at) // SECTOR] = data[at:at + SECTOR]
+        first, end = offset // SECTOR, -(-(offset + len(data)) // SECTOR)
+        whole = data
+        if offset % SECTOR or len(data) % SECTOR:
+            whole = self.read(first * SECTOR, (end - first) * SECTOR)
+            whole[offset - first * SECTOR:offset - first * SECTOR + len(data)] = data
+        for number in range(first, end):
+            self.cache[number] = bytes(whole[(number - first) * SECTOR:(number - first + 1) * SECTOR])
 
     def write_through(self, offset, data):
         self.file.seek(offset)
@@ -124,7 +132,7 @@ class VolatileDisk:
         """One request; False: it was the last one."""
         _, _, command, cookie, offset, length = struct.unpack(">IHHQQI", receive(connection, 28))
         error, data = 0, b""
-        if length > LENGTH_MAX or offset % SECTOR or length % SECTOR or offset + length > self.size:
+        if length > LENGTH_MAX or offset % ADDRESSED or length % ADDRESSED or offset + length > self.size:
             raise Gone
         if command == READ:
             data = self.read(offset, length)
