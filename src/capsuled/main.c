@@ -122,12 +122,9 @@ static int add_backend(struct daemon *d, const char *kind, struct error *err)
 	return r;
 }
 
-/* The file backend is always there; it is the default unless another one is asked for. What only ends workloads needs none, and a
- * machine that goes down may have lost its pool by then. */
+/* The file backend is always there; it is the default unless another one is asked for. */
 static int open_volumes(struct daemon *d, struct error *err)
 {
-	if (d->options.down)
-		return 0;
 	if (strcmp(d->options.volumes, "file") != 0 && add_backend(d, d->options.volumes, err) < 0)
 		return error_wrap(err, "--volumes %s", d->options.volumes);
 	return add_backend(d, "file", err);
@@ -173,7 +170,7 @@ static int open_parts(struct daemon *d, struct error *err)
 	d->transfer_options = (struct transfer_options){ o->image_worker, o->root, d->registries_file };
 	if (store_open(db, &d->store, err) < 0 || store_adopt_subnet(d->store, &d->host.subnet, err) < 0 ||
 	    image_store_open(o->root, &d->images, err) < 0 ||
-	    open_volumes(d, err) < 0 || net_new(&net, &d->net, err) < 0 ||
+	    net_new(&net, &d->net, err) < 0 ||
 	    container_driver_new(&d->driver_options, &d->container, err) < 0 ||
 	    microvm_driver_new(&d->driver_options, &d->micro_vm, err) < 0)
 		return -1;
@@ -404,6 +401,7 @@ static int take_over(struct daemon *d, struct error *err)
 	return open_parts(d, err);
 }
 
+/* Without volumes: a machine that goes down may have lost its pool by now. */
 static int take_down(struct daemon *d, struct error *err)
 {
 	struct down_host host = { .loop = &d->loop, .driver_options = &d->driver_options };
@@ -420,7 +418,7 @@ static int take_down(struct daemon *d, struct error *err)
 static int start(struct daemon *d, struct error *err)
 {
 	watch_signals(d);
-	if (take_over(d, err) < 0 || start_reconciler(d, err) < 0 || serve(d, err) < 0)
+	if (take_over(d, err) < 0 || open_volumes(d, err) < 0 || start_reconciler(d, err) < 0 || serve(d, err) < 0)
 		return -1;
 	log_info("ready");
 	notify_manager("READY=1");

@@ -13,10 +13,11 @@ import pathlib
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 
-from debian_kernel import run, unpack
+from debian_kernel import Failed, run, unpack
 from tsc import tsc_khz
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -95,6 +96,18 @@ def kill_if_hung(process, console):
     timer = threading.Timer(BOOT_PATIENCE, lambda: came_up(console) or process.kill())
     timer.start()
     return timer
+
+
+def run_or_again(run_machine, console):
+    """Calls what runs a machine with this console to its end; once more if its kernel did not come up."""
+    for last_try in (False, True):
+        console.unlink(missing_ok=True)
+        try:
+            return run_machine()
+        except Failed:
+            if last_try or came_up(console):
+                raise
+        print("the machine's kernel did not come up; once more", file=sys.stderr)
 
 
 def make_disk(path, size=DISK_SIZE):
