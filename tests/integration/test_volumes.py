@@ -184,8 +184,10 @@ def test_several_volumes_one_below_the_other(capsule):
                                      mount("other", "/etc/other")])
     for path in ("/data", "/data/deep/inner", "/etc/other"):
         capsule.inside("w", "sh", "-c", f"echo {path} > {path}/file")
-    mounted = [line.split()[4] for line in capsule.inside("w", "cat", "/proc/self/mountinfo").splitlines()]
-    assert {"/data", "/data/deep/inner", "/etc/other"} <= set(mounted)
+    mounted = [line.split() for line in capsule.inside("w", "cat", "/proc/self/mountinfo").splitlines()]
+    options = {fields[4]: fields[-1].split(",") for fields in mounted}
+    for path in ("/data", "/data/deep/inner", "/etc/other"):
+        assert {"discard", "lazytime"} <= set(options[path])
     assert len(loops_of(capsule)) == 3
     assert not [line for line in open("/proc/self/mountinfo") if str(capsule.root) in line], "no mount on the host"
     capsule.ctl("workload", "delete", "w")
