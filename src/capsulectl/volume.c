@@ -48,6 +48,10 @@ static int apply_new(struct cli *cli, Capsule__V1__VolumeCreateRequest *wanted, 
 	if (dry_run) {
 		output_text("volume/%s would be created\n  + size: %s\n", wanted->name,
 			    manifest_format_size(wanted->size_mib * MIB, size));
+		if (*wanted->backend)
+			output_text("  + backend: %s\n", wanted->backend);
+		if (*wanted->from_snapshot)
+			output_text("  + fromSnapshot: %s\n", wanted->from_snapshot);
 		return 0;
 	}
 	r = client_call(cli, &volume_create, wanted, NULL, err);

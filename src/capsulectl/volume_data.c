@@ -14,28 +14,52 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- export ---- */
 
-/* To a file, under another name until it is whole, or to standard output. */
+/* To a file, under another name until it is whole; to what is no regular file (a device, a named pipe) as it is; or to standard
+ * output. */
 struct sink {
-	char *part; /* owned; NULL: standard output */
+	char *path; /* owned; where a symbolic link leads; NULL where nothing is renamed */
+	char *part; /* owned, with the path */
 	int fd;
 	uint64_t written;
 	struct progress progress;
 };
 
+static void sink_release(struct sink *s)
+{
+	free(s->path);
+	free(s->part);
+	if (s->fd != STDOUT_FILENO)
+		cleanup_closep(&s->fd);
+}
+
+static int open_part(struct sink *s, const char *path, struct error *err)
+{
+	s->path = realpath(path, NULL);
+	if (!s->path)
+		s->path = strdup(path);
+	s->part = s->path ? fs_path("%s.part-XXXXXX", s->path) : NULL;
+	if (!s->part)
+		return error_errno(err, ENOMEM, "cannot write %s", path);
+	s->fd = mkostemp(s->part, O_CLOEXEC);
+	return s->fd < 0 ? error_errno(err, errno, "cannot write beside %s", s->path) : 0;
+}
+
 static int sink_open(struct sink *s, const char *path, struct error *err)
 {
+	struct stat st;
+
 	if (!path || !strcmp(path, "-")) {
 		s->fd = STDOUT_FILENO;
 		return isatty(s->fd) ? cli_usage(err, "standard output is a terminal; pipe it somewhere or name a file") : 0;
 	}
-	s->part = fs_path("%s.part", path);
-	if (!s->part)
-		return error_errno(err, ENOMEM, "cannot write %s", path);
-	s->fd = open(s->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	return s->fd < 0 ? error_errno(err, errno, "cannot write %s", s->part) : 0;
+	if (stat(path, &st) < 0 || S_ISREG(st.st_mode))
+		return open_part(s, path, err);
+	s->fd = open(path, O_WRONLY | O_CLOEXEC);
+	return s->fd < 0 ? error_errno(err, errno, "cannot write %s", path) : 0;
 }
 
 static int on_chunk(const void *message, void *arg, struct error *err)
@@ -47,21 +71,20 @@ static int on_chunk(const void *message, void *arg, struct error *err)
 	if (r < 0)
 		return error_errno(err, -r, "cannot write the exported volume");
 	s->written += chunk->data.len;
-	if (s->part)
+	if (s->fd != STDOUT_FILENO)
 		progress_bytes(&s->progress, NULL, s->written, 0);
 	return 0;
 }
 
-static int sink_finish(struct sink *s, const char *path, int result, struct error *err)
+static int sink_finish(struct sink *s, int result, struct error *err)
 {
 	progress_clear(&s->progress);
 	if (!s->part)
 		return result;
-	if (result == 0 && (fsync(s->fd) < 0 || rename(s->part, path) < 0))
-		result = error_errno(err, errno, "cannot write %s", path);
+	if (result == 0 && (fsync(s->fd) < 0 || rename(s->part, s->path) < 0))
+		result = error_errno(err, errno, "cannot write %s", s->path);
 	if (result < 0)
 		unlink(s->part);
-	cleanup_closep(&s->fd);
 	return result;
 }
 
@@ -70,20 +93,18 @@ static int run_export(struct cli *cli, struct error *err)
 	Capsule__V1__VolumeExportRequest request = CAPSULE__V1__VOLUME_EXPORT_REQUEST__INIT;
 	const struct option_value *snapshot = cli_option(cli, OPT_SNAPSHOT);
 	const char *path = cli->n_names > 1 ? cli->names[1] : NULL;
-	struct sink sink = { .fd = -1 };
-	_cleanup_free_ char *part = NULL;
+	_cleanup_(sink_release) struct sink sink = { .fd = -1 };
 	int r;
 
 	request.name = cli->names[0];
 	if (snapshot)
 		request.snapshot = (char *)(uintptr_t)snapshot->text;
 	r = sink_open(&sink, path, err);
-	part = sink.part;
 	if (r < 0)
 		return r;
 	progress_init(&sink.progress);
 	r = client_stream(cli, &volume_export, &request, on_chunk, &sink, err);
-	return sink_finish(&sink, path, r, err);
+	return sink_finish(&sink, r, err);
 }
 
 /* ---- import ---- */
@@ -164,7 +185,7 @@ static int run_du(struct cli *cli, struct error *err)
 const struct command volume_export_command = {
 	.name = "export", .summary = "write a volume to a file or a pipe",
 	.text = "The stream is compressed and has a digest; holes are left out. Without FILE, or with -, it goes to\n"
-		"standard output. A container that has the volume mounted waits while it is copied for this.",
+		"standard output. A workload that has the volume mounted waits while it is copied for this.",
 	.examples = "capsulectl volume export data data.capsvol\n"
 		    "capsulectl volume export data | ssh other capsulectl volume import data -",
 	.arguments = "NAME [FILE]", .min_arguments = 1, .max_arguments = 2, .complete = COMPLETE_VOLUMES,

@@ -108,7 +108,7 @@ static int run_clone(struct cli *cli, struct error *err)
 
 static const struct command command_create = {
 	.name = "create", .summary = "keep a volume as it is now",
-	.text = "While a container has the volume mounted, its writes wait for the moment that this takes.",
+	.text = "While a workload has the volume mounted, its writes wait for the moment that this takes.",
 	.examples = "capsulectl volume snapshot create data before-upgrade",
 	.arguments = "VOLUME SNAPSHOT", .min_arguments = 2, .max_arguments = 2, .complete = COMPLETE_VOLUMES,
 	.run = run_create,

@@ -201,6 +201,8 @@ def test_dry_run_of_a_workload_whose_volume_is_yet_to_be_created(ctl):
     ctl.apply_web(wait=False)
     out = ctl.out("apply", "--dry-run", "-f", "-", stdin=text)
     assert "workload/web would be configured\n" in out and "container.image" not in out
+    assert ctl.out("apply", "--dry-run", "-f", "-", stdin=DATA.format(size="1GiB") + "backend: lvm\nfromSnapshot: other/s\n") == \
+        "volume/data would be created\n  + size: 1GiB\n  + backend: lvm\n  + fromSnapshot: other/s\n"
     # A volume that nobody declares is missing all the same.
     err = ctl.fails("apply", "--dry-run", "-f", "-", stdin=WEB.format(image="nginx", port=8080) + mounts)
     assert err == 'capsulectl: workload/web: volume "data" does not exist\n'
