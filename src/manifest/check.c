@@ -460,6 +460,16 @@ static bool ends_with_arguments(const char *cmdline)
 	return false;
 }
 
+/* The kernel takes what follows for a part of the same word. */
+static bool has_open_quotation(const char *cmdline)
+{
+	bool open = false;
+
+	for (; *cmdline; cmdline++)
+		open ^= *cmdline == '"';
+	return open;
+}
+
 static void check_cmdline(const char *text, const struct path *spec, struct manifest_mistakes *m)
 {
 	struct path cmdline = path_field(spec, "kernelCmdlineExtra");
@@ -468,6 +478,8 @@ static void check_cmdline(const char *text, const struct path *spec, struct mani
 		return;
 	if (strpbrk(text, "\n\r"))
 		mistake(m, &cmdline, "must be one line");
+	else if (has_open_quotation(text))
+		mistake(m, &cmdline, "has a \" without its counterpart, behind which no device would be found");
 	else if (ends_with_arguments(text))
 		mistake(m, &cmdline, "must not hold \"--\", behind which no device would be found; let init= name a program that needs "
 			"no arguments");
@@ -477,6 +489,7 @@ static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mi
 {
 	struct path spec = path_field(NULL, "microVm"), backend = path_field(&spec, "backend");
 	struct path vcpus = path_field(&spec, "vcpus"), memory = path_field(&spec, "memoryMib");
+	uint32_t memory_min = *v->kernel_path ? MANIFEST_MEMORY_MIB_MIN : MANIFEST_IMAGE_MEMORY_MIB_MIN;
 	struct process process = { v->command, v->args, v->n_command, v->n_args, (env_entry *const *)v->env, v->n_env };
 	_cleanup_(targets_release) struct targets targets = { .n = 0 };
 
@@ -488,9 +501,8 @@ static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mi
 	check_disk_size(v->disk_size, &spec, m);
 	if (v->vcpus > MANIFEST_VCPUS_MAX)
 		mistake(m, &vcpus, "must be 1 to %d, not %u", MANIFEST_VCPUS_MAX, v->vcpus);
-	if (v->memory_mib && (v->memory_mib < MANIFEST_MEMORY_MIB_MIN || v->memory_mib > MANIFEST_MEMORY_MIB_MAX))
-		mistake(m, &memory, "must be %d to %u, not %u", MANIFEST_MEMORY_MIB_MIN, MANIFEST_MEMORY_MIB_MAX,
-			v->memory_mib);
+	if (v->memory_mib && (v->memory_mib < memory_min || v->memory_mib > MANIFEST_MEMORY_MIB_MAX))
+		mistake(m, &memory, "must be %u to %u, not %u", memory_min, MANIFEST_MEMORY_MIB_MAX, v->memory_mib);
 	check_cmdline(v->kernel_cmdline_extra, &spec, m);
 }
 

@@ -39,6 +39,7 @@
 #define MANIFEST_CMDLINE_MAX 1024
 #define MANIFEST_VCPUS_MAX 256
 #define MANIFEST_MEMORY_MIB_MIN 32
+#define MANIFEST_IMAGE_MEMORY_MIB_MIN 64 /* with less the guest kernel, its initramfs and the agent do not come up */
 #define MANIFEST_MEMORY_MIB_MAX (1u << 24)
 #define MANIFEST_CPUS_MIN 0.01         /* the kernel's smallest quota is 1 ms in 100 ms */
 #define MANIFEST_CPUS_MAX 1024

@@ -122,7 +122,7 @@ MANIFESTS = [
              "3:7: size: must be at most 64TiB"),
     manifest("name: vm\nkind: MicroVM\nmicroVm:\n  image: a\n  vcpus: 1000\n  memoryMib: 1\n",
              "5:10: microVm.vcpus: must be 1 to 256, not 1000",
-             "6:14: microVm.memoryMib: must be 32 to 16777216, not 1"),
+             "6:14: microVm.memoryMib: must be 64 to 16777216, not 1"),
     manifest("name: vm\nkind: MicroVM\nmicroVm:\n  image: a\n  mounts:\n"
              + "".join(f"    - {{volumeName: v{i}, mountPath: /v{i}}}\n" for i in range(4)),
              "5:3: microVm.mounts: has 4 entries; 3 are allowed"),

@@ -333,7 +333,7 @@ static const struct {
 	{ VM "  vcpus: 257\n",
 	  "5:10: microVm.vcpus: must be 1 to 256, not 257\n" },
 	{ VM "  memoryMib: 16\n",
-	  "5:14: microVm.memoryMib: must be 32 to 16777216, not 16\n" },
+	  "5:14: microVm.memoryMib: must be 64 to 16777216, not 16\n" },
 	{ VM "  memoryMib: 512M\n",
 	  "5:14: microVm.memoryMib: must be a whole number, not \"512M\"\n" },
 	{ VM "  diskSize: 1M\n",
@@ -348,6 +348,8 @@ static const struct {
 	  "9:15: healthCheck.exec: cannot stand beside kernelPath and rootfsPath; that root file system decides what runs in it\n" },
 	{ VM "  kernelCmdlineExtra: \"a\\nb\"\n",
 	  "5:23: microVm.kernelCmdlineExtra: must be one line\n" },
+	{ VM "  kernelCmdlineExtra: 'a=\"b'\n",
+	  "5:23: microVm.kernelCmdlineExtra: has a \" without its counterpart, behind which no device would be found\n" },
 	{ VM "  kernelCmdlineExtra: init=/sbin/x -- y\n",
 	  "5:23: microVm.kernelCmdlineExtra: must not hold \"--\", behind which no device would be found; let init= name a program "
 	  "that needs no arguments\n" },
