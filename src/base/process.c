@@ -216,6 +216,11 @@ int process_run(const struct process_run *run, struct process_result *ret, struc
 		return -1;
 	close(steal_fd(&wr));
 	r = collect(rd, pidfd, deadline, &out);
+	if (r == -ETIMEDOUT && run->patience_ms) {
+		kill(pid, SIGTERM);
+		(void)collect(rd, pidfd, deadline + run->patience_ms * NSEC_PER_MSEC, &out);
+	}
+	/* Of one that has ended it is the zombie's. */
 	if (r < 0)
 		kill(pid, SIGKILL);
 	code = process_wait(pid);

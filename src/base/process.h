@@ -49,6 +49,7 @@ void process_result_release(struct process_result *r);
 struct process_run {
 	struct process_spawn spawn;
 	int64_t timeout_ms;  /* must be positive; then the command is killed: DEADLINE_EXCEEDED */
+	int64_t patience_ms; /* 0, or SIGTERM comes first, and SIGKILL only so much later: for what must not be cut off anywhere */
 	size_t output_max;   /* 0: 64 KiB; what is beyond is read and dropped */
 };
 

@@ -20,6 +20,9 @@ int volumes_attach(const struct reconciler_host *host, const Capsule__V1__Worklo
 		   struct error *err);
 void volumes_release(struct volumes *v);
 
+/* Removes what storage holds of a volume, its snapshots first; missing: success. While it fails the store must keep the volume. */
+int volumes_remove(struct store *store, struct volume_backend *backend, const char *name, struct error *err);
+
 /* At start: completes or undoes what a crash cut off, and tells of what is in storage and in no store. */
 int volumes_recover(const struct reconciler_host *host, struct error *err);
 

@@ -8,7 +8,7 @@
 
 /* ---- snapshots ---- */
 
-/* One that was not finished was never promised to anyone; one that was being removed goes. */
+/* One that was not finished was never promised to anyone; one that was being removed goes. With a volume that goes, see there. */
 static int recover_snapshot(const struct reconciler_host *host, const struct store_snapshot *s, struct error *err)
 {
 	_cleanup_free_ char *key = volume_snapshot_key(s->volume, s->name);
@@ -19,16 +19,15 @@ static int recover_snapshot(const struct reconciler_host *host, const struct sto
 		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	if (store_volume_get(host->store, s->volume, &v, err) < 0)
 		return -1;
-	if (s->ready && v.ready)
+	if (s->ready || !v.ready)
 		return 0;
 	log_info("volume %s: removing its snapshot %s, which is not to be", s->volume, s->name);
 	backend = volume_backend_find(host->volumes, v.backend, err);
 	if (!backend || backend->ops->remove(backend, key, err) < 0)
 		return -1;
-	return s->ready ? 0 : store_snapshot_remove(host->store, s->volume, s->name, err);
+	return store_snapshot_remove(host->store, s->volume, s->name, err);
 }
 
-/* Before the volumes: a snapshot that cannot be removed keeps its volume from being forgotten. */
 static int recover_snapshots(const struct reconciler_host *host, struct error *err)
 {
 	struct store_snapshot *snapshots;
@@ -48,6 +47,23 @@ static int recover_snapshots(const struct reconciler_host *host, struct error *e
 
 /* ---- volumes ---- */
 
+int volumes_remove(struct store *store, struct volume_backend *backend, const char *name, struct error *err)
+{
+	struct store_snapshot *snapshots;
+	size_t n;
+	int r = 0;
+
+	if (store_snapshot_list(store, name, &snapshots, &n, err) < 0)
+		return -1;
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		_cleanup_free_ char *key = volume_snapshot_key(name, snapshots[i].name);
+
+		r = key ? backend->ops->remove(backend, key, err) : error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	}
+	store_snapshots_free(snapshots, n);
+	return r < 0 ? -1 : backend->ops->remove(backend, name, err);
+}
+
 /* A volume whose creation or removal was cut off has never been promised to anyone, or no longer is. A resize that was cut
  * off is completed. */
 static int recover_volume(const struct reconciler_host *host, const struct store_volume *v, struct error *err)
@@ -58,7 +74,7 @@ static int recover_volume(const struct reconciler_host *host, const struct store
 		return -1;
 	if (!v->ready) {
 		log_info("volume %s: removing what an interrupted creation or removal left", v->name);
-		if (backend->ops->remove(backend, v->name, err) < 0)
+		if (volumes_remove(host->store, backend, v->name, err) < 0)
 			return -1;
 		return store_volume_remove(host->store, v->name, err);
 	}

@@ -5,6 +5,7 @@
 #include "service/volume.h"
 
 #include "manifest/manifest.h"
+#include "reconcile/volumes.h"
 
 #include <string.h>
 #include <utlist.h>
@@ -93,11 +94,18 @@ static Capsule__V1__Volume *message_of(struct service_host *host, const struct s
 	return m;
 }
 
+static int expect_ready(const struct store_volume *v, struct error *err)
+{
+	return v->ready ? 0 : error_set(err, ERR_FAILED_PRECONDITION, "volume %s is being made or deleted", v->name);
+}
+
 Capsule__V1__Volume *volume_get_message(struct service_host *host, const char *name, struct error *err)
 {
 	_cleanup_store_volume_ struct store_volume v = { 0 };
 
-	return store_volume_get(host->store, name, &v, err) < 0 ? NULL : message_of(host, &v);
+	if (store_volume_get(host->store, name, &v, err) < 0 || expect_ready(&v, err) < 0)
+		return NULL;
+	return message_of(host, &v);
 }
 
 int volume_load(struct unary *u, const char *name)
@@ -119,38 +127,34 @@ struct volume_backend *volume_find(struct service_host *host, const char *name, 
 
 	if (store_volume_get(host->store, name, ret, err) < 0)
 		return NULL;
-	if (!ret->ready) {
-		error_set(err, ERR_FAILED_PRECONDITION, "volume %s is being made or deleted", name);
+	if (expect_ready(ret, err) < 0)
 		return NULL;
-	}
 	backend = volume_backend_find(host->volumes, ret->backend, err);
 	if (!backend)
 		error_wrap(err, "volume %s", name);
 	return backend;
 }
 
-/* What stands where the volume would come and is in no store is somebody's data: a failed creation would remove it. */
-static int refuse_stranger(struct service_host *host, struct volume_backend *backend, const char *name, struct error *err)
+int volume_refuse_stranger(struct volume_backend *backend, const char *key, struct error *err)
 {
-	_cleanup_free_ char *path = backend->ops->host_path(backend, name);
-	_cleanup_store_volume_ struct store_volume v = { 0 };
-	int exists = backend->ops->exists(backend, name, err);
+	_cleanup_free_ char *path = backend->ops->host_path(backend, key), *what = volume_text(key);
+	int exists = backend->ops->exists(backend, key, err);
 
-	if (exists < 0)
-		return -1;
-	if (!exists || store_volume_get(host->store, name, &v, NULL) == 0)
-		return 0;
+	if (exists <= 0)
+		return exists;
 	return error_set(err, ERR_ALREADY_EXISTS,
-			 "volume %s cannot be made: %s exists and belongs to no volume; move it away or choose another name",
-			 name, path ? path : name);
+			 "%s cannot be made: %s exists and belongs to no volume; move it away or choose another name",
+			 what ? what : key, path ? path : key);
 }
 
 struct volume_backend *volume_begin(struct service_host *host, const char *name, const char *backend_name,
 				    uint64_t size_bytes, struct error *err)
 {
 	struct volume_backend *backend = volume_backend_find(host->volumes, backend_name, err);
+	_cleanup_store_volume_ struct store_volume known = { 0 };
 
-	if (!backend || refuse_stranger(host, backend, name, err) < 0 ||
+	if (!backend ||
+	    (store_volume_get(host->store, name, &known, NULL) < 0 && volume_refuse_stranger(backend, name, err) < 0) ||
 	    store_volume_create(host->store, name, backend->ops->name, size_bytes, err) < 0)
 		return NULL;
 	return backend;
@@ -221,13 +225,24 @@ static void create_done(struct unary *u)
 	unary_answer(u);
 }
 
+static int refuse_itself(const Capsule__V1__VolumeCreateRequest *request, struct error *err)
+{
+	char text[128];
+
+	if (strcmp(request->name, source_of(text, request->from_snapshot).volume) != 0)
+		return 0;
+	return error_set(err, ERR_ALREADY_EXISTS,
+			 "volume %s cannot be made from a snapshot of itself; choose another name, or restore the snapshot",
+			 request->name);
+}
+
 static void create_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Capsule__V1__VolumeCreateRequest *request = (const void *)message;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	char text[128];
 
-	if (volume_check(request, &err) < 0 ||
+	if (volume_check(request, &err) < 0 || refuse_itself(request, &err) < 0 ||
 	    volume_busy_begin_both(request->name, source_of(text, request->from_snapshot).volume, &err) < 0)
 		rpc_call_fail(call, &err);
 	else
@@ -304,7 +319,7 @@ static void resize_work(struct unary *u)
 		return;
 	/* Also when the size is the recorded one: a resize that was cut off is completed by the next one. */
 	if (backend->ops->grow(backend, request->name, size, &u->err) < 0) {
-		if (u->err.code == ERR_RESOURCE_EXHAUSTED)
+		if (u->err.code != ERR_UNAVAILABLE)
 			(void)store_volume_undo_size(u->host->store, request->name, v.size_bytes, NULL);
 		return;
 	}
@@ -345,23 +360,17 @@ static const char *delete_name(const struct unary *u)
 	return ((const Capsule__V1__VolumeDeleteRequest *)(const void *)u->request)->name;
 }
 
-/* With a deletion that is forced the snapshots go, too. */
-static int remove_snapshots(struct unary *u, struct volume_backend *backend)
+/* What is not where it was made is not deleted: it may be in another volume group, or on a disk that is not mounted. */
+static int refuse_missing(struct volume_backend *backend, const struct store_volume *v, struct error *err)
 {
-	struct store_snapshot *snapshots;
-	size_t n;
-	int r = 0;
+	_cleanup_free_ char *path = backend->ops->host_path(backend, v->name);
+	int exists = v->ready ? backend->ops->exists(backend, v->name, err) : 1;
 
-	if (store_snapshot_list(u->host->store, delete_name(u), &snapshots, &n, &u->err) < 0)
-		return -1;
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		_cleanup_free_ char *key = volume_snapshot_key(snapshots[i].volume, snapshots[i].name);
-
-		r = key ? backend->ops->remove(backend, key, &u->err)
-			: error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
-	}
-	store_snapshots_free(snapshots, n);
-	return r;
+	if (exists != 0)
+		return exists < 0 ? -1 : 0;
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "volume %s is not at %s any more; bring its storage back, or delete the volume by force to forget it",
+			 v->name, path ? path : "its place");
 }
 
 static void remove_work(struct unary *u)
@@ -373,9 +382,10 @@ static void remove_work(struct unary *u)
 	if (store_volume_get(u->host->store, request->name, &v, &u->err) < 0)
 		return;
 	backend = volume_backend_find(u->host->volumes, v.backend, &u->err);
-	if (!backend || store_volume_begin_delete(u->host->store, request->name, request->force, &u->err) < 0)
+	if (!backend || (!request->force && refuse_missing(backend, &v, &u->err) < 0) ||
+	    store_volume_begin_delete(u->host->store, request->name, request->force, &u->err) < 0)
 		return;
-	if (remove_snapshots(u, backend) == 0 && backend->ops->remove(backend, request->name, &u->err) == 0)
+	if (volumes_remove(u->host->store, backend, request->name, &u->err) == 0)
 		(void)store_volume_remove(u->host->store, request->name, &u->err);
 }
 

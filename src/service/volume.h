@@ -41,6 +41,10 @@ Capsule__V1__Volume *volume_get_message(struct service_host *host, const char *n
 struct volume_backend *volume_find(struct service_host *host, const char *name, struct store_volume *ret,
 				   struct error *err);
 
+/* What stands where `key` (backend.h) would come and is in no store is somebody's data, which a failed creation would remove:
+ * ALREADY_EXISTS. To be asked before anything is recorded. */
+int volume_refuse_stranger(struct volume_backend *backend, const char *key, struct error *err);
+
 /* Records a volume that is about to be made, unless something stands in its place. NULL with err. */
 struct volume_backend *volume_begin(struct service_host *host, const char *name, const char *backend, uint64_t size_bytes,
 				    struct error *err);

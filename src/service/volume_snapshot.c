@@ -213,8 +213,12 @@ static int remove_snapshot(struct service_host *host, struct volume_backend *bac
 static int create_snapshot(struct unary *u, struct volume_backend *backend, const struct store_volume *v, const char *key)
 {
 	const SnapshotRequest *request = request_of(u);
+	_cleanup_store_snapshot_ struct store_snapshot known = { 0 };
 	struct store *store = u->host->store;
 
+	if (store_snapshot_get(store, request->volume, request->name, &known, NULL) < 0 &&
+	    volume_refuse_stranger(backend, key, &u->err) < 0)
+		return -1;
 	if (store_snapshot_create(store, request->volume, request->name, &u->err) < 0)
 		return -1;
 	if (volume_copy_present(u->host, backend, v, key, &u->err) == 0 &&
@@ -280,8 +284,7 @@ static void restore_work(struct unary *u)
 	else if (v.claimed_by)
 		error_set(&u->err, ERR_FAILED_PRECONDITION, "volume %s is in use by %s; stop it before restoring",
 			  request->volume, v.claimed_by);
-	else if (backend->ops->restore(backend, request->volume, key, &u->err) == 0 &&
-		 backend->ops->grow(backend, request->volume, v.size_bytes, &u->err) == 0)
+	else if (backend->ops->restore(backend, request->volume, key, v.size_bytes, &u->err) == 0)
 		(void)volume_load(u, request->volume);
 }
 
@@ -388,12 +391,16 @@ static void usage_work(struct unary *u)
 		abort();
 	u->reply = &reply->base;
 	for (size_t i = 0; i < n; i++) {
+		_cleanup_error_ struct error why = ERROR_INIT;
 		Capsule__V1__VolumeUsage *usage = NULL;
 
-		if (volumes[i].ready && (!*name || !strcmp(name, volumes[i].name)) && u->err.code == ERR_OK)
-			usage = usage_of(u->host, &volumes[i], &u->err);
+		if (volumes[i].ready && (!*name || !strcmp(name, volumes[i].name)))
+			usage = usage_of(u->host, &volumes[i], &why);
 		if (usage)
 			reply->volumes[reply->n_volumes++] = usage;
+		/* One that is out of reach hides no other. */
+		else if (*name && why.code != ERR_OK)
+			error_move(&u->err, &why);
 		store_volume_release(&volumes[i]);
 	}
 	free(volumes);

@@ -20,7 +20,12 @@
 #include "volume/worker.h"
 
 #include <assert.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define DEATH_TIMEOUT_MS (60 * 1000)
 
 static_assert(WORKER_EXTRA_FD == VOLUMER_FD, "the worker finds it elsewhere");
 
@@ -36,6 +41,7 @@ struct transfer {
 	struct volume_backend *backend; /* of what is to be removed at the end if need be; NULL: nothing is there */
 	int storage;
 	struct worker *worker;
+	int dying;             /* a pidfd of the process when it was killed; -1 */
 	/* Import. */
 	struct buf pending;    /* what came before the process did */
 	uint64_t size;
@@ -51,6 +57,7 @@ static void transfer_free(struct transfer *t)
 	buf_release(&t->pending);
 	error_release(&t->err);
 	cleanup_closep(&t->storage);
+	cleanup_closep(&t->dying);
 	if (t->volume)
 		capsule__v1__volume__free_unpacked(t->volume, NULL);
 	free(t);
@@ -71,6 +78,15 @@ static void answer(struct transfer *t)
 
 /* ---- the last phase ---- */
 
+/* It has the storage open, and may be writing to the disk yet. */
+static void await_death(const struct transfer *t)
+{
+	struct pollfd process = { .fd = t->dying, .events = POLLIN };
+
+	if (t->dying >= 0)
+		(void)poll(&process, 1, DEATH_TIMEOUT_MS);
+}
+
 static void finish_work(void *arg)
 {
 	struct transfer *t = arg;
@@ -78,6 +94,7 @@ static void finish_work(void *arg)
 
 	cleanup_closep(&t->storage);
 	t->storage = -1;
+	await_death(t);
 	if (!t->backend)
 		return;
 	if (!t->import) {
@@ -238,7 +255,7 @@ static struct transfer *transfer_new(struct rpc_call *call, bool import)
 	t->host = call_host(call);
 	t->call = call;
 	t->import = import;
-	t->storage = -1;
+	t->storage = t->dying = -1;
 	buf_init(&t->pending, RPC_MESSAGE_MAX + STREAM_HEADER);
 	rpc_call_set_data(call, t);
 	return t;
@@ -379,6 +396,7 @@ static void on_close(struct rpc_call *call, enum error_code code, const char *me
 	}
 	/* No callback of the process comes any more: the last phase begins here. */
 	if (t->worker) {
+		t->dying = (int)syscall(SYS_pidfd_open, worker_pid(t->worker), 0);
 		worker_abandon(steal_ptr(&t->worker));
 		if (t->err.code == ERR_OK)
 			error_set(&t->err, ERR_CANCELLED, "the client left");

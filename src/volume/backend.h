@@ -49,9 +49,10 @@ struct volume_backend_ops {
 	/* Makes `to`, which must not exist, a copy of `from`: at once where the storage can, by reading otherwise. A volume
 	 * that is mounted is frozen meanwhile (freeze.h); held: somebody else holds it still. Errors as for create. */
 	int (*copy)(struct volume_backend *b, const char *from, const char *to, bool held, struct error *err);
-	/* Gives the volume, detached, the content of a snapshot of it; its size is that of the snapshot then. */
-	int (*restore)(struct volume_backend *b, const char *name, const char *snapshot, struct error *err);
-	/* Grows storage and file system, detached, after checking the file system. */
+	/* Gives the volume, detached, the content of a snapshot of it, grown to size_bytes. It has the old content or the new. */
+	int (*restore)(struct volume_backend *b, const char *name, const char *snapshot, uint64_t size_bytes, struct error *err);
+	/* Grows storage and file system, detached, after checking the file system. UNAVAILABLE: it was begun, and the same call leads
+	 * on; after any other error all is as it was. */
 	int (*grow)(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err);
 	/* Missing: success. */
 	int (*remove)(struct volume_backend *b, const char *name, struct error *err);
@@ -75,7 +76,7 @@ struct volume_backend_ops {
 	/* The file or device that holds the volume; caller frees. NULL without memory. */
 	char *(*host_path)(struct volume_backend *b, const char *name);
 
-	/* Whether its file system has met errors that were not repaired yet; false where that cannot be seen now. */
+	/* Whether its file system has met errors that were not repaired yet, or is none. */
 	bool (*has_errors)(struct volume_backend *b, const char *name);
 
 	/* Whether something stands where the volume would come: 1 or 0. */

@@ -20,9 +20,14 @@
 #define SUPERBLOCK_SIZE 1024
 #define OFFSET_BLOCKS_LOW 0x4
 #define OFFSET_LOG_BLOCK_SIZE 0x18
+#define OFFSET_BLOCKS_PER_GROUP 0x20
+#define OFFSET_INODES_PER_GROUP 0x28
 #define OFFSET_MAGIC 0x38
 #define OFFSET_STATE 0x3a
+#define OFFSET_INODE_SIZE 0x58
 #define OFFSET_FEATURE_INCOMPAT 0x60
+#define OFFSET_RESERVED_GDT_BLOCKS 0xce
+#define OFFSET_DESC_SIZE 0xfe
 #define OFFSET_BLOCKS_HIGH 0x150
 #define MAGIC 0xef53
 #define STATE_ERRORS 0x2
@@ -70,6 +75,34 @@ static uint32_t le32_at(const uint8_t *p)
 	return le32toh(v);
 }
 
+/* As ext2fs_initialize() of e2fsprogs counts: the tables of a group, those of a backup of the superblock, and fifty blocks. */
+#define GROUP_BITMAPS 2
+#define GROUP_LEAST_DATA 50
+
+static uint64_t least_group(const uint8_t *sb, uint64_t blocks, uint64_t block_size, bool is_64bit)
+{
+	uint64_t per_group = le32_at(sb + OFFSET_BLOCKS_PER_GROUP);
+	uint64_t inode_bytes = (uint64_t)le32_at(sb + OFFSET_INODES_PER_GROUP) * le16_at(sb + OFFSET_INODE_SIZE);
+	uint64_t groups = per_group ? (blocks + per_group - 1) / per_group + 1 : 1;
+	uint64_t desc_bytes = groups * (is_64bit ? le16_at(sb + OFFSET_DESC_SIZE) : 32);
+
+	return GROUP_BITMAPS + (inode_bytes + block_size - 1) / block_size + 1 + (desc_bytes + block_size - 1) / block_size +
+	       le16_at(sb + OFFSET_RESERVED_GDT_BLOCKS) + GROUP_LEAST_DATA;
+}
+
+/* Only behind a whole group a new one would begin. */
+static uint64_t tail_of(const uint8_t *sb, uint64_t blocks, uint64_t block_size, bool is_64bit)
+{
+	uint32_t per_group = le32_at(sb + OFFSET_BLOCKS_PER_GROUP);
+
+	return per_group && blocks % per_group == 0 ? least_group(sb, blocks, block_size, is_64bit) * block_size : block_size;
+}
+
+bool ext4_fills(const struct ext4_state *state, uint64_t device_bytes)
+{
+	return device_bytes >= state->size_bytes && device_bytes - state->size_bytes < state->tail_bytes;
+}
+
 int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, struct error *err)
 {
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -92,6 +125,7 @@ int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, 
 	if (incompat & INCOMPAT_64BIT)
 		blocks |= (uint64_t)le32_at(sb + OFFSET_BLOCKS_HIGH) << 32;
 	ret->size_bytes = blocks << (10 + log_size);
+	ret->tail_bytes = tail_of(sb, blocks, 1024ull << log_size, incompat & INCOMPAT_64BIT);
 	ret->has_errors = (le16_at(sb + OFFSET_STATE) & STATE_ERRORS) != 0;
 	ret->needs_recovery = (incompat & INCOMPAT_RECOVER) != 0;
 	return 0;
@@ -101,7 +135,7 @@ bool ext4_has_errors(const char *path)
 {
 	struct ext4_state state;
 
-	return ext4_read_state("volume", path, &state, NULL) == 0 && state.has_errors;
+	return ext4_read_state("volume", path, &state, NULL) < 0 || state.has_errors;
 }
 
 /* ---- e2fsprogs ---- */
@@ -186,16 +220,23 @@ int ext4_check(const char *what, const char *path, int lock_fd, bool thorough, s
 			 what, finding(&result), path, path);
 }
 
+/* The device is larger by now: what fails is to be led on, not to be taken back. */
+static int not_grown(const char *what, struct error *err)
+{
+	if (err)
+		err->code = ERR_UNAVAILABLE;
+	return error_wrap(err, "cannot grow the file system of %s", what);
+}
+
 int ext4_grow(const char *what, const char *path, int lock_fd, struct error *err)
 {
 	const char *const argv[] = { "resize2fs", path, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
 	if (run_tool(argv, lock_fd, CHECK_TIMEOUT_MS, &result, err) < 0)
-		return error_wrap(err, "cannot grow the file system of %s", what);
-	if (result.exit_code != 0) {
-		tool_failed("resize2fs", &result, err);
-		return error_wrap(err, "cannot grow the file system of %s", what);
-	}
-	return 0;
+		return not_grown(what, err);
+	if (result.exit_code == 0)
+		return 0;
+	tool_failed("resize2fs", &result, err);
+	return not_grown(what, err);
 }

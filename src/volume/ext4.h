@@ -27,6 +27,7 @@ struct ext4_state {
 	uint64_t size_bytes; /* of the file system, which may be smaller than what holds it */
 	bool has_errors;     /* the kernel or a tool met an inconsistency and it has not been repaired */
 	bool needs_recovery; /* its journal holds what was not written yet: it was not unmounted */
+	uint64_t tail_bytes; /* what is behind it on its device is of no use to it as long as it is less than this */
 };
 
 /* Waits for the tool that may still work on the open file or device because the daemon that started it was killed, and
@@ -40,6 +41,11 @@ int ext4_open_locked(const char *what, const char *path, int *ret_fd, struct err
 int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, struct error *err);
 
 /* Whether it says so of itself: errors were met. False where that cannot be read. */
+/* Whether the file system takes all of a device of that size that it can: a last group of blocks that would hold little more
+ * than its own tables is left out (mke2fs(8) and resize2fs(8) do so). */
+bool ext4_fills(const struct ext4_state *state, uint64_t device_bytes);
+
+/* Or cannot be read at all. */
 bool ext4_has_errors(const char *path);
 
 /* Makes a file system over the whole of a file that reads as zeros. Its tables are left as holes, so it takes a few

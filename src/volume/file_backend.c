@@ -17,6 +17,9 @@
 #include <sys/statvfs.h>
 
 #define SUFFIX ".img"
+/* What helps where there is not enough room. */
+#define SMALLER "choose a smaller size or free some space"
+#define FREE "free some space"
 #define MIB(bytes) ((unsigned long long)((bytes) >> 20))
 
 struct file_backend {
@@ -26,6 +29,7 @@ struct file_backend {
 
 	/* Held from the look at the room that is left to the moment it is promised. */
 	pthread_mutex_t room_lock;
+	uint64_t pending_bytes; /* what snapshots that are being made will take, promised until then */
 };
 
 static struct file_backend *self(struct volume_backend *b)
@@ -81,33 +85,39 @@ static char *file_host_path(struct volume_backend *b, const char *name)
 /* ---- room ---- */
 
 /* Nothing is written to one once it is made. */
-static bool is_snapshot(const char *file)
+static bool is_snapshot(const char *name)
 {
-	return strchr(file, VOLUME_SNAPSHOT_MARK) != NULL;
+	return strchr(name, VOLUME_SNAPSHOT_MARK) != NULL;
 }
 
-/* What the sparse files in the directory may still come to fill. */
+static bool is_tmp(const char *file)
+{
+	return !strncmp(file, FS_TMP_PREFIX, strlen(FS_TMP_PREFIX));
+}
+
+/* What the sparse files in the directory may still come to fill. To be called with the lock. */
 static int promised_bytes(const struct file_backend *fb, uint64_t *ret, struct error *err)
 {
 	_cleanup_closedir_ DIR *dir = opendir(fb->directory);
+	uint64_t sum = 0, made = 0;
 	struct dirent *entry;
-	uint64_t sum = 0;
 	struct stat st;
 
 	if (!dir)
 		return error_errno(err, errno, "cannot open %s", fb->directory);
 	while ((entry = readdir(dir))) {
-		if (is_snapshot(entry->d_name) || fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-		    !S_ISREG(st.st_mode))
+		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
 			continue;
-		if (st.st_size > st.st_blocks * 512)
+		if (is_snapshot(entry->d_name))
+			made += is_tmp(entry->d_name) ? (uint64_t)st.st_blocks * 512 : 0;
+		else if (st.st_size > st.st_blocks * 512)
 			sum += (uint64_t)(st.st_size - st.st_blocks * 512);
 	}
-	*ret = sum;
+	*ret = sum + (fb->pending_bytes > made ? fb->pending_bytes - made : 0);
 	return 0;
 }
 
-/* Bytes that are free, and what the volumes there may still come to fill. */
+/* Bytes that are free, and what the volumes there may still come to fill. To be called with the lock. */
 static int look_at_room(const struct file_backend *fb, uint64_t *ret_free, uint64_t *ret_promised, struct error *err)
 {
 	struct statvfs vfs;
@@ -118,7 +128,7 @@ static int look_at_room(const struct file_backend *fb, uint64_t *ret_free, uint6
 	return promised_bytes(fb, ret_promised, err);
 }
 
-static int check_room(const struct file_backend *fb, const char *what, uint64_t needed, struct error *err)
+static int check_room(const struct file_backend *fb, const char *what, uint64_t needed, const char *advice, struct error *err)
 {
 	uint64_t free_bytes, promised;
 
@@ -129,16 +139,20 @@ static int check_room(const struct file_backend *fb, const char *what, uint64_t 
 		return 0;
 	return error_set(err, ERR_RESOURCE_EXHAUSTED,
 			 "there is not enough room in %s for %s: it needs %llu MiB, and %llu MiB are free that no other "
-			 "volume was promised; choose a smaller size or free some space",
-			 fb->directory, what, MIB(needed + (1 << 20) - 1), MIB(free_bytes));
+			 "volume was promised; %s",
+			 fb->directory, what, MIB(needed + (1 << 20) - 1), MIB(free_bytes), advice);
 }
 
 /* Others have taken what volumes were promised. */
 static int file_room(struct volume_backend *b, struct volume_room *ret, struct error *err)
 {
 	uint64_t free_bytes, promised;
+	int r;
 
-	if (look_at_room(self(b), &free_bytes, &promised, err) < 0)
+	pthread_mutex_lock(&self(b)->room_lock);
+	r = look_at_room(self(b), &free_bytes, &promised, err);
+	pthread_mutex_unlock(&self(b)->room_lock);
+	if (r < 0)
 		return -1;
 	*ret = (struct volume_room){ 0 };
 	if (promised > free_bytes)
@@ -159,7 +173,7 @@ static int promise(struct file_backend *fb, const char *what, int fd, uint64_t s
 	if ((uint64_t)st.st_size >= size)
 		return 0;
 	pthread_mutex_lock(&fb->room_lock);
-	r = check_room(fb, what, size - (uint64_t)st.st_size, err);
+	r = check_room(fb, what, size - (uint64_t)st.st_size, SMALLER, err);
 	if (r == 0 && ftruncate(fd, (off_t)size) < 0)
 		r = error_errno(err, errno, "cannot make the file of %s %llu MiB long", what, MIB(size));
 	pthread_mutex_unlock(&fb->room_lock);
@@ -174,7 +188,7 @@ static int expect_room(struct file_backend *fb, const char *what, const struct s
 
 	pthread_mutex_lock(&fb->room_lock);
 	if (size > (uint64_t)st->st_size)
-		r = check_room(fb, what, size - (uint64_t)st->st_size, err);
+		r = check_room(fb, what, size - (uint64_t)st->st_size, SMALLER, err);
 	pthread_mutex_unlock(&fb->room_lock);
 	return r;
 }
@@ -333,15 +347,13 @@ static int grow_locked(struct file_backend *fb, const struct image *image, uint6
 		return error_set(err, ERR_FAILED_PRECONDITION, "%s holds %llu MiB and cannot shrink to %llu MiB",
 				 image->what,
 				 MIB((uint64_t)st.st_size), MIB(size));
-	if ((uint64_t)st.st_size == size && state.size_bytes == size && !state.has_errors)
+	if ((uint64_t)st.st_size == size && ext4_fills(&state, size))
 		return 0;
 	if (refuse_attached(image, err) < 0 || expect_room(fb, image->what, &st, size, err) < 0 ||
 	    ext4_check(image->what, image->path, fd, true, err) < 0 ||
 	    promise(fb, image->what, fd, size, err) < 0 || ext4_grow(image->what, image->path, fd, err) < 0)
 		return -1;
-	if (fsync(fd) < 0)
-		return error_errno(err, errno, "cannot write the file of %s", image->what);
-	return 0;
+	return fsync(fd) < 0 ? error_set(err, ERR_UNAVAILABLE, "cannot write the file of %s", image->what) : 0;
 }
 
 static int file_grow(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
@@ -406,8 +418,9 @@ static int make_device(const struct image *image, bool read_only, struct loop *r
 	if (ext4_open_locked(image->what, image->path, &fd, err) < 0 ||
 	    ext4_read_state(image->what, image->path, &state, err) < 0)
 		return -1;
-	/* A mount replays the journal by itself, but not through a device that cannot be written. */
-	if ((state.has_errors || (state.needs_recovery && read_only)) &&
+	/* A mount would replay the journal by itself, but not through a device that cannot be written; nor would it look at what is
+	 * broken if only the journal tells of it. */
+	if ((state.has_errors || state.needs_recovery) &&
 	    ext4_check(image->what, image->path, fd, state.has_errors, err) < 0)
 		return -1;
 	return loop_attach(image->path, read_only, ret, err);
@@ -444,21 +457,31 @@ static int file_attach(struct volume_backend *b, const char *name, bool read_onl
 
 /* ---- copy, restore ---- */
 
-/* Room for a copy: a snapshot never comes to fill its holes. */
+/* Room for a copy. What never comes to fill its holes, or takes the place of what was promised as much, needs the blocks that are
+ * copied and no more: they are *ret_pending until it is made. */
 static int copy_room(struct file_backend *fb, const struct image *from, int from_fd, const struct image *to, int to_fd,
-		     struct error *err)
+		     uint64_t *ret_pending, struct error *err)
 {
 	struct stat st;
 	int r;
 
 	if (fstat(from_fd, &st) < 0)
 		return error_errno(err, errno, "cannot look at the file of %s", from->what);
-	if (!is_snapshot(to->path))
+	if (!is_snapshot(to->tmp + strlen(fb->directory)))
 		return promise(fb, to->what, to_fd, (uint64_t)st.st_size, err);
 	pthread_mutex_lock(&fb->room_lock);
-	r = check_room(fb, to->what, (uint64_t)st.st_blocks * 512, err);
+	r = check_room(fb, to->what, (uint64_t)st.st_blocks * 512, FREE, err);
+	*ret_pending = r < 0 ? 0 : (uint64_t)st.st_blocks * 512;
+	fb->pending_bytes += *ret_pending;
 	pthread_mutex_unlock(&fb->room_lock);
 	return r;
+}
+
+static void pending_end(struct file_backend *fb, uint64_t pending)
+{
+	pthread_mutex_lock(&fb->room_lock);
+	fb->pending_bytes -= pending;
+	pthread_mutex_unlock(&fb->room_lock);
 }
 
 /* *device keeps what is mounted attached until the copy is done. */
@@ -490,18 +513,41 @@ static int copy_still(const struct file_backend *fb, const struct image *from, i
 	return r;
 }
 
-static int copy_under_tmp(struct file_backend *fb, const struct image *from, const struct image *to, bool held,
+/* size: what the copy is to grow to. Its target was promised as much. */
+static int complete_copy(const struct image *to, int to_fd, uint64_t size, struct error *err)
+{
+	struct stat st;
+
+	if (fstat(to_fd, &st) < 0)
+		return error_errno(err, errno, "cannot look at the file of %s", to->what);
+	if (size <= (uint64_t)st.st_size)
+		return publish(to, to_fd, err);
+	if (ext4_check(to->what, to->tmp, to_fd, true, err) < 0)
+		return -1;
+	if (ftruncate(to_fd, (off_t)size) < 0)
+		return error_errno(err, errno, "cannot make the file of %s %llu MiB long", to->what, MIB(size));
+	return ext4_grow(to->what, to->tmp, to_fd, err) < 0 ? -1 : publish(to, to_fd, err);
+}
+
+static int copy_under_tmp(struct file_backend *fb, const struct image *from, const struct image *to, uint64_t size, bool held,
 			  struct error *err)
 {
 	_cleanup_close_ int from_fd = -1, to_fd = open_tmp(to, err);
+	uint64_t pending = 0;
+	int r;
 
 	if (to_fd < 0 || ext4_open_locked(from->what, from->path, &from_fd, err) < 0 ||
-	    copy_room(fb, from, from_fd, to, to_fd, err) < 0 || copy_still(fb, from, from_fd, to_fd, held, err) < 0)
+	    copy_room(fb, from, from_fd, to, to_fd, &pending, err) < 0)
 		return -1;
-	return publish(to, to_fd, err);
+	r = copy_still(fb, from, from_fd, to_fd, held, err);
+	if (r == 0)
+		r = complete_copy(to, to_fd, size, err);
+	pending_end(fb, pending);
+	return r;
 }
 
-static int copy_locked(struct file_backend *fb, const struct image *from, const struct image *to, bool replace, bool held,
+/* replace: a size that the target has or is to have; 0: there must be no target. */
+static int copy_locked(struct file_backend *fb, const struct image *from, const struct image *to, uint64_t replace, bool held,
 		       struct error *err)
 {
 	if (!replace && access(to->path, F_OK) == 0)
@@ -509,22 +555,31 @@ static int copy_locked(struct file_backend *fb, const struct image *from, const 
 				 to->what, to->path);
 	if (replace && refuse_attached(to, err) < 0)
 		return -1;
-	if (copy_under_tmp(fb, from, to, held, err) < 0) {
+	if (copy_under_tmp(fb, from, to, replace, held, err) < 0) {
 		unlink(to->tmp);
 		return -1;
 	}
 	return sync_directory(fb, err);
 }
 
+/* A temporary file that counts as a snapshot does, while the file that it will replace counts as a volume. */
+static int tmp_beside_promise(const struct file_backend *fb, const char *name, struct image *image, struct error *err)
+{
+	free(image->tmp);
+	image->tmp = fs_path("%s/" FS_TMP_PREFIX "%s%c" SUFFIX, fb->directory, name, VOLUME_SNAPSHOT_MARK);
+	return image->tmp ? 0 : error_errno(err, ENOMEM, "cannot use %s", image->what);
+}
+
 /* Both names are locked in one order, so that two copies never wait for each other. */
-static int copy(struct volume_backend *b, const char *from, const char *to, bool replace, bool held, struct error *err)
+static int copy(struct volume_backend *b, const char *from, const char *to, uint64_t replace, bool held, struct error *err)
 {
 	_cleanup_image_ struct image source = { 0 }, target = { 0 };
 	bool ascending = strcmp(from, to) < 0;
 	struct volume_lock first = { .name = ascending ? from : to }, second = { .name = ascending ? to : from };
 	int r;
 
-	if (image_init(self(b), from, &source, err) < 0 || image_init(self(b), to, &target, err) < 0)
+	if (image_init(self(b), from, &source, err) < 0 || image_init(self(b), to, &target, err) < 0 ||
+	    (replace && tmp_beside_promise(self(b), to, &target, err) < 0))
 		return -1;
 	volume_lock(&self(b)->locks, &first);
 	volume_lock(&self(b)->locks, &second);
@@ -536,12 +591,12 @@ static int copy(struct volume_backend *b, const char *from, const char *to, bool
 
 static int file_copy(struct volume_backend *b, const char *from, const char *to, bool held, struct error *err)
 {
-	return copy(b, from, to, false, held, err);
+	return copy(b, from, to, 0, held, err);
 }
 
-static int file_restore(struct volume_backend *b, const char *name, const char *snapshot, struct error *err)
+static int file_restore(struct volume_backend *b, const char *name, const char *snapshot, uint64_t size_bytes, struct error *err)
 {
-	return copy(b, snapshot, name, true, false, err);
+	return copy(b, snapshot, name, size_bytes, false, err);
 }
 
 /* ---- the storage itself ---- */
@@ -620,7 +675,7 @@ static int file_enumerate(struct volume_backend *b, void (*fn)(const char *name,
 	while ((errno = 0, entry = readdir(dir))) {
 		_cleanup_free_ char *name = NULL;
 
-		if (!strncmp(entry->d_name, FS_TMP_PREFIX, strlen(FS_TMP_PREFIX))) {
+		if (is_tmp(entry->d_name)) {
 			if (sweep(fb, entry->d_name, err) < 0)
 				return -1;
 			continue;

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define TIMEOUT_MS (2 * 60 * 1000)
+/* LVM heeds SIGTERM where it can. Killed within a change it would leave devices suspended, and whoever uses them would hang. */
+#define PATIENCE_MS (30 * 60 * 1000)
 #define REPORT_MAX (4u << 20)
 
 /* Numbers are read, so they come in one language. */
@@ -20,7 +22,10 @@ static int run(const char *const *argv, size_t output_max, struct process_result
 	const char *const env[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1",
 				    settings, NULL };
 	const struct process_run command = {
-		.spawn = { .argv = argv, .env = env }, .timeout_ms = TIMEOUT_MS, .output_max = output_max,
+		.spawn = { .argv = argv, .env = env },
+		.timeout_ms = TIMEOUT_MS,
+		.patience_ms = PATIENCE_MS,
+		.output_max = output_max,
 	};
 
 	if (!settings)
@@ -44,13 +49,30 @@ static const char *last_line(char *text)
 	return line + strspn(line, " ");
 }
 
+/* The first line that is neither a warning nor of the report, in whose midst it stands. Edits the text. */
+static const char *first_message(char *text)
+{
+	for (char *line = text, *end; *line; line = end) {
+		end = line + strcspn(line, "\n");
+		end += *end ? (*end = '\0', 1) : 0;
+		line += strspn(line, " ");
+		if (*line && !strchr("{}[]\"", *line) && strncmp(line, "WARNING", strlen("WARNING")) != 0)
+			return line;
+	}
+	return "it did not say why";
+}
+
+static bool is_full(const char *output)
+{
+	return strstr(output, "insufficient free space") || strstr(output, "Insufficient free space") ||
+	       strstr(output, "reached threshold") || strstr(output, "No space left");
+}
+
 static int failed(const char *command, struct process_result *result, struct error *err)
 {
-	bool full = strstr(result->output, "insufficient free space") || strstr(result->output, "Insufficient free space") ||
-		    strstr(result->output, "reached threshold") || strstr(result->output, "No space left");
+	enum error_code code = is_full(result->output) ? ERR_RESOURCE_EXHAUSTED : ERR_INTERNAL;
 
-	return error_set(err, full ? ERR_RESOURCE_EXHAUSTED : ERR_INTERNAL, "%s failed: %s", command,
-			 last_line(result->output));
+	return error_set(err, code, "%s failed: %s", command, last_line(result->output));
 }
 
 int lvm_run(const char *const *argv, struct error *err)
@@ -91,7 +113,7 @@ int lvm_autoextend(const char *profile, struct lvm_autoextend *ret, struct error
 
 #define FIELDS                                                                                                        \
 	"lv_name,lv_size,lv_tags,lv_device_open,segtype,data_percent,metadata_percent,lv_metadata_size,seg_monitor,"  \
-	"lv_check_needed,lv_health_status,lv_profile,vg_free,vg_extent_size"
+	"lv_check_needed,lv_health_status,lv_profile,zero,vg_free,vg_extent_size"
 
 static const char *text_of(const json_t *row, const char *field)
 {
@@ -122,6 +144,7 @@ static void read_row(const json_t *row, struct lvm_volume *ret)
 		.metadata_percent = strtod(text_of(row, "metadata_percent"), NULL),
 		.metadata_bytes = strtoull(text_of(row, "lv_metadata_size"), NULL, 10),
 		.monitored = !strcmp(text_of(row, "seg_monitor"), "monitored"),
+		.zeroes = !strcmp(text_of(row, "zero"), "zero"),
 		.check_needed = !strcmp(text_of(row, "lv_check_needed"), "check needed"),
 		.vg_free_bytes = strtoull(text_of(row, "vg_free"), NULL, 10),
 		.vg_extent_bytes = strtoull(text_of(row, "vg_extent_size"), NULL, 10),
@@ -153,7 +176,7 @@ static json_t *select_rows(const char *vg, const char *selection, json_t **ret_r
 	if (run(argv, REPORT_MAX, &result, err) < 0)
 		return NULL;
 	if (result.exit_code) {
-		failed("lvs", &result, err);
+		error_set(err, ERR_INTERNAL, "lvs failed: %s", first_message(result.output));
 		return NULL;
 	}
 	*ret_report = parse(result.output, err);

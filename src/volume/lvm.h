@@ -30,6 +30,7 @@ struct lvm_volume {
 	uint64_t metadata_bytes;
 	bool monitored;      /* dmeventd watches it */
 	bool check_needed;
+	bool zeroes;         /* what it newly gives to a volume reads as zeros */
 	char health[32];     /* lv_health_status of lvs(8); "": sound */
 	char profile[LVM_NAME_MAX]; /* of settings of its own (lvmprofile in lvm.conf(5)); "": none */
 	/* Of its volume group. */

@@ -99,12 +99,39 @@ static int find_existing(const struct lvm_backend *lb, const struct place *place
 	return 0;
 }
 
-static int refuse_used(const struct place *place, const struct lvm_volume *v, struct error *err)
+/* What was open for writing udev looks at once more, and has it open meanwhile. */
+static int refuse_used(const struct lvm_backend *lb, const struct place *place, struct lvm_volume *v, struct error *err)
 {
+	const char *const settle[] = { "udevadm", "settle", "--timeout=10", NULL };
+
+	if (v->in_use) {
+		(void)lvm_run(settle, NULL);
+		if (find_existing(lb, place, v, err) < 0)
+			return -1;
+	}
 	if (!v->in_use)
 		return 0;
 	return error_set(err, ERR_FAILED_PRECONDITION, "%s is in use as %s; stop the workload that uses it first", place->what,
 			 place->device);
+}
+
+/* A tool of a daemon that was killed may be working on the file system yet, and holds the lock (ext4.h). It is waited for before
+ * anybody looks at the device, which it has open. Opened for reading: what was open for writing udev looks at once more. */
+static int await_tools(const struct place *place, struct error *err)
+{
+	_cleanup_close_ int fd = open(place->device, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : error_errno(err, errno, "cannot open %s", place->device);
+	return ext4_lock(fd) < 0 ? error_errno(err, errno, "cannot lock %s", place->device) : 0;
+}
+
+/* After a reboot it depends on the host's settings whether its volumes are active. */
+static int activate(const struct place *place, struct error *err)
+{
+	const char *const argv[] = { "lvchange", "-y", "--activate", "y", "--ignoreactivationskip", place->path, NULL };
+
+	return access(place->device, F_OK) == 0 ? 0 : lvm_run(argv, err);
 }
 
 /* ---- room ---- */
@@ -185,13 +212,15 @@ static int lvm_allocate(struct volume_backend *b, const char *name, uint64_t siz
 	return create(b, name, size_bytes, true, err);
 }
 
+/* The device is larger than what was written to it where that is no multiple of the group's extents. */
 static int lvm_finish(struct volume_backend *b, const char *name, struct error *err)
 {
 	_cleanup_place_ struct place place = { 0 };
 	_cleanup_close_ int fd = -1;
 
 	if (place_init(self(b), name, &place, err) < 0 || ext4_open_locked(place.what, place.device, &fd, err) < 0 ||
-	    ext4_check(place.what, place.device, fd, true, err) < 0)
+	    ext4_check(place.what, place.device, fd, true, err) < 0 ||
+	    ext4_grow(place.what, place.device, fd, err) < 0)
 		return -1;
 	return fsync(fd) < 0 ? error_errno(err, errno, "cannot write %s", place.what) : 0;
 }
@@ -206,24 +235,33 @@ static int extend(const struct place *place, uint64_t size, struct error *err)
 	return bytes ? lvm_run(argv, err) : error_errno(err, ENOMEM, "cannot grow %s", place->what);
 }
 
+/* Makes the device at least that large, and its file system as large as the device. */
+static int grow_device(const struct place *place, uint64_t device_bytes, uint64_t size, struct error *err)
+{
+	_cleanup_close_ int fd = -1;
+
+	if (ext4_open_locked(place->what, place->device, &fd, err) < 0 ||
+	    ext4_check(place->what, place->device, fd, true, err) < 0)
+		return -1;
+	if (device_bytes < size && extend(place, size, err) < 0)
+		return -1;
+	return ext4_grow(place->what, place->device, fd, err);
+}
+
 /* The device may be larger than what was asked for: LVM counts in extents. Cut off anywhere, the same steps lead on. */
 static int grow_locked(const struct lvm_backend *lb, const struct place *place, uint64_t size, struct error *err)
 {
-	_cleanup_close_ int fd = -1;
 	struct ext4_state state;
 	struct lvm_volume v;
 
-	if (find_existing(lb, place, &v, err) < 0 || ext4_read_state(place->what, place->device, &state, err) < 0)
+	if (await_tools(place, err) < 0 || find_existing(lb, place, &v, err) < 0 || activate(place, err) < 0 ||
+	    ext4_read_state(place->what, place->device, &state, err) < 0)
 		return -1;
-	if (v.size_bytes >= size && state.size_bytes == v.size_bytes && !state.has_errors)
+	if (v.size_bytes >= size && ext4_fills(&state, v.size_bytes))
 		return 0;
-	if (refuse_used(place, &v, err) < 0 || check_room(lb, place->what, err) < 0 ||
-	    ext4_open_locked(place->what, place->device, &fd, err) < 0 ||
-	    ext4_check(place->what, place->device, fd, true, err) < 0)
+	if (refuse_used(lb, place, &v, err) < 0 || check_room(lb, place->what, err) < 0)
 		return -1;
-	if (v.size_bytes < size && extend(place, size, err) < 0)
-		return -1;
-	return ext4_grow(place->what, place->device, fd, err);
+	return grow_device(place, v.size_bytes, size, err);
 }
 
 static int lvm_grow(struct volume_backend *b, const char *name, uint64_t size_bytes, struct error *err)
@@ -248,11 +286,11 @@ static int remove_place(const struct lvm_backend *lb, const struct place *place,
 	const char *const argv[] = { "lvremove", "-y", place->path, NULL };
 	struct lvm_volume v;
 
-	if (find(lb, place, &v, err) < 0)
+	if (await_tools(place, err) < 0 || find(lb, place, &v, err) < 0)
 		return -1;
 	if (!v.exists)
 		return 0;
-	return refuse_used(place, &v, err) < 0 ? -1 : lvm_run(argv, err);
+	return refuse_used(lb, place, &v, err) < 0 ? -1 : lvm_run(argv, err);
 }
 
 static int lvm_remove(struct volume_backend *b, const char *name, struct error *err)
@@ -316,24 +354,46 @@ static int rename_place(const struct lvm_backend *lb, const struct place *from, 
 	return lvm_run(argv, err);
 }
 
-/* The volume is there under its name, or else what it shall be is there under the other one: lvm_enumerate() leads on from
- * either. */
-static int restore_locked(const struct lvm_backend *lb, const struct place *place, const struct place *snapshot,
-			  const struct place *fresh, struct error *err)
+/* A restore that was cut off: if the volume is gone, what it shall be takes its place. */
+static int end_restore(const struct lvm_backend *lb, const struct place *place, const struct place *fresh, struct error *err)
+{
+	struct lvm_volume v, f;
+
+	if (find(lb, place, &v, err) < 0)
+		return -1;
+	if (v.exists)
+		return remove_place(lb, fresh, err);
+	return find_existing(lb, fresh, &f, err) < 0 ? -1 : rename_place(lb, fresh, place, err);
+}
+
+static int make_fresh(const struct lvm_backend *lb, const struct place *snapshot, const struct place *fresh, uint64_t size,
+		      struct error *err)
 {
 	struct lvm_volume v;
 
-	if (find_existing(lb, place, &v, err) < 0 || refuse_used(place, &v, err) < 0 || remove_place(lb, fresh, err) < 0 ||
-	    take_snapshot(lb, snapshot, fresh, err) < 0)
+	if (take_snapshot(lb, snapshot, fresh, err) < 0 || find_existing(lb, fresh, &v, err) < 0)
 		return -1;
-	if (remove_place(lb, place, err) < 0) {
-		(void)remove_place(lb, fresh, NULL);
-		return -1;
-	}
-	return rename_place(lb, fresh, place, err);
+	return v.size_bytes < size ? grow_device(fresh, v.size_bytes, size, err) : 0;
 }
 
-static int lvm_restore(struct volume_backend *b, const char *name, const char *snapshot, struct error *err)
+/* The volume is there under its name, or else what it shall be is there under the other one: end_restore() leads on from
+ * either. */
+static int restore_locked(const struct lvm_backend *lb, const struct place *place, const struct place *snapshot,
+			  const struct place *fresh, uint64_t size, struct error *err)
+{
+	struct lvm_volume v;
+
+	if (end_restore(lb, place, fresh, err) < 0 || find_existing(lb, place, &v, err) < 0 || refuse_used(lb, place, &v, err) < 0)
+		return -1;
+	if (make_fresh(lb, snapshot, fresh, size, err) == 0 && remove_place(lb, place, err) == 0)
+		return rename_place(lb, fresh, place, err);
+	/* A command that fails may have done its work all the same: then only the other one is left. */
+	if (find(lb, place, &v, NULL) == 0 && v.exists)
+		(void)remove_place(lb, fresh, NULL);
+	return -1;
+}
+
+static int lvm_restore(struct volume_backend *b, const char *name, const char *snapshot, uint64_t size_bytes, struct error *err)
 {
 	_cleanup_place_ struct place place = { 0 }, source = { 0 }, fresh = { 0 };
 	struct volume_lock lock = { .name = name };
@@ -343,30 +403,23 @@ static int lvm_restore(struct volume_backend *b, const char *name, const char *s
 	    place_init_as(self(b), NEW_PREFIX, name, &fresh, err) < 0)
 		return -1;
 	volume_lock(&self(b)->locks, &lock);
-	r = restore_locked(self(b), &place, &source, &fresh, err);
+	r = restore_locked(self(b), &place, &source, &fresh, size_bytes, err);
 	volume_unlock(&self(b)->locks, &lock);
 	return r;
 }
 
 /* ---- attach ---- */
 
-/* After a reboot it depends on the host's settings whether its volumes are active. */
-static int activate(const struct place *place, struct error *err)
-{
-	const char *const argv[] = { "lvchange", "-y", "--activate", "y", "--ignoreactivationskip", place->path, NULL };
-
-	return access(place->device, F_OK) == 0 ? 0 : lvm_run(argv, err);
-}
-
-static int check_before_mount(const struct place *place, bool read_only, struct error *err)
+static int check_before_mount(const struct place *place, struct error *err)
 {
 	_cleanup_close_ int fd = -1;
 	struct ext4_state state;
 
 	if (ext4_read_state(place->what, place->device, &state, err) < 0)
 		return -1;
-	/* A mount replays the journal by itself, but not one that must not write. */
-	if (!state.has_errors && !(state.needs_recovery && read_only))
+	/* A mount would replay the journal by itself, but not one that must not write; nor would it look at what is broken if only
+	 * the journal tells of it. */
+	if (!state.has_errors && !state.needs_recovery)
 		return 0;
 	if (ext4_open_locked(place->what, place->device, &fd, err) < 0)
 		return -1;
@@ -377,10 +430,10 @@ static int attach_locked(const struct lvm_backend *lb, const struct place *place
 {
 	struct lvm_volume v;
 
-	if (find_existing(lb, place, &v, err) < 0 || (!read_only && check_room(lb, place->what, err) < 0) ||
-	    activate(place, err) < 0)
+	if (await_tools(place, err) < 0 || find_existing(lb, place, &v, err) < 0 ||
+	    (!read_only && check_room(lb, place->what, err) < 0) || activate(place, err) < 0)
 		return -1;
-	return v.in_use ? 0 : check_before_mount(place, read_only, err);
+	return v.in_use ? 0 : check_before_mount(place, err);
 }
 
 static int lvm_attach(struct volume_backend *b, const char *name, bool read_only, char **ret_device, int *ret_fd,
@@ -437,7 +490,8 @@ static bool lvm_has_errors(struct volume_backend *b, const char *name)
 {
 	_cleanup_free_ char *device = lvm_host_path(b, name);
 
-	return device && ext4_has_errors(device);
+	/* Its device is not there while it is not active. */
+	return device && access(device, F_OK) == 0 && ext4_has_errors(device);
 }
 
 static int lvm_exists(struct volume_backend *b, const char *name, struct error *err)
@@ -458,16 +512,13 @@ struct enumeration {
 	void *arg;
 };
 
-/* A restore that was cut off: if the volume is gone, this takes its place. */
-static int end_restore(struct lvm_backend *lb, const char *name, struct error *err)
+static int lead_on(struct lvm_backend *lb, const char *name, struct error *err)
 {
 	_cleanup_place_ struct place place = { 0 }, fresh = { 0 };
-	struct lvm_volume v;
 
-	if (place_init(lb, name, &place, err) < 0 || place_init_as(lb, NEW_PREFIX, name, &fresh, err) < 0 ||
-	    find(lb, &place, &v, err) < 0)
+	if (place_init(lb, name, &place, err) < 0 || place_init_as(lb, NEW_PREFIX, name, &fresh, err) < 0)
 		return -1;
-	return v.exists ? remove_place(lb, &fresh, err) : rename_place(lb, &fresh, &place, err);
+	return end_restore(lb, &place, &fresh, err);
 }
 
 static int visit(const struct lvm_volume *v, void *arg, struct error *err)
@@ -477,7 +528,7 @@ static int visit(const struct lvm_volume *v, void *arg, struct error *err)
 
 	if (!strncmp(v->name, NEW_PREFIX, strlen(NEW_PREFIX))) {
 		name = v->name + strlen(NEW_PREFIX);
-		if (end_restore(e->lb, name, err) < 0)
+		if (lead_on(e->lb, name, err) < 0)
 			return -1;
 	} else if (!strncmp(v->name, PREFIX, strlen(PREFIX))) {
 		name = v->name + strlen(PREFIX);
@@ -528,11 +579,23 @@ static const struct volume_backend_ops lvm_ops = {
 	.free = lvm_free,
 };
 
+static int expect_pool(const struct lvm_backend *lb, struct error *err)
+{
+	struct lvm_pool found;
+
+	if (lvm_pool_look(lb->vg, lb->pool, &found, err) < 0)
+		return -1;
+	if (found.zeroes)
+		return 0;
+	return error_set(err, ERR_FAILED_PRECONDITION,
+			 "thin pool %s/%s does not zero what it gives to a volume, which would read what another one had written there; "
+			 "change that with lvchange --zero y %s/%s", lb->vg, lb->pool, lb->vg, lb->pool);
+}
+
 int volume_lvm_backend_new(const char *pool, struct volume_backend **ret, struct error *err)
 {
 	const char *slash = strchr(pool, '/');
 	struct lvm_backend *lb = calloc(1, sizeof *lb);
-	struct lvm_pool found;
 
 	if (!lb)
 		return error_errno(err, ENOMEM, "cannot keep volumes in %s", pool);
@@ -540,7 +603,7 @@ int volume_lvm_backend_new(const char *pool, struct volume_backend **ret, struct
 	volume_locks_init(&lb->locks);
 	lb->vg = slash ? strndup(pool, (size_t)(slash - pool)) : NULL;
 	lb->pool = slash ? strdup(slash + 1) : NULL;
-	if (!lb->vg || !lb->pool || lvm_pool_look(lb->vg, lb->pool, &found, err) < 0) {
+	if (!lb->vg || !lb->pool || expect_pool(lb, err) < 0) {
 		lvm_free(&lb->base);
 		return -1;
 	}

@@ -74,6 +74,7 @@ int lvm_pool_look(const char *vg, const char *name, struct lvm_pool *ret, struct
 				 vg, name);
 	*ret = (struct lvm_pool){
 		.health = health_of(&v),
+		.zeroes = v.zeroes,
 		.size_bytes = v.size_bytes,
 		.data_percent = v.data_percent,
 		.metadata_percent = v.metadata_percent,

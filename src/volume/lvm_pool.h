@@ -30,6 +30,7 @@ enum lvm_pool_health {
 
 struct lvm_pool {
 	enum lvm_pool_health health;
+	bool zeroes; /* what its volumes have not written reads as zeros, not as what another one had there */
 	uint64_t size_bytes;
 	double data_percent, metadata_percent; /* used */
 	double data_percent_extended, metadata_percent_extended; /* used of what LVM can still make it */

@@ -47,7 +47,7 @@ def test_a_volume_is_a_thin_volume(capsule, pool):
 
 def test_both_backends_side_by_side(capsule, pool):
     capsule.apply(volume())
-    capsule.apply({**volume("plain"), "backend": "file"})
+    capsule.apply({**volume("plain", size="50MiB"), "backend": "file"})
     assert (get(capsule)["backend"], get(capsule, "plain")["backend"]) == ("lvm", "file")
     run_with_volume(capsule, mounts=[mount(), mount("plain", "/plain")])
     capsule.inside("w", "sh", "-c", f"echo a > {DATA}/file; echo b > /plain/file; sync")
@@ -55,6 +55,8 @@ def test_both_backends_side_by_side(capsule, pool):
     refused(capsule.ctl("volume", "create", "--from-snapshot", "data/s", "--backend", "file", "x", check=False), "no snapshot s")
     assert send(capsule, "moved", export(capsule, "plain")) == (0, "")
     assert get(capsule, "moved")["backend"] == "lvm" and content(capsule, "moved") == "b\n"
+    assert size_of(capsule, "moved") == 50 * MIB, "what was asked for; the device is of whole extents, and so is its file system"
+    assert f"Block count:              {52 * MIB // 4096}" in run("dumpe2fs", "-h", f"/dev/{pool.vg}/vol-moved").stdout.decode()
     capsule.stop()
     capsule.options = []
     capsule.start()
@@ -78,7 +80,7 @@ def test_what_others_made_is_not_taken_over(capsule, pool):
     assert pool.volumes() == [] and capsule.ctl("volume", "list", "-o", "name").out == "", "its deletion is led on"
 
 
-@pytest.mark.parametrize("where, word", [("nothing/pool", "nothing"), ("file/", "neither file nor"), ("pool", "neither file nor")])
+@pytest.mark.parametrize("where, word", [("nothing/pool", 'Volume group "nothing" not found'), ("file/", "neither file nor"), ("pool", "neither file nor")])
 def test_a_pool_that_is_none(make_capsule, pool, where, word):
     capsule = make_capsule(env=pool.env)
     capsule.stop()
@@ -88,6 +90,20 @@ def test_a_pool_that_is_none(make_capsule, pool, where, word):
     capsule.process = None
     assert word in capsule.stderr()
     capsule.options = []
+    capsule.start()
+
+
+def test_a_pool_that_does_not_zero(make_capsule, pool):
+    """What was not written would read as what another volume had there."""
+    capsule = make_capsule(env=pool.env)
+    capsule.stop()
+    pool.lvm("lvchange", "--zero", "n", pool.name)
+    capsule.options = ["--volumes", f"lvm:{pool.name}"]
+    capsule.start(wait=False)
+    assert capsule.process.wait(timeout=60) != 0
+    capsule.process = None
+    assert f"lvchange --zero y {pool.name}" in capsule.stderr()
+    pool.lvm("lvchange", "--zero", "y", pool.name)
     capsule.start()
 
 

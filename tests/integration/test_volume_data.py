@@ -80,6 +80,12 @@ def test_snapshots_that_cannot_be(capsule):
     refused(capsule.ctl("volume", "snapshot", "restore", "data", "none", check=False), "volume data has no snapshot none")
     refused(capsule.ctl("volume", "snapshot", "delete", "data", "none", check=False), "volume data has no snapshot none")
     refused(capsule.ctl("volume", "snapshot", "create", "data", "no/path", check=False), "snapshot name")
+    refused(capsule.ctl("volume", "create", "data", "--from-snapshot", "data/s", check=False), "a snapshot of itself")
+    stranger = capsule.root / "volumes/data+mine.img"
+    stranger.write_bytes(b"somebody's data")
+    refused(capsule.ctl("volume", "snapshot", "create", "data", "mine", check=False), str(stranger), "belongs to no volume")
+    assert stranger.read_bytes() == b"somebody's data" and snapshots(capsule) == ["data/s"]
+    stranger.unlink()
     refused(capsule.ctl("volume", "delete", "data", check=False), "volume data has 1 snapshot", "by force")
     run_with_volume(capsule)
     refused(capsule.ctl("volume", "snapshot", "restore", "data", "s", check=False), "data is in use by w")
@@ -238,6 +244,24 @@ def test_out_and_in_again_through_a_file_and_a_pipe(capsule, tmp_path):
     assert not [f for f in storage(capsule) if f.startswith((".tmp", "data+.", "from-snapshot+"))]
 
 
+def test_where_an_export_goes(capsule, tmp_path):
+    """Through a link; into what is no file as it is; and nothing else is touched."""
+    capsule.apply(volume())
+    link, file, pipe, near = (tmp_path / name for name in ("link", "file", "pipe", "file.part"))
+    file.touch()
+    link.symlink_to(file)
+    near.write_text("precious")
+    refused(capsule.ctl("volume", "export", "none", str(file), check=False), "there is no volume none")
+    capsule.ctl("volume", "export", "data", str(link))
+    assert link.is_symlink() and near.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["file", "file.part", "link"]
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        capsule.ctl("volume", "export", "data", str(pipe))
+        assert reader.stdout.read()[:4] == file.read_bytes()[:4]
+    assert pipe.is_fifo()
+
+
 def test_an_export_under_a_writer(capsule):
     capsule.apply(volume(size="128MiB"))
     run_with_volume(capsule, command=COUNTER)
@@ -330,6 +354,7 @@ def test_a_client_that_leaves(capsule, stream):
     half.stdin.write(stream[:len(stream) // 2])
     half.stdin.flush()
     wait_for(lambda: "half.img" in storage(capsule), "the import to begin")
+    refused(capsule.apply(volume("half"), check=False), "volume half is being made or deleted")
     half.kill()
     half.wait()
     wait_for(lambda: "half.img" not in storage(capsule), "half an import to go")
@@ -349,6 +374,12 @@ def test_du(capsule):
     assert 20 * MIB < int(usage["snapshotsBytes"]) < 40 * MIB and usage["snapshots"] == 1
     assert "data" in capsule.ctl("volume", "du").out
     refused(capsule.ctl("volume", "du", "none", check=False), "there is no volume none")
+    capsule.apply(volume("away"))
+    (capsule.root / "volumes/away.img").unlink()
+    assert "data" in capsule.ctl("volume", "du").out
+    assert get(capsule, "away")["hasErrors"]
+    refused(capsule.ctl("volume", "du", "away", check=False), "away.img")
+    capsule.ctl("volume", "delete", "--force", "away")
 
 
 def test_no_room_for_a_copy(small_disk, make_capsule):
@@ -359,6 +390,19 @@ def test_no_room_for_a_copy(small_disk, make_capsule):
     refused(capsule.ctl("volume", "clone", "data", "copy", check=False), "not enough room", "volume copy")
     refused(capsule.ctl("volume", "snapshot", "create", "data", "s", check=False), "not enough room", "snapshot s of volume data")
     assert storage(capsule) == ["data.img"]
+
+
+def test_a_restore_needs_room_for_what_it_copies_only(small_disk, make_capsule):
+    """The volume's own promise is half of the disk."""
+    capsule = make_capsule(root=small_disk / "root")
+    capsule.apply(volume(size="100MiB"))
+    write(capsule, "before")
+    capsule.ctl("volume", "snapshot", "create", "data", "s")
+    capsule.ctl("volume", "resize", "data", "120MiB")
+    write(capsule, "after")
+    capsule.ctl("volume", "snapshot", "restore", "data", "s")
+    assert size_of(capsule) == 120 * MIB == os.stat(capsule.root / "volumes/data.img").st_size
+    assert content(capsule, "data") == "before\n"
 
 
 # ---- where the disk shares blocks ----

@@ -322,10 +322,25 @@ def test_a_device_that_somebody_left_over_the_file(capsule):
         run_with_volume(capsule)
         assert loops_of(capsule) == [device], "two devices over one file would be two caches over one file system"
         capsule.ctl("workload", "delete", "w")
+        assert size_of(capsule) == 64 * MIB
     finally:
         run("losetup", "--detach", device, check=False)
     wait_for(lambda: loops_of(capsule) == [], "the device to go")
     capsule.ctl("volume", "resize", "data", "128MiB")
+
+
+def test_what_is_not_there_is_deleted_by_force_only(capsule):
+    """It may be on a disk that is not mounted."""
+    capsule.apply(volume())
+    file = capsule.root / "volumes/data.img"
+    file.rename(capsule.dir / "away")
+    refused(capsule.ctl("volume", "delete", "data", check=False), "volume data is not at", str(file), "by force")
+    (capsule.dir / "away").rename(file)
+    run_with_volume(capsule)
+    capsule.ctl("workload", "delete", "w")
+    file.unlink()
+    capsule.ctl("volume", "delete", "--force", "data")
+    assert capsule.ctl("volume", "list", "-o", "name").out == ""
 
 
 def test_a_file_that_is_nobodys_volume_is_left_alone(capsule):

@@ -35,7 +35,7 @@ class ThinPool:
             f.truncate(DISK_SIZE)
         self.device = run("losetup", "--find", "--show", disk).stdout.decode().strip()
         self.lvm("pvcreate", "-q", self.device)
-        self.lvm("vgcreate", "-q", "--physicalextentsize", "1m", self.vg, self.device)
+        self.lvm("vgcreate", "-q", self.vg, self.device)
         self.lvm("lvcreate", "-q", "-y", "--type", "thin-pool", "--size", f"{POOL_SIZE}b", "--poolmetadatasize", "2m", "--name",
                  "pool", self.vg)
 

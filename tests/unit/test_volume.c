@@ -307,6 +307,28 @@ START_TEST(interrupted_grow_is_completed)
 }
 END_TEST
 
+/* 257 MiB are two groups of blocks and one MiB, too little for a third: mke2fs and resize2fs leave it out. */
+START_TEST(a_tail_that_is_of_no_use_is_not_grown_into)
+{
+	_cleanup_free_ char *path = NULL;
+	struct ext4_state state;
+
+	ok(backend->ops->create(backend, "data", 257 * MIB, &err));
+	path = image_path("data");
+	ok(ext4_read_state("volume data", path, &state, &err));
+	ck_assert_uint_eq(state.size_bytes, 256 * MIB);
+	ck_assert(ext4_fills(&state, 257 * MIB));
+	ck_assert(!ext4_fills(&state, 272 * MIB) && !ext4_fills(&state, 255 * MIB));
+	mount_volume("data", false, mnt);
+	ok(backend->ops->grow(backend, "data", 257 * MIB, &err)); /* nothing to do */
+	ck_assert_int_eq(umount(mnt), 0);
+	ok(backend->ops->grow(backend, "data", 300 * MIB, &err));
+	ok(ext4_read_state("volume data", path, &state, &err));
+	ck_assert_uint_eq(state.size_bytes, 300 * MIB);
+	ck_assert(ext4_fills(&state, 300 * MIB) && !ext4_fills(&state, 301 * MIB));
+}
+END_TEST
+
 /* ---- attaching ---- */
 
 START_TEST(device_goes_with_its_last_user)
@@ -413,6 +435,34 @@ START_TEST(errors_are_repaired_before_use)
 	mount_volume("data", false, mnt);
 	expect_file("page", "hello");
 	ck_assert_int_eq(umount(mnt), 0);
+	ok(ext4_read_state("volume data", path, &state, &err));
+	ck_assert(!state.has_errors);
+}
+END_TEST
+
+/* After a full disk an error may have reached the journal alone. */
+START_TEST(errors_that_only_the_journal_tells_are_repaired_before_use)
+{
+	_cleanup_free_ char *path = NULL, *device = NULL, *trigger = NULL;
+	struct ext4_state state;
+	int fd = -1;
+
+	ok(backend->ops->create(backend, "data", 32 * MIB, &err));
+	ok(backend->ops->attach(backend, "data", false, &device, &fd, &err));
+	ck_assert_int_eq(mount(device, mnt, "ext4", 0, NULL), 0);
+	close(fd);
+	write_file("page", "hello");
+	trigger = fs_path("/sys/fs/ext4/%s/trigger_fs_error", strrchr(device, '/') + 1);
+	fd = open(trigger, O_WRONLY | O_CLOEXEC);
+	ck_assert_msg(write(fd, "test", 4) == 4, "%s: %s", trigger, strerror(errno));
+	close(fd);
+	ck_assert_int_eq(umount(mnt), 0);
+	path = image_path("data");
+	ok(process_run_ok((const char *const[]){ "debugfs", "-w", "-R", "set_super_value state 1", path, NULL }, 60000, &err));
+	ok(ext4_read_state("volume data", path, &state, &err));
+	ck_assert(state.needs_recovery && !state.has_errors);
+	mount_volume("data", false, mnt);
+	expect_file("page", "hello");
 	ok(ext4_read_state("volume data", path, &state, &err));
 	ck_assert(!state.has_errors);
 }
@@ -620,9 +670,9 @@ int main(void)
 		create_is_sparse_and_quick, create_again_keeps_the_data, bad_requests_are_refused,
 		no_room_is_said_at_creation,
 		promised_room_is_there, full_disk_during_creation_leaves_nothing, grow_keeps_data,
-		interrupted_grow_is_completed,
+		interrupted_grow_is_completed, a_tail_that_is_of_no_use_is_not_grown_into,
 		device_goes_with_its_last_user, one_device_a_file, read_only_is_read_only, unclean_volume_is_recovered,
-		errors_are_repaired_before_use, damage_is_told, leftovers_of_a_crash_are_swept,
+		errors_are_repaired_before_use, errors_that_only_the_journal_tells_are_repaired_before_use, damage_is_told, leftovers_of_a_crash_are_swept,
 		killed_owner_leaves_no_damage,
 		next_owner_waits_for_a_tool, volumes_do_not_disturb_each_other,
 	};
