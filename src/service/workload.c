@@ -4,9 +4,11 @@
 /* WorkloadService: the calls that answer once. */
 #include "service/unary.h"
 
+#include "base/fs.h"
 #include "image/reference.h"
 #include "manifest/manifest.h"
 #include "reconcile/spec.h"
+#include "volume/loop.h"
 
 #include <errno.h>
 #include <string.h>
@@ -73,8 +75,25 @@ static int check_host_file(const char *path, const char *field, struct error *er
 	return 0;
 }
 
+/* Volumes have a way of their own into a machine. And a file under a loop device is its user's; whoever has it otherwise holds
+ * it locked (vm/monitor.c). */
+static int check_rootfs(const char *root, const char *path, struct error *err)
+{
+	_cleanup_free_ char *real_root = realpath(root, NULL), *real = realpath(path, NULL), *volumes = NULL;
+	_cleanup_loop_ struct loop loop = LOOP_INIT;
+
+	volumes = real_root ? fs_path("%s/volumes/", real_root) : NULL;
+	if (!volumes || !real)
+		return error_errno(err, errno, "microVm.rootfsPath: %s", path);
+	if (!strncmp(real, volumes, strlen(volumes)))
+		return error_set(err, ERR_FAILED_PRECONDITION, "microVm.rootfsPath: %s is a volume; mount it with mounts", path);
+	if (loop_find(real, &loop, err) < 0)
+		return error_wrap(err, "microVm.rootfsPath");
+	return loop.fd < 0 ? 0 : error_set(err, ERR_FAILED_PRECONDITION, "microVm.rootfsPath: %s is in use as %s", path, loop.device);
+}
+
 /* What the host must have for a microVM. */
-static int check_machine(const Capsule__V1__MicroVMSpec *v, struct error *err)
+static int check_machine(const char *root, const Capsule__V1__MicroVMSpec *v, struct error *err)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	struct sysinfo host;
@@ -90,7 +109,9 @@ static int check_machine(const Capsule__V1__MicroVMSpec *v, struct error *err)
 				 "leave the choice to the daemon");
 	if (!*v->kernel_path)
 		return 0;
-	return check_host_file(v->kernel_path, "kernelPath", err) < 0 ? -1 : check_host_file(v->rootfs_path, "rootfsPath", err);
+	if (check_host_file(v->kernel_path, "kernelPath", err) < 0 || check_host_file(v->rootfs_path, "rootfsPath", err) < 0)
+		return -1;
+	return check_rootfs(root, v->rootfs_path, err);
 }
 
 static void apply_work(struct unary *u)
@@ -99,7 +120,7 @@ static void apply_work(struct unary *u)
 
 	if (check_image(request->workload, &u->err) < 0 || check_host_ports(u, request->workload) < 0)
 		return;
-	if (request->workload->micro_vm && check_machine(request->workload->micro_vm, &u->err) < 0)
+	if (request->workload->micro_vm && check_machine(u->host->root, request->workload->micro_vm, &u->err) < 0)
 		return;
 	(void)store_apply(u->host->store, request->workload, &u->host->subnet, request->dry_run, &u->record, &u->before,
 			  &u->err);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -165,6 +166,32 @@ static int describe(struct monitor *m, struct jail *jail, struct error *err)
 	return m->ops->describe(m, jail, err);
 }
 
+/* A file system that is mounted twice is damaged. The store knows who has a volume, but not who has a file of the user's own:
+ * it is locked, and a device opened exclusively, which a mount is, too, for as long as this process lives. */
+static int claim(struct monitor *m, const struct vm_disk *disk, struct error *err)
+{
+	struct stat st;
+
+	m->claim_fd = open(disk->path, O_RDWR | O_CLOEXEC);
+	if (m->claim_fd >= 0 && fstat(m->claim_fd, &st) == 0 && S_ISBLK(st.st_mode)) {
+		close(m->claim_fd);
+		m->claim_fd = open(disk->path, O_RDWR | O_EXCL | O_CLOEXEC);
+	}
+	if (m->claim_fd >= 0 && flock(m->claim_fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	if (errno == EBUSY || errno == EWOULDBLOCK)
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "%s is in use, mounted or by another machine; give each machine a copy of its own", disk->path);
+	return error_errno(err, errno, "cannot open the disk %s", disk->path);
+}
+
+static int claim_own_system(struct monitor *m, struct error *err)
+{
+	const struct vm_options *o = m->options;
+
+	return o->agent || o->n_disks == 0 ? 0 : claim(m, &o->disks[0], err);
+}
+
 struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options, struct console *console,
 			      const struct monitor_events *events, struct error *err)
 {
@@ -182,8 +209,9 @@ struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options,
 	}
 	*m = (struct monitor){
 		.ops = options->monitor, .options = options, .loop = loop, .console = console, .events = *events,
+		.claim_fd = -1,
 	};
-	if (describe(m, &jail, err) == 0 && start_process(m, &jail, err) == 0) {
+	if (claim_own_system(m, err) == 0 && describe(m, &jail, err) == 0 && start_process(m, &jail, err) == 0) {
 		watch_set(m->process, UV_READABLE);
 		return m;
 	}
@@ -222,5 +250,6 @@ void monitor_free(struct monitor *m)
 	watch_close(m->process);
 	watch_close(m->first_process);
 	m->ops->close(m);
+	cleanup_closep(&m->claim_fd);
 	free(m);
 }

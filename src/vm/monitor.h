@@ -40,6 +40,7 @@ struct monitor {
 	struct watch *first_process;
 	int status;            /* of the process, while `first` ends */
 	void *data;            /* the operations' own */
+	int claim_fd;          /* holds the root file system of a user's own system; -1: there is none */
 };
 
 struct monitor_ops {

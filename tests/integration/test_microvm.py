@@ -9,7 +9,7 @@ import signal
 import pytest
 
 import tidy
-from capsule import BOOT, GUEST_KERNEL, alive, free_port, http_get, wait_for
+from capsule import BOOT, GUEST_KERNEL, alive, free_port, http_get, run, wait_for
 from exec_tools import output, run_in
 from kinds import said, wait_new_run
 
@@ -206,7 +206,17 @@ def test_an_own_kernel_with_its_own_root_file_system(capsule, own_rootfs, tmp_pa
     assert wait_for(lambda: http_get("127.0.0.1", port), "the page", BOOT) == "own page\n"
     for refused in (("workload", "exec", "own", "--", "true"), ("cp", "own:/marker", tmp_path / "x")):
         assert "in which Capsule has no process" in capsule.ctl(*refused, check=False).err
+    paths = {"kernelPath": str(GUEST_KERNEL), "rootfsPath": str(own_rootfs)}
+    capsule.run_vm("twin", "", wait=False, **paths)
+    wait_for(lambda: f"{own_rootfs} is in use" in capsule.status("twin").get("message", ""), "the reason", BOOT)
     capsule.ctl("workload", "delete", "own")
+    capsule.wait_phase("twin", "running")
+    capsule.ctl("workload", "delete", "twin")
+    device = run("losetup", "--find", "--show", own_rootfs).stdout.decode().strip()
+    assert f"in use as {device}" in capsule.run_vm("own", "", check=False, **paths).err
+    run("losetup", "--detach", device)
+    paths["rootfsPath"] = str(capsule.root / "volumes/data.img")
+    assert "data.img is a volume" in capsule.run_vm("own", "", check=False, **paths).err
     capsule.run_container("c", "busybox:test", command=["cat", "/data/f"], restartPolicy="Never", wait=False,
                           mounts=[{"volumeName": "data", "mountPath": "/data"}])
     said(capsule, "c", "from-own")
