@@ -424,8 +424,9 @@ static const struct command command_logs = {
 
 static const struct command command_restart = {
 	.name = "restart", .summary = "stop workloads and start them again",
+	.text = "It returns when the restart is recorded; with --wait, when the new run has begun.",
 	.arguments = "NAME...", .max_arguments = ARGUMENTS_ANY, .complete = COMPLETE_WORKLOADS,
-	.options = OPTION(ALL), .run = run_restart,
+	.options = OPTION(ALL) | OPTION(WAIT), .run = run_restart,
 };
 
 static const struct command command_stop = {

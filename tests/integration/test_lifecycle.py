@@ -59,8 +59,8 @@ def test_stop_start_restart(capsule):
     capsule.ctl("workload", "start", "w")
     said(capsule, "w", "run\n" * (1 + 2))
     pid = capsule.status("w")["pid"]
-    capsule.ctl("workload", "restart", "w")
-    wait_new_run(capsule, "w", pid)
+    assert capsule.ctl("workload", "restart", "--wait", "w").out == "workload/w running\n"
+    assert capsule.status("w")["pid"] != pid
     wait_for(lambda: capsule.logs("w") == "run\n" * (1 + 2 + 3), "the writable layer to be kept over restarts")
     assert capsule.status("w").get("restartCount", 0) == 0
 
