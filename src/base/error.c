@@ -2,6 +2,8 @@
 /* Copyright The Capsule authors */
 #include "base/error.h"
 
+#include "base/utf8.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,6 +60,8 @@ int error_setv(struct error *e, enum error_code code, const char *fmt, va_list a
 	/* The old message may be among the arguments: format before releasing it. */
 	if (vasprintf(&message, fmt, ap) < 0)
 		message = out_of_memory;
+	else
+		utf8_clean(message, strlen(message));
 	message_free(e->message);
 	e->message = message;
 	e->code = code;

@@ -9,6 +9,8 @@
  * one sentence: what failed, on which object, why, and what to do. Libraries never print an error; whoever handles
  * it reports it once.
  *
+ * A message is UTF-8, whatever is put into it: bytes of a file's name or of a tool's output that are not become '?'.
+ *
  * The codes are the gRPC status codes (grpc/doc/statuscodes.md), because most errors end as one.
  *
  * Ownership: the object owns its message. Declare it as `_cleanup_error_ struct error e = ERROR_INIT;`. Passing NULL

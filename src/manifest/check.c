@@ -5,6 +5,7 @@
 #include "manifest/mistake.h"
 
 #include "base/timeutil.h"
+#include "base/utf8.h"
 
 #include <string.h>
 
@@ -34,7 +35,7 @@ static bool check_text(const char *s, size_t max, const struct path *path, struc
 		mistake(m, path, "has %zu bytes; %zu are allowed", len, max);
 		return false;
 	}
-	if (!text_is_utf8(s, len)) {
+	if (!utf8_is_valid(s, len)) {
 		mistake(m, path, "is not UTF-8");
 		return false;
 	}
@@ -356,7 +357,7 @@ static size_t check_env(env_entry *const *env, size_t n, const struct path *spec
 			mistake(m, &path, "a variable has no name");
 		else if (strchr(env[i]->key, '='))
 			mistake(m, &at, "the name of a variable must not hold \"=\"");
-		else if (!text_is_utf8(env[i]->key, strlen(env[i]->key)))
+		else if (!utf8_is_valid(env[i]->key, strlen(env[i]->key)))
 			mistake(m, &at, "the name of a variable is not UTF-8");
 		len = strlen(env[i]->key) + 1 + strlen(env[i]->value);
 		total += len + 1;

@@ -3,6 +3,8 @@
 #include "manifest/check.h"
 #include "manifest/mistake.h"
 
+#include "base/utf8.h"
+
 #include <string.h>
 
 static bool is_label_char(char c)
@@ -22,7 +24,7 @@ const char *label_problem(const char *name, char out[LABEL_PROBLEM_MAX])
 	for (size_t i = 0; i < len; i++) {
 		if (is_label_char(name[i]))
 			continue;
-		n = text_decode(name + i, len - i, &c);
+		n = utf8_decode(name + i, len - i, &c);
 		snprintf(out, LABEL_PROBLEM_MAX, "may hold a-z, 0-9 and '-' only, not %s",
 			 excerpt(&e, name + i, n ? n : 1));
 		return out;

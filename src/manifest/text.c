@@ -2,48 +2,7 @@
 /* Copyright The Capsule authors */
 #include "manifest/text.h"
 
-#include <string.h>
-
-size_t text_decode(const char *s, size_t len, uint32_t *ret_char)
-{
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	const uint8_t *p = (const uint8_t *)s;
-	uint32_t c;
-	size_t n;
-
-	if (len == 0)
-		return 0;
-	if (p[0] < 0x80) {
-		*ret_char = p[0];
-		return 1;
-	}
-	n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-	if (p[0] < 0xc2 || p[0] > 0xf4 || n > len)
-		return 0;
-	c = p[0] & (0xffu >> (n + 1));
-	for (size_t i = 1; i < n; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (p[i] & 0x3fu);
-	}
-	if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
-		return 0;
-	*ret_char = c;
-	return n;
-}
-
-bool text_is_utf8(const char *s, size_t len)
-{
-	uint32_t c;
-	size_t n;
-
-	for (; len; s += n, len -= n) {
-		n = text_decode(s, len, &c);
-		if (n == 0)
-			return false;
-	}
-	return true;
-}
+#include "base/utf8.h"
 
 bool text_is_printable(uint32_t c)
 {
@@ -85,7 +44,7 @@ void text_quote(struct buf *out, const char *s, size_t len)
 
 	buf_addc(out, '"');
 	while (len) {
-		n = text_decode(s, len, &c);
+		n = utf8_decode(s, len, &c);
 		if (n == 0) {
 			buf_adds(out, "\xef\xbf\xbd");
 			n = 1;

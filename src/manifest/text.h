@@ -2,19 +2,13 @@
 /* Copyright The Capsule authors */
 
 /*
- * UTF-8 (RFC 3629) and quoted text. text_quote() writes what is at the same time a JSON string (RFC 8259) and a YAML
- * double-quoted scalar, so that one function serves output and messages alike.
+ * Quoted text. text_quote() writes what is at the same time a JSON string (RFC 8259) and a YAML double-quoted scalar, so
+ * that one function serves output and messages alike.
  */
 #ifndef CAPSULE_MANIFEST_TEXT_H
 #define CAPSULE_MANIFEST_TEXT_H
 
 #include "base/buf.h"
-
-/* Decodes one character of at most len bytes. Returns its length, or 0 if the bytes are not UTF-8 (overlong forms,
- * surrogates and what is above U+10FFFF included) or len is 0. */
-size_t text_decode(const char *s, size_t len, uint32_t *ret_char);
-
-bool text_is_utf8(const char *s, size_t len);
 
 /* Whether YAML allows the character to stand in a text unescaped (YAML 1.2.2, 5.1, c-printable). */
 bool text_is_printable(uint32_t c);

@@ -5,6 +5,7 @@
 #include "manifest/text.h"
 
 #include "base/hex.h"
+#include "base/utf8.h"
 
 #include <jansson.h>
 #include <yaml.h>
@@ -110,7 +111,7 @@ static char byte_at(const struct documents *d, const yaml_mark_t *mark)
 	uint32_t c;
 
 	for (size_t i = 0; i < mark->index && at < d->len; i++, at += n) {
-		n = text_decode(d->text + at, d->len - at, &c);
+		n = utf8_decode(d->text + at, d->len - at, &c);
 		if (n == 0)
 			return '\0';
 	}
@@ -131,7 +132,7 @@ static int check_characters(const char *text, size_t len, struct manifest_mistak
 	for (size_t i = 0; i < len; i += n) {
 		if (column == 1 && len - i > 4 && memcmp(text + i, "%TAG", 4) == 0 && ++directives > TAG_DIRECTIVES_MAX)
 			return mistake_add(m, NULL, line, column, TAGS_REFUSED);
-		n = text_decode(text + i, len - i, &c);
+		n = utf8_decode(text + i, len - i, &c);
 		if (n == 0)
 			return mistake_add(m, NULL, line, column, "byte 0x%02x is not UTF-8", (uint8_t)text[i]);
 		if (!text_is_printable(c) && c != 0xfeff)

@@ -632,6 +632,9 @@ int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
 	for (unsigned i = 0; i < 4; i++)
 		frame->data[1 + i] = (uint8_t)(len >> (24 - 8 * i));
 	protobuf_c_message_pack(message, frame->data + PREFIX);
+	/* What a client says is as the user gave it: the server tells what is wrong with it. */
+	if (on_server(call))
+		rpc_message_clean(message->descriptor, frame->data + PREFIX, len);
 	*call->out_tail = frame;
 	call->out_tail = &frame->next;
 	call->queued += frame->len;

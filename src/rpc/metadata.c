@@ -5,6 +5,7 @@
 #include "base/buf.h"
 #include "base/hex.h"
 #include "base/timeutil.h"
+#include "base/utf8.h"
 
 #include <inttypes.h>
 #include <nghttp2/nghttp2.h>
@@ -16,15 +17,15 @@ static bool is_plain(unsigned char c)
 
 char *rpc_status_message_encode(const char *message)
 {
+	_cleanup_free_ char *text = strndup(message, RPC_STATUS_MESSAGE_MAX);
 	_cleanup_buf_ struct buf b = BUF_INIT(3 * RPC_STATUS_MESSAGE_MAX + 1);
-	size_t len = strnlen(message, RPC_STATUS_MESSAGE_MAX);
 
-	/* A cut falls between characters, not inside one. */
-	if (message[len])
-		while (len > 0 && ((unsigned char)message[len] & 0xc0) == 0x80)
-			len--;
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)message[i];
+	if (!text)
+		return NULL;
+	utf8_trim(text);
+	utf8_clean(text, strlen(text));
+	for (const char *p = text; *p; p++) {
+		unsigned char c = (unsigned char)*p;
 
 		if (is_plain(c))
 			buf_addc(&b, (char)c);
@@ -53,6 +54,9 @@ char *rpc_status_message_decode(const char *value, size_t len)
 			buf_addc(&b, value[i]);
 		}
 	}
+	/* What was escaped may be any bytes. */
+	if (b.len > 0)
+		utf8_clean((char *)buf_data(&b), b.len);
 	return buf_steal(&b);
 }
 

@@ -2,7 +2,10 @@
 /* Copyright The Capsule authors */
 #include "rpc/unpack.h"
 
+#include "base/utf8.h"
+
 #include <stdbool.h>
+#include <string.h>
 
 /* --- memory with a limit --- */
 
@@ -58,40 +61,43 @@ static int wire_skip(struct wire *w, uint64_t n)
 	return 0;
 }
 
-/* RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF; and no NUL. */
-static bool is_text(const uint8_t *p, size_t len)
+/* Passes over what stands before the next field of this message that has a length. 1: there it is, *ret_field is NULL for one
+ * that is not known; 0: there is none; -1: malformed. */
+static int wire_next(const ProtobufCMessageDescriptor *descriptor, struct wire *w, const ProtobufCFieldDescriptor **ret_field,
+		     struct wire *ret_content)
 {
-	const uint8_t *end = p + len;
+	while (w->p < w->end) {
+		uint64_t tag, n;
+		int r;
 
-	while (p < end) {
-		uint8_t c = *p++;
-		unsigned more;
-		uint32_t v, min;
-
-		if (c == 0)
-			return false;
-		if (c < 0x80)
-			continue;
-		if (c >= 0xc2 && c <= 0xdf) {
-			more = 1, v = c & 0x1f, min = 0x80;
-		} else if (c >= 0xe0 && c <= 0xef) {
-			more = 2, v = c & 0x0f, min = 0x800;
-		} else if (c >= 0xf0 && c <= 0xf4) {
-			more = 3, v = c & 0x07, min = 0x10000;
-		} else {
-			return false;
+		if (wire_varint(w, &tag) < 0 || tag >> 3 == 0 || tag >> 3 > 0x1fffffff)
+			return -1;
+		switch (tag & 7) {
+		case 0:
+			r = wire_varint(w, &n);
+			break;
+		case 1:
+			r = wire_skip(w, 8);
+			break;
+		case 2:
+			if (wire_varint(w, &n) < 0)
+				return -1;
+			ret_content->p = w->p;
+			if (wire_skip(w, n) < 0)
+				return -1;
+			ret_content->end = w->p;
+			*ret_field = protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3));
+			return 1;
+		case 5:
+			r = wire_skip(w, 4);
+			break;
+		default: /* groups are not of proto3 */
+			return -1;
 		}
-		if ((size_t)(end - p) < more)
-			return false;
-		for (; more > 0; more--, p++) {
-			if ((*p & 0xc0) != 0x80)
-				return false;
-			v = v << 6 | (*p & 0x3f);
-		}
-		if (v < min || v > 0x10ffff || (v >= 0xd800 && v <= 0xdfff))
-			return false;
+		if (r < 0)
+			return -1;
 	}
-	return true;
+	return 0;
 }
 
 static int wire_check(const ProtobufCMessageDescriptor *descriptor, struct wire w, unsigned depth, struct error *err);
@@ -99,9 +105,10 @@ static int wire_check(const ProtobufCMessageDescriptor *descriptor, struct wire 
 static int wire_check_delimited(const ProtobufCFieldDescriptor *field, struct wire content, unsigned depth,
 				struct error *err)
 {
+	const char *text = (const char *)content.p;
 	size_t len = (size_t)(content.end - content.p);
 
-	if (field && field->type == PROTOBUF_C_TYPE_STRING && !is_text(content.p, len))
+	if (field && field->type == PROTOBUF_C_TYPE_STRING && (memchr(text, '\0', len) || !utf8_is_valid(text, len)))
 		return error_set(err, ERR_INVALID_ARGUMENT, "the field \"%s\" is not UTF-8 text without NUL",
 				 field->name);
 	if (field && field->type == PROTOBUF_C_TYPE_MESSAGE)
@@ -111,46 +118,34 @@ static int wire_check_delimited(const ProtobufCFieldDescriptor *field, struct wi
 
 static int wire_check(const ProtobufCMessageDescriptor *descriptor, struct wire w, unsigned depth, struct error *err)
 {
+	const ProtobufCFieldDescriptor *field;
+	struct wire content;
+	int r;
+
 	if (depth > RPC_NESTING_MAX)
 		return error_set(err, ERR_INVALID_ARGUMENT, "the message is nested more than %u deep", RPC_NESTING_MAX);
-	while (w.p < w.end) {
-		const ProtobufCFieldDescriptor *field;
-		struct wire content;
-		uint64_t tag, n;
-		int r = 0;
-
-		if (wire_varint(&w, &tag) < 0 || tag >> 3 == 0 || tag >> 3 > 0x1fffffff)
-			goto malformed;
-		switch (tag & 7) {
-		case 0:
-			r = wire_varint(&w, &n);
-			break;
-		case 1:
-			r = wire_skip(&w, 8);
-			break;
-		case 2:
-			if (wire_varint(&w, &n) < 0)
-				goto malformed;
-			content.p = w.p;
-			if (wire_skip(&w, n) < 0)
-				goto malformed;
-			content.end = w.p;
-			field = protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3));
-			if (wire_check_delimited(field, content, depth, err) < 0)
-				return -1;
-			break;
-		case 5:
-			r = wire_skip(&w, 4);
-			break;
-		default: /* groups are not of proto3 */
-			goto malformed;
-		}
-		if (r < 0)
-			goto malformed;
-	}
-	return 0;
-malformed:
+	while ((r = wire_next(descriptor, &w, &field, &content)) > 0)
+		if (wire_check_delimited(field, content, depth, err) < 0)
+			return -1;
+	if (r == 0)
+		return 0;
 	return error_set(err, ERR_INVALID_ARGUMENT, "these bytes are not a message of type %s", descriptor->name);
+}
+
+void rpc_message_clean(const ProtobufCMessageDescriptor *descriptor, uint8_t *data, size_t len)
+{
+	const ProtobufCFieldDescriptor *field;
+	struct wire w = { data, data + len }, content;
+
+	while (wire_next(descriptor, &w, &field, &content) > 0) {
+		uint8_t *at = data + (content.p - data);
+		size_t n = (size_t)(content.end - content.p);
+
+		if (field && field->type == PROTOBUF_C_TYPE_STRING)
+			utf8_clean((char *)at, n);
+		else if (field && field->type == PROTOBUF_C_TYPE_MESSAGE)
+			rpc_message_clean(field->descriptor, at, n);
+	}
 }
 
 int rpc_message_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t len,

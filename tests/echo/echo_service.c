@@ -36,6 +36,18 @@ static void reply_large(struct rpc_call *call, size_t len)
 	rpc_reply(call, &reply.base);
 }
 
+static void reply_foreign(struct rpc_call *call, const ProtobufCBinaryData *blob)
+{
+	Echo__V1__EchoMessage reply = ECHO__V1__ECHO_MESSAGE__INIT, child = ECHO__V1__ECHO_MESSAGE__INIT, *children[] = { &child };
+	_cleanup_free_ char *text = strndup((const char *)blob->data, blob->len);
+
+	reply.text = child.text = text;
+	reply.blob = child.blob = *blob;
+	reply.children = children;
+	reply.n_children = 1;
+	rpc_reply(call, &reply.base);
+}
+
 static void on_unary(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Echo__V1__EchoMessage *request = (const Echo__V1__EchoMessage *)message;
@@ -48,6 +60,8 @@ static void on_unary(struct rpc_call *call, const ProtobufCMessage *message)
 		reply_peer(call);
 	else if (strcmp(request->text, "large") == 0)
 		reply_large(call, request->seq);
+	else if (strcmp(request->text, "foreign") == 0)
+		reply_foreign(call, &request->blob);
 	else
 		rpc_reply(call, message);
 }

@@ -109,6 +109,12 @@ def test_status(pb, echo, code):
     assert fails(lambda: echo.Unary(request, timeout=10), code) == message
 
 
+def test_foreign_bytes_in_a_reply(pb, echo):
+    """They do not cost the message, which every client would refuse as a whole."""
+    reply = echo.Unary(pb.echo.EchoMessage(text="foreign", blob=b"a\xffb\xc3"), timeout=10)
+    assert (reply.text, reply.children[0].text, reply.blob) == ("a?b?", "a?b?", b"a\xffb\xc3")
+
+
 def test_unknown_method(channel):
     assert "/echo.v1.Echo/Nope" in fails(lambda: channel.unary_unary("/echo.v1.Echo/Nope")(b"", timeout=10),
                                          Code.UNIMPLEMENTED)

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* Sizes, words that are meant, scalars of the core schema, UTF-8. */
+/* Sizes, words that are meant, scalars of the core schema. */
 #include "manifest_fixture.h"
 
 #include "manifest/scalar.h"
 #include "manifest/suggest.h"
-#include "manifest/text.h"
 #include "runner.h"
 
 #include <inttypes.h>
@@ -127,21 +126,6 @@ START_TEST(core_schema)
 }
 END_TEST
 
-START_TEST(utf8)
-{
-	static const char *const good[] = { "", "a", "\xc3\xa4", "\xe2\x98\xba", "\xf0\x9f\x98\x80",
-		"\xed\x9f\xbf", "\xf4\x8f\xbf\xbf" };
-	static const char *const bad[] = { "\x80", "\xc3", "\xc0\xaf", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80",
-		"\xf0\x80\x80\x80",
-					   "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xc3\x28", "\xe2\x98" };
-
-	for (size_t i = 0; i < N(good); i++)
-		ck_assert(text_is_utf8(good[i], strlen(good[i])));
-	for (size_t i = 0; i < N(bad); i++)
-		ck_assert_msg(!text_is_utf8(bad[i], strlen(bad[i])), "number %zu", i);
-}
-END_TEST
-
 int main(void)
 {
 	Suite *suite = suite_create("manifest_values");
@@ -151,7 +135,6 @@ int main(void)
 	tcase_add_test(tc, formatted_sizes);
 	tcase_add_test(tc, suggestions);
 	tcase_add_test(tc, core_schema);
-	tcase_add_test(tc, utf8);
 	suite_add_tcase(suite, tc);
 	return run_suite(suite);
 }

@@ -21,7 +21,7 @@ struct notes {
 	uint64_t bytes, last_seq;
 	bool in_order, pause_each;
 	enum error_code code;
-	char text[256];
+	char text[256], child_text[256], blob[256];
 	char close_message[4096];
 };
 
@@ -37,6 +37,8 @@ static void note_message(struct rpc_call *call, const ProtobufCMessage *message)
 	n->bytes += m->blob.len;
 	n->last_seq = m->seq;
 	snprintf(n->text, sizeof(n->text), "%s", m->text);
+	snprintf(n->child_text, sizeof(n->child_text), "%s", m->n_children ? m->children[0]->text : "");
+	snprintf(n->blob, sizeof(n->blob), "%.*s", (int)m->blob.len, m->blob.data ? (const char *)m->blob.data : "");
 	if (n->pause_each)
 		rpc_call_pause(call);
 }
@@ -587,6 +589,47 @@ START_TEST(status_messages_survive)
 }
 END_TEST
 
+/* Foreign bytes in a text cost the text, not the message. */
+START_TEST(foreign_bytes_in_a_reply)
+{
+	static const struct {
+		const char *bytes, *text;
+	} foreign[] = {
+		{ "größer", "größer" },
+		{ "a\xff" "b\xc3", "a?b?" },
+		{ "\xed\xa0\x80 \xf0\x9f\x98\x80 \xf0\x9f\x98", "??? \xf0\x9f\x98\x80 ???" },
+	};
+	Echo__V1__EchoMessage m = ECHO__V1__ECHO_MESSAGE__INIT;
+	struct notes n = { 0 };
+	struct rpc_call *call = rpc_conn_call(pair.client, &unary, 0, &n);
+
+	m.text = (char *)"foreign";
+	m.blob.data = (uint8_t *)foreign[_i].bytes;
+	m.blob.len = strlen(foreign[_i].bytes);
+	rpc_call_send(call, &m.base);
+	rpc_call_half_close(call);
+	pair_run(&pair);
+	ck_assert_int_eq(n.code, ERR_OK);
+	ck_assert_str_eq(n.text, foreign[_i].text);
+	ck_assert_str_eq(n.child_text, foreign[_i].text);
+	/* What is not text is as it was. */
+	ck_assert_str_eq(n.blob, foreign[_i].bytes);
+}
+END_TEST
+
+START_TEST(foreign_bytes_in_a_request_are_refused)
+{
+	struct notes n = { 0 };
+	struct rpc_call *call = rpc_conn_call(pair.client, &unary, 0, &n);
+
+	send_echo(call, "\xff", 0, 0);
+	rpc_call_half_close(call);
+	pair_run(&pair);
+	ck_assert_int_eq(n.code, ERR_INVALID_ARGUMENT);
+	ck_assert_str_eq(n.close_message, "the field \"text\" is not UTF-8 text without NUL");
+}
+END_TEST
+
 START_TEST(unknown_method_is_named)
 {
 	static const struct rpc_method nope = CLIENT_METHOD("/echo.v1.Echo/Nope", true);
@@ -747,6 +790,8 @@ int main(void)
 	tcase_add_test(t, cancel_of_a_paused_call_that_has_ended);
 	tcase_add_test(t, queued_data_of_a_connection_is_limited);
 	tcase_add_test(t, status_messages_survive);
+	tcase_add_loop_test(t, foreign_bytes_in_a_reply, 0, 3);
+	tcase_add_test(t, foreign_bytes_in_a_request_are_refused);
 	tcase_add_test(t, unknown_method_is_named);
 	tcase_add_test(t, more_calls_than_streams_wait_their_turn);
 	tcase_add_test(t, unary_helper);

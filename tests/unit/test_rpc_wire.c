@@ -512,11 +512,15 @@ START_TEST(status_messages)
 	static const char *const escaped[][2] = {
 		{ "a b", "a b" }, { "a%20b", "a b" }, { "%E2%82%AC", "€" }, { "100%", "100%" }, { "%4", "%4" },
 		{ "%zz", "%zz" }, { "%00x", "%00x" }, { "%25", "%" },
+		{ "%ff%e2%82x", "???x" },
 	};
 	char long_text[3 * RPC_STATUS_MESSAGE_MAX];
 	char *text = rpc_status_message_decode(escaped[_i][0], strlen(escaped[_i][0]));
 
 	ck_assert_str_eq(text, escaped[_i][1]);
+	free(text);
+	text = rpc_status_message_encode("a\xff%\n");
+	ck_assert_str_eq(text, "a?%25%0A");
 	free(text);
 	/* A long one is cut between characters. */
 	long_text[0] = 'x';
@@ -590,7 +594,7 @@ int main(void)
 	tcase_add_loop_test(v, reset_codes, 0, 6);
 	suite_add_tcase(s, v);
 	tcase_add_loop_test(t, timeout_forms, 0, 14);
-	tcase_add_loop_test(t, status_messages, 0, 8);
+	tcase_add_loop_test(t, status_messages, 0, 9);
 	tcase_add_loop_test(t, address_forms, 0, 21);
 	suite_add_tcase(s, t);
 	return run_suite(s);
