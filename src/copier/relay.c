@@ -69,7 +69,6 @@ int relay_to_guest(bool in, const char *path)
 				return m.body.exec_exit.exit_code;
 			return fail(ERR_FAILED_PRECONDITION, "it was stopped during the copy, or had too little memory for it");
 		case SHIM_EXEC_FAILED:
-			m.body.exec_failed.text[SHIM_REASON_MAX - 1] = '\0';
 			return fail(ERR_FAILED_PRECONDITION, m.body.exec_failed.text);
 		case SHIM_UNSUPPORTED:
 			return fail(ERR_FAILED_PRECONDITION, "it was started by an older version; restart the workload");

@@ -8,6 +8,7 @@
 #include "reconcile/internal.h"
 
 #include "base/timeutil.h"
+#include "base/utf8.h"
 #include "reconcile/probe.h"
 
 #include <arpa/inet.h>
@@ -90,11 +91,14 @@ static void on_probed(const char *reason, void *arg)
 	struct health *h = arg;
 	struct workload *w = h->workload;
 	Capsule__V1__Health before = h->state;
-	bool changed = strncmp(h->message, reason ? reason : "", sizeof h->message - 1) != 0;
-	bool unhealthy = false;
+	bool changed, unhealthy = false;
+	char message[MESSAGE_MAX];
 
 	h->probe = NULL;
-	snprintf(h->message, sizeof h->message, "%s", reason ? reason : "");
+	snprintf(message, sizeof message, "%s", reason ? reason : "");
+	utf8_trim(message);
+	changed = strcmp(h->message, message) != 0;
+	memcpy(h->message, message, strlen(message) + 1);
 	next_probe_in(h, duration_ns(h->check->interval) / NSEC_PER_MSEC);
 	if (reason)
 		unhealthy = note_failure(h);

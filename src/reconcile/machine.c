@@ -20,6 +20,7 @@
 
 #include "base/log.h"
 #include "base/timeutil.h"
+#include "base/utf8.h"
 #include "image/reference.h"
 
 #include <signal.h>
@@ -119,6 +120,7 @@ void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType typ
 	va_start(ap, fmt);
 	vsnprintf(message, sizeof message, fmt, ap);
 	va_end(ap);
+	utf8_trim(message);
 	host->happened(w->name, type, message, host->happened_arg);
 }
 
@@ -255,6 +257,7 @@ static void on_exit_event(const struct shim_exit *end, void *arg)
 		.finished_at_ns = end->known ? end->finished_at_ns : time_realtime_ns(),
 	};
 	snprintf(result.reason, sizeof result.reason, "%s", end->reason);
+	utf8_trim(result.reason);
 
 	shim_client_free(w->shim);
 	w->shim = NULL;

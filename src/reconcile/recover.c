@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/timeutil.h"
+#include "base/utf8.h"
 #include "reconcile/volumes.h"
 
 #include <string.h>
@@ -24,6 +25,7 @@ static void take_result(struct workload *w, const struct driver_instance *instan
 	};
 
 	snprintf(result.reason, sizeof result.reason, "%s", instance->reason);
+	utf8_trim(result.reason);
 	w->run_generation = instance->generation;
 	w->started_at_ns = instance->started_at_ns;
 	log_info("workload %s: ended with exit code %d while the daemon was away", w->name, result.exit_code);

@@ -3,6 +3,7 @@
 #include "reconcile/internal.h"
 
 #include "base/timeutil.h"
+#include "base/utf8.h"
 #include "manifest/manifest.h"
 
 #include <arpa/inet.h>
@@ -149,6 +150,7 @@ void status_fill(const struct workload *w, struct status_view *view)
 	view->workload.status = &view->status;
 	view->workload.created_at_unix = w->record.created_at_ns / NSEC_PER_SEC;
 	view->status.phase = describe(w, view->message, sizeof view->message);
+	utf8_trim(view->message);
 	view->status.message = view->message;
 	view->status.restart_count = w->restart_count;
 	view->address[0] = '\0';

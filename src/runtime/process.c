@@ -320,7 +320,6 @@ static bool on_message(struct process *p, struct shim_message *m, int *fds, size
 		on_exit_message(p, m->body.exec_exit.exit_code);
 		return false;
 	case SHIM_EXEC_FAILED:
-		m->body.exec_failed.text[SHIM_REASON_MAX - 1] = '\0';
 		if (m->body.exec_failed.exit_code)
 			p->events.ended(m->body.exec_failed.exit_code, m->body.exec_failed.text, p->events.arg);
 		else

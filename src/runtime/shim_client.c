@@ -54,7 +54,6 @@ static void on_readable(uv_poll_t *handle, int status, int events)
 			snprintf(exit.reason, sizeof exit.reason, "%s", result->reason);
 			break;
 		}
-		m.body.volume_failed.volume[sizeof m.body.volume_failed.volume - 1] = '\0';
 		if (m.type == SHIM_VOLUME_FAILED && c->on_volume)
 			c->on_volume(m.body.volume_failed.volume, c->arg);
 		/* What a newer shim has to say that this daemon does not know is passed over. */

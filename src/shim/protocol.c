@@ -3,6 +3,7 @@
 #include "shim/protocol.h"
 
 #include "base/fs.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -67,6 +68,36 @@ static size_t take_fds(struct msghdr *packet, int *fds)
 	return n;
 }
 
+static void take_text(char *text, size_t size)
+{
+	text[size - 1] = '\0';
+	utf8_line(text);
+}
+
+/* What a holder tells may come from a workload, a guest or a tool. */
+static void take_texts(struct shim_message *m)
+{
+	switch (m->type) {
+	case SHIM_FAILED:
+		take_text(m->body.text, sizeof m->body.text);
+		break;
+	case SHIM_EXIT:
+		take_text(m->body.result.reason, sizeof m->body.result.reason);
+		break;
+	case SHIM_EXEC_FAILED:
+		take_text(m->body.exec_failed.text, sizeof m->body.exec_failed.text);
+		break;
+	case SHIM_HOLD_ENDED:
+		take_text(m->body.hold_ended.text, sizeof m->body.hold_ended.text);
+		break;
+	case SHIM_VOLUME_FAILED:
+		take_text(m->body.volume_failed.volume, sizeof m->body.volume_failed.volume);
+		break;
+	default:
+		break;
+	}
+}
+
 static int receive(int fd, struct shim_message *ret, union control *control, int *fds, size_t *ret_n_fds)
 {
 	struct shim_header header;
@@ -94,6 +125,7 @@ static int receive(int fd, struct shim_message *ret, union control *control, int
 		return -EPROTO;
 	ret->type = (enum shim_type)header.type;
 	ret->length = header.length;
+	take_texts(ret);
 	return 1;
 }
 
@@ -146,6 +178,7 @@ int shim_result_read(int dirfd, struct shim_result *ret)
 	/* Its text may be anything, so only a whole line counts. */
 	if (!strncmp(text + end, "reason ", 7))
 		snprintf(r.reason, sizeof r.reason, "%.*s", (int)strcspn(text + end + 7, "\n"), text + end + 7);
+	utf8_line(r.reason);
 	r.oom_killed = oom != 0;
 	r.stopped = stopped != 0;
 	*ret = r;

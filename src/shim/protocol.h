@@ -38,6 +38,8 @@
  * SHIM_HOLD asks for a volume to be held still in the guest (volume/still.h). SHIM_HELD answers when it is so; SHIM_LET_GO, or
  * the end of the connection, lets go. SHIM_HOLD_ENDED comes last, instead of SHIM_HELD if it cannot be held.
  *
+ * Texts for the daemon are one line of UTF-8 when they were received or read, whatever was sent.
+ *
  * Functions: any thread; nothing here allocates.
  */
 #ifndef CAPSULE_SHIM_PROTOCOL_H

@@ -3,6 +3,7 @@
 #include "vm/console.h"
 
 #include "base/cleanup.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <string.h>
@@ -105,7 +106,7 @@ static const char *find_lines(const char *text, const char *end)
 
 	for (unsigned lines = 0; p > text; p--) {
 		if (p[-1] != '\n') {
-			something |= p[-1] > ' ';
+			something |= (unsigned char)p[-1] > ' ';
 			continue;
 		}
 		if (something && ++lines == LINES_SHOWN)
@@ -124,6 +125,9 @@ const char *console_last_lines(const struct console *c, char out[CONSOLE_LINES_M
 	/* Of lines that are too long together, the end. */
 	if ((size_t)(end - p) > CONSOLE_LINES_MAX / 2)
 		p = end - CONSOLE_LINES_MAX / 2;
+	/* Without what a cut, here or in remember(), left of a character. */
+	for (unsigned i = 0; i < 3 && p < end && ((unsigned char)*p & 0xc0) == 0x80; i++)
+		p++;
 	for (; p < end && n + 5 < CONSOLE_LINES_MAX; p++) {
 		if (*p == '\n')
 			new_line = n > 0;
@@ -137,6 +141,7 @@ const char *console_last_lines(const struct console *c, char out[CONSOLE_LINES_M
 		out[n++] = *p;
 	}
 	out[n] = '\0';
+	utf8_line(out);
 	return out;
 }
 

@@ -35,7 +35,7 @@ int console_attach(struct console *c, int out_fd, int err_fd, struct error *err)
 /* The monitor is gone: writes what is left in the pipes and closes them. */
 void console_detach(struct console *c);
 
-/* The last lines in one, for a message: " | " between them, without control characters. "" for none. Returns out. */
+/* The last lines in one, for a message: " | " between them, UTF-8, without control characters. "" for none. Returns out. */
 const char *console_last_lines(const struct console *c, char out[CONSOLE_LINES_MAX]);
 
 void console_close(struct console *c);

@@ -16,6 +16,7 @@
 #include "vm/seclude.h"
 
 #include "base/timeutil.h"
+#include "base/utf8.h"
 #include "shim/cgroup.h"
 #include "shim/holder.h"
 
@@ -180,6 +181,8 @@ static void note_reason(struct vm *vm, const char *why)
 	console_last_lines(&vm->console, lines);
 	snprintf(vm->result.reason, sizeof vm->result.reason, "%s%s%s", why, *lines ? "; its console ends with: " : "",
 		 lines);
+	/* Why may be the guest's word. */
+	utf8_line(vm->result.reason);
 }
 
 static void on_silence_timeout(uv_timer_t *timer)

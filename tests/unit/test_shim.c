@@ -214,6 +214,43 @@ START_TEST(protocol_carries_messages)
 }
 END_TEST
 
+/* What comes from a workload, a guest or a tool may be any bytes. */
+START_TEST(texts_are_lines_of_utf8)
+{
+	static const char foreign[] = "gr\xc3\xb6\xc3\x9f" "er\xff\ntwo\x1b\xe2\x98", clean[] = "größer? two?";
+	struct shim_result result = { .exit_code = 1 };
+	struct shim_exec_failed failed = { .exit_code = 127 };
+	struct shim_hold_ended ended = { .code = 13 };
+	struct shim_volume_failed volume;
+	struct shim_message m;
+	int pair[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	ck_assert_int_eq(shim_send(pair[0], SHIM_FAILED, foreign, strlen(foreign)), 0);
+	ck_assert_int_eq(shim_receive(pair[1], &m), 1);
+	ck_assert_str_eq(m.body.text, clean);
+	snprintf(result.reason, sizeof result.reason, "%s", foreign);
+	ck_assert_int_eq(shim_send(pair[0], SHIM_EXIT, &result, sizeof result), 0);
+	ck_assert_int_eq(shim_receive(pair[1], &m), 1);
+	ck_assert_str_eq(m.body.result.reason, clean);
+	snprintf(failed.text, sizeof failed.text, "%s", foreign);
+	ck_assert_int_eq(shim_send(pair[0], SHIM_EXEC_FAILED, &failed, sizeof failed.exit_code + strlen(foreign)), 0);
+	ck_assert_int_eq(shim_receive(pair[1], &m), 1);
+	ck_assert_str_eq(m.body.exec_failed.text, clean);
+	/* One that fills its place has no end of its own. */
+	memset(ended.text, 'x', sizeof ended.text);
+	ck_assert_int_eq(shim_send(pair[0], SHIM_HOLD_ENDED, &ended, sizeof ended), 0);
+	ck_assert_int_eq(shim_receive(pair[1], &m), 1);
+	ck_assert_uint_eq(strlen(m.body.hold_ended.text), sizeof ended.text - 1);
+	memset(volume.volume, '\xff', sizeof volume.volume);
+	ck_assert_int_eq(shim_send(pair[0], SHIM_VOLUME_FAILED, &volume, sizeof volume), 0);
+	ck_assert_int_eq(shim_receive(pair[1], &m), 1);
+	ck_assert_uint_eq(strspn(m.body.volume_failed.volume, "?"), sizeof volume.volume - 1);
+	close(pair[0]);
+	close(pair[1]);
+}
+END_TEST
+
 START_TEST(result_file)
 {
 	struct shim_result r = { .generation = UINT64_MAX, .started_at_ns = 5, .finished_at_ns = 77, .exit_code = 137,
@@ -226,6 +263,10 @@ START_TEST(result_file)
 	ck_assert_int_eq(shim_result_write(fd, &r, NULL), 0);
 	ck_assert_int_eq(shim_result_read(fd, &again), 1);
 	ck_assert_mem_eq(&r, &again, sizeof r);
+	snprintf(r.reason, sizeof r.reason, "a\xff" "b\xc3");
+	ck_assert_int_eq(shim_result_write(fd, &r, NULL), 0);
+	ck_assert_int_eq(shim_result_read(fd, &again), 1);
+	ck_assert_str_eq(again.reason, "a?b");
 	/* A later version may say more. */
 	snprintf(path, sizeof path, "%s/" SHIM_EXIT_FILE, dir);
 	text = content(SHIM_EXIT_FILE);
@@ -372,6 +413,7 @@ int main(void)
 	tcase_add_test(c, log_goes_on_after_a_crash);
 	tcase_add_test(c, log_survives_a_full_disk);
 	tcase_add_test(c, protocol_carries_messages);
+	tcase_add_test(c, texts_are_lines_of_utf8);
 	tcase_add_test(c, result_file);
 	tcase_add_test(c, pid_file_knows_its_process);
 	tcase_add_test(c, cgroup_is_emptied_and_removed);
