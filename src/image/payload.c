@@ -149,7 +149,8 @@ static int make_in_stage(const struct payloads *p, const struct layout_stage *st
 		return error_errno(err, errno, "cannot prepare it");
 	if (pin(p, stage, image, hex, err) < 0 || run_maker(p, stage_path, image, fd, err) < 0)
 		return -1;
-	if (fsync(fd) < 0 || renameat(stage->fd, MADE_NAME, AT_FDCWD, path) < 0)
+	/* For monitors of many users, which find it in their jails; its directory keeps all others out. */
+	if (fchmod(fd, 0444) < 0 || fsync(fd) < 0 || renameat(stage->fd, MADE_NAME, AT_FDCWD, path) < 0)
 		return error_errno(err, errno, "cannot keep it");
 	return fs_sync_dir(p->layout.payloads, ".") < 0 ? error_errno(err, errno, "cannot keep it") : 0;
 }

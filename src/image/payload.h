@@ -5,6 +5,8 @@
  * Payloads: an image flattened once into a read-only EROFS file, <root>/payloads/<hex of the manifest's digest>.erofs, which
  * all microVMs of the image boot from. It goes with the image (image_store_collect()).
  *
+ * Everybody may read it and nobody writes it; its directory is root's own.
+ *
  * It is made in a stage of the image store (layout.h), synced and renamed: what has its name is whole, and what a crash
  * cut off is swept like a transfer that was. Those who want the same one at the same time wait for one maker.
  *

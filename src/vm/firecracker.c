@@ -3,8 +3,9 @@
 
 /*
  * Firecracker, and what is compatible with it. It opens everything by name: files and devices appear in its jail, and belong
- * to its user while it runs where they are written. The guest's stream is a connection that the guest makes to a vsock port
- * of its host: Firecracker passes it on to a socket in the jail that listens before it runs.
+ * to its user while it runs where they are written; what is only read may be read by many of them. The guest's stream is a
+ * connection that the guest makes to a vsock port of its host: Firecracker passes it on to a socket in the jail that listens
+ * before it runs.
  *
  * It is configured and started through its API, a socket in the jail that is reached through /proc. It does not tell when it
  * listens there, so connecting is tried again for the milliseconds until then.
@@ -82,6 +83,12 @@ static int hand_over(const struct monitor *m, const struct vm_disk *disk, struct
 	/* A device is the jail's own. */
 	if (!S_ISREG(st.st_mode) || (disk->read_only && st.st_mode & S_IROTH))
 		return 0;
+	/* It is opened later, as another user: a payload that is handed over would be taken away by the next machine. */
+	if (disk->read_only) {
+		if (fchmod(fd, (st.st_mode & 07777) | S_IROTH) < 0)
+			return error_errno(err, errno, "cannot open %s to its reader", disk->path);
+		return 0;
+	}
 	if (fchown(fd, m->options->uid, m->options->uid) < 0)
 		return error_errno(err, errno, "cannot hand over %s", disk->path);
 	return 0;

@@ -154,6 +154,8 @@ START_TEST(those_who_want_it_at_once_share_one)
 	ensure(&later);
 	for (int i = 0; i < 4; i++)
 		ck_assert(seen[i].st_ino == later.st_ino && seen[i].st_ctim.tv_nsec == later.st_ctim.tv_nsec);
+	/* Its readers run as users of their own. */
+	ck_assert_uint_eq(later.st_mode & 07777, 0444);
 }
 END_TEST
 

@@ -3,6 +3,7 @@
 
 /* Parts of capsule-vm that need no machine. */
 #include "vm/console.h"
+#include "vm/monitor.h"
 
 #include "base/fs.h"
 #include "base/utf8.h"
@@ -11,6 +12,7 @@
 #include <check.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static char dir[64];
 
@@ -109,15 +111,74 @@ START_TEST(any_console_gives_a_line_of_utf8)
 }
 END_TEST
 
+/* ---- the disks of Firecracker, which opens them by name as its own user ---- */
+
+static void make_file(const char *path, mode_t mode)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	ck_assert_int_eq(fchmod(fd, mode), 0);
+	close(fd);
+}
+
+static void describe(uid_t uid, const char *payload, const char *disk)
+{
+	const struct vm_options options = {
+		.uid = uid, .n_disks = 2, .disks = { { "payload", payload, true }, { "disk", disk, false } },
+	};
+	struct monitor monitor = { .ops = &monitor_firecracker, .options = &options };
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct jail jail = { .listener_fd = -1 };
+
+	ck_assert_msg(monitor_firecracker.describe(&monitor, &jail, &err) == 0, "%s", error_message(&err));
+	ck_assert_uint_eq(jail.n_binds, 2);
+	ck_assert(!jail.binds[0].writable && jail.binds[1].writable);
+	monitor_firecracker.close(&monitor);
+	jail_release(&jail);
+}
+
+/* Machines of one image that start together share its payload. */
+START_TEST(a_payload_is_readable_for_all_its_machines)
+{
+	static const mode_t modes[] = { 0444, 0600, 0400 };
+	char payload[96], disks[2][96];
+	struct stat before, after, st;
+
+	if (geteuid() != 0)
+		return;
+	snprintf(payload, sizeof payload, "%s/payload", dir);
+	make_file(payload, modes[_i]);
+	ck_assert_int_eq(stat(payload, &before), 0);
+	for (uid_t i = 0; i < 2; i++) {
+		snprintf(disks[i], sizeof disks[i], "%s/disk-%u", dir, i);
+		make_file(disks[i], 0600);
+		describe(0x70000001u + i, payload, disks[i]);
+		ck_assert_int_eq(stat(payload, &after), 0);
+		ck_assert_uint_eq(after.st_uid, before.st_uid);
+		ck_assert_uint_eq(after.st_gid, before.st_gid);
+		ck_assert_uint_eq(after.st_mode, before.st_mode | S_IROTH);
+	}
+	/* Each has a disk of its own, for nobody else. */
+	for (uid_t i = 0; i < 2; i++) {
+		ck_assert_int_eq(stat(disks[i], &st), 0);
+		ck_assert_uint_eq(st.st_uid, 0x70000001u + i);
+		ck_assert_uint_eq(st.st_mode & 07777, 0600);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("vm");
-	TCase *tc = tcase_create("console");
+	TCase *tc = tcase_create("console"), *f = tcase_create("firecracker");
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_loop_test(tc, the_last_lines_of_a_console, 0, 8);
 	tcase_add_test(tc, the_end_of_a_long_line_is_whole_characters);
 	tcase_add_test(tc, any_console_gives_a_line_of_utf8);
 	suite_add_tcase(suite, tc);
+	tcase_add_checked_fixture(f, setup, teardown);
+	tcase_add_loop_test(f, a_payload_is_readable_for_all_its_machines, 0, 3);
+	suite_add_tcase(suite, f);
 	return run_suite(suite);
 }
