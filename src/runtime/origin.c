@@ -30,6 +30,14 @@ static json_t *load(const char *state_dir)
 	return json_loads(text, 0, NULL);
 }
 
+/* A record that says the same stays as it is: it was synced when it was written. */
+static bool is_written(const char *path, const char *text)
+{
+	_cleanup_free_ char *there = NULL;
+
+	return fs_read(AT_FDCWD, path, FILE_MAX, &there, NULL, NULL) == 0 && !strcmp(there, text);
+}
+
 bool origin_matches(const char *state_dir, const struct origin *origin)
 {
 	json_t *record = load(state_dir), *generation = json_object_get(record, "generation");
@@ -54,7 +62,9 @@ int origin_write(const char *state_dir, const struct origin *origin, struct erro
 	json_decref(record);
 	if (!path || !text)
 		return error_errno(err, ENOMEM, "cannot record the origin of the writable layer");
-	return fs_write_replace(AT_FDCWD, path, text, strlen(text), 0600, err);
+	if (is_written(path, text))
+		return 0;
+	return fs_write_atomic(AT_FDCWD, path, text, strlen(text), 0600, err);
 }
 
 /* -1 without memory or for a record that is not one of ours. */

@@ -5,7 +5,8 @@
  * What a workload's writable layer was made from, in `origin.json` beside it. A layer is worth something only over the
  * image that it was written over and for the spec that wrote it. It also tells what a run that is found at start-up stands on.
  *
- * Not synced: after a power cut an older or no record may be found, and then the layer is thrown away, never mixed up.
+ * It is as durable as the layer, which is thrown away without it: written only when it changes, and synced. A power cut before
+ * that leaves an older or no record, and then the layer, as old as a start, is thrown away, never mixed up.
  */
 #ifndef CAPSULE_RUNTIME_ORIGIN_H
 #define CAPSULE_RUNTIME_ORIGIN_H
@@ -24,6 +25,7 @@ struct origin {
 /* Whether the record in state_dir says this generation and image. */
 bool origin_matches(const char *state_dir, const struct origin *origin);
 
+/* Writes and syncs the record unless it is there. */
 int origin_write(const char *state_dir, const struct origin *origin, struct error *err);
 
 /* The layers, lowest first, that the writable layer stands on; the array and its strings are the caller's. -1 if the

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* What a microVM boots from, whether KVM is what it seems. That the result boots is shown by tests/integration. */
+/* What a microVM boots from, whether KVM is what it seems, what is durable of its writable layer. That the result boots is
+ * shown by tests/integration. */
 #include "base/buf.h"
 #include "base/fs.h"
 #include "base/timeutil.h"
 #include "runtime/microvm/boot.h"
 #include "runtime/microvm/cloud.h"
+#include "runtime/microvm/disk.h"
 #include "runtime/microvm/kernel.h"
 #include "runtime/microvm/kvm.h"
+#include "runtime/origin.h"
+#include "volume/ext4.h"
 
 #include "runner.h"
 
@@ -18,8 +22,24 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 static char dir[64];
+
+/* What was synced, in order. This one is called instead of the C library's. */
+static char synced[8][256];
+static unsigned n_synced;
+
+int fsync(int fd)
+{
+	char link[32];
+	ssize_t n;
+
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	n = readlink(link, synced[n_synced % 8], sizeof synced[0] - 1);
+	synced[n_synced++ % 8][n > 0 ? n : 0] = '\0';
+	return (int)syscall(SYS_fsync, fd);
+}
 
 static void setup(void)
 {
@@ -589,10 +609,62 @@ START_TEST(a_guest_that_does_not_end_is_killed)
 }
 END_TEST
 
+/* ---- what decides about the writable layer is there after a power cut ---- */
+
+START_TEST(the_record_of_the_origin_is_synced_when_it_changes)
+{
+	char *const layers[] = { (char *)"/payload" };
+	struct origin origin = { .generation = 7, .image = "sha256:1", .layers = layers, .n_layers = 1 };
+	struct stat first, second;
+
+	ck_assert_int_eq(origin_write(dir, &origin, NULL), 0);
+	ck_assert_uint_eq(n_synced, 2);
+	ck_assert_ptr_nonnull(strstr(synced[0], "/" FS_TMP_PREFIX));
+	ck_assert_str_eq(synced[1], dir);
+	ck_assert_int_eq(stat(in_dir("origin.json"), &first), 0);
+	/* A further start of the same writes nothing. */
+	ck_assert_int_eq(origin_write(dir, &origin, NULL), 0);
+	ck_assert_int_eq(stat(in_dir("origin.json"), &second), 0);
+	ck_assert_uint_eq(n_synced, 2);
+	ck_assert_uint_eq(first.st_ino, second.st_ino);
+	/* One without KVM does. */
+	origin.emulated = true;
+	ck_assert_int_eq(origin_write(dir, &origin, NULL), 0);
+	ck_assert_uint_eq(n_synced, 4);
+	ck_assert(origin_matches(dir, &origin));
+	/* And so does one that finds what an earlier power cut left. */
+	write_text("origin.json", "");
+	ck_assert(!origin_matches(dir, &origin));
+	ck_assert_int_eq(origin_write(dir, &origin, NULL), 0);
+	ck_assert(origin_matches(dir, &origin));
+}
+END_TEST
+
+START_TEST(a_disk_is_synced_before_it_has_its_name)
+{
+	char *path = in_dir("disk.img");
+	struct ext4_state state;
+	struct stat first, second;
+
+	ck_assert_int_eq(disk_ensure(path, 100 << 20, NULL), 0);
+	ck_assert_uint_eq(n_synced, 2);
+	ck_assert_str_eq(synced[0], in_dir("disk.img.new"));
+	ck_assert_str_eq(synced[1], dir);
+	ck_assert_int_eq(ext4_read_state("disk", path, &state, NULL), 0);
+	ck_assert_uint_eq(state.size_bytes, 100 << 20);
+	ck_assert_int_eq(stat(path, &first), 0);
+	ck_assert_int_eq(disk_ensure(path, 100 << 20, NULL), 0);
+	ck_assert_int_eq(stat(path, &second), 0);
+	ck_assert_uint_eq(n_synced, 2);
+	ck_assert_uint_eq(first.st_ino, second.st_ino);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("microvm");
 	TCase *kernels = tcase_create("kernels"), *choice = tcase_create("choice"), *kvm = tcase_create("kvm");
+	TCase *layer = tcase_create("layer");
 
 	tcase_add_checked_fixture(kernels, setup, teardown);
 	tcase_add_test(kernels, kernels_are_recognised);
@@ -616,5 +688,9 @@ int main(void)
 	tcase_add_test(kvm, kvm_runs_guests_where_the_processor_does);
 	tcase_add_test(kvm, a_guest_that_does_not_end_is_killed);
 	suite_add_tcase(s, kvm);
+	tcase_add_checked_fixture(layer, setup, teardown);
+	tcase_add_test(layer, the_record_of_the_origin_is_synced_when_it_changes);
+	tcase_add_test(layer, a_disk_is_synced_before_it_has_its_name);
+	suite_add_tcase(s, layer);
 	return run_suite(s);
 }

@@ -13,14 +13,30 @@
 #define MIB (UINT64_C(1) << 20)
 #define WHAT "the machine's disk"
 
-/* Not synced: after a power cut the run is over, and what is no file system then is made anew with the next layer. */
+/* Synced: what has its name is taken for a file system at every further start. */
 static int make(const char *tmp, uint64_t size, struct error *err)
 {
 	_cleanup_close_ int fd = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 
 	if (fd < 0 || ftruncate(fd, (off_t)((size + MIB - 1) / MIB * MIB)) < 0)
 		return error_errno(err, errno, "cannot make " WHAT " %s", tmp);
-	return ext4_make(WHAT, tmp, fd, err);
+	if (ext4_make(WHAT, tmp, fd, err) < 0)
+		return -1;
+	return fsync(fd) < 0 ? error_errno(err, errno, "cannot write " WHAT " %s", tmp) : 0;
+}
+
+/* And so that what the guest syncs in it is there after a power cut: its name, too. */
+static int keep(const char *tmp, const char *path, struct error *err)
+{
+	_cleanup_free_ char *dir = strndup(path, (size_t)(strrchr(path, '/') - path));
+	int r;
+
+	if (!dir)
+		return error_errno(err, ENOMEM, "cannot make " WHAT " %s", path);
+	if (rename(tmp, path) < 0)
+		return error_errno(err, errno, "cannot make " WHAT " %s", path);
+	r = fs_sync_dir(AT_FDCWD, dir);
+	return r < 0 ? error_errno(err, -r, "cannot sync the directory of %s", path) : 0;
 }
 
 int disk_ensure(const char *path, uint64_t size, struct error *err)
@@ -35,5 +51,5 @@ int disk_ensure(const char *path, uint64_t size, struct error *err)
 		(void)unlink(tmp);
 		return -1;
 	}
-	return rename(tmp, path) < 0 ? error_errno(err, errno, "cannot make " WHAT " %s", path) : 0;
+	return keep(tmp, path, err);
 }
