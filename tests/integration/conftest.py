@@ -194,7 +194,7 @@ def own_rootfs(tmp_path):
     init = ("#!/bin/sh\nmount -t proc proc /proc; mount -t devtmpfs dev /dev; mount -t sysfs sysfs /sys\n"
             "echo own $(cat /marker) $(grep -c word /proc/cmdline); ip -4 addr show eth0\n"
             "mkdir -p /vol; mount /dev/vdb /vol && echo from-own >/vol/f && umount /vol && echo volume written\n"
-            "httpd -p 80 -h /www; while :; do sleep 1; done\n")
+            "httpd -p 80 -h /www; printf 'caf\\351 \\303\\274\\n'; while :; do sleep 1; done\n")
     entries = [*images.busybox_entries(), *images.BUSYBOX_ETC, images.File("/sbin/init", init.encode(), mode=0o755),
                images.File("/sbin/reset", b"#!/bin/sh\nexec reboot -f\n", mode=0o755),
                images.File("/marker", b"root"), images.File("/www/index.html", b"own page\n"),

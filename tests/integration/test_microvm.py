@@ -206,6 +206,11 @@ def test_an_own_kernel_with_its_own_root_file_system(capsule, own_rootfs, tmp_pa
     assert wait_for(lambda: http_get("127.0.0.1", port), "the page", BOOT) == "own page\n"
     for refused in (("workload", "exec", "own", "--", "true"), ("cp", "own:/marker", tmp_path / "x")):
         assert "in which Capsule has no process" in capsule.ctl(*refused, check=False).err
+    # Its console need not be UTF-8; what is told of it is.
+    os.kill(int(capsule.status("own")["pid"]), signal.SIGKILL)
+    wait_for(lambda: "caf? \u00fc" in capsule.ctl("workload", "events").out, "why it ended", BOOT)
+    assert "own" in capsule.names() and capsule.ctl("workload", "get", "own").out
+    capsule.wait_phase("own", "running")
     paths = {"kernelPath": str(GUEST_KERNEL), "rootfsPath": str(own_rootfs)}
     capsule.run_vm("twin", "", wait=False, **paths)
     wait_for(lambda: f"{own_rootfs} is in use" in capsule.status("twin").get("message", ""), "the reason", BOOT)
