@@ -74,6 +74,9 @@ _Noreturn void guest_die(const char *fmt, ...) __attribute__((format(printf, 1, 
 /* A line in the kernel's log, which has the time of everything since the boot. */
 void guest_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* Writes the kernel's log to the console, in a child that has time. */
+void guest_show_log(void);
+
 /* hello.c. False: the call was ended, because Hello comes first. */
 bool hello_check(struct rpc_call *call);
 

@@ -3,6 +3,8 @@
 #include "guest/guest.h"
 
 #include "base/buf.h"
+#include "base/fs.h"
+#include "base/process.h"
 #include "guest/boot.h"
 
 #include <errno.h>
@@ -10,12 +12,17 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 /* How long the host may take to acknowledge what was sent to it last. */
 #define END_TIMEOUT_MS 5000
+#define LOG_SHOWN_MAX (64 * 1024)
+#define LOG_NICE 19
+/* <linux/syslog.h> is not for programs; syslog(2). */
+#define SYSLOG_ACTION_READ_ALL 3
 
 struct guest *guest_of(const struct rpc_call *call)
 {
@@ -34,9 +41,39 @@ void guest_note(const char *fmt, ...)
 	va_start(ap, fmt);
 	(void)buf_addv(&line, fmt, ap);
 	va_end(ap);
-	/* One write is one line. */
+	/* One write is one line; without its end nobody sees it before the next one. */
+	buf_addc(&line, '\n');
 	if (fd >= 0)
 		(void)!write(fd, buf_data(&line), line.len);
+}
+
+/* As the kernel would write it, had it not been told to be quiet: a character of the console takes its time, and nobody shall
+ * wait for them. */
+static _Noreturn void show_log(void)
+{
+	static char log[LOG_SHOWN_MAX];
+	int n = klogctl(SYSLOG_ACTION_READ_ALL, log, sizeof log);
+	const char *end = log + (n > 0 ? n : 0);
+
+	for (const char *line = log, *next; line < end; line = next) {
+		const char *text = *line == '<' ? memchr(line, '>', (size_t)(end - line)) : NULL;
+
+		next = memchr(line, '\n', (size_t)(end - line));
+		next = next ? next + 1 : end;
+		text = text && text < next ? text + 1 : line;
+		if (fs_write_all(STDERR_FILENO, text, (size_t)(next - text)) < 0)
+			break;
+	}
+	_exit(0);
+}
+
+void guest_show_log(void)
+{
+	if (fork() != 0)
+		return;
+	process_reset_signals();
+	(void)!nice(LOG_NICE);
+	show_log();
 }
 
 /* The monitor ends when the guest starts anew: it is told not to let it (-no-reboot; Firecracker always does so). */

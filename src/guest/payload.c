@@ -325,6 +325,7 @@ static void on_running(struct payload *p)
 			kill(p->pid, p->stop_signal);
 		arm_kill(p, p->grace_ms);
 	}
+	guest_show_log();
 	/* It may have ended, unseen. */
 	guest_reap(p->guest);
 }

@@ -48,7 +48,8 @@ def test_a_microvm_beside_a_container(capsule, tmp_path):
     table = capsule.ctl("workload", "stats", "--no-stream", "web").out.splitlines()[1].split()
     assert table[0] == "web" and table[2].endswith("MiB")
     assert "MicroVM" in capsule.ctl("workload", "list").out
-    capsule.ctl("workload", "logs", "--serial", "web")
+    said(capsule, "web", "capsule-guest: the payload runs", "--serial")
+    assert "Linux version" in capsule.logs("web", "--serial"), "the kernel's boot, from its first line on"
 
     capsule.kill()
     capsule.start()
