@@ -74,6 +74,20 @@ static void send_started(struct payload *p)
 	send_event(p, &event);
 }
 
+/* From now on the host waits for the disks, not for the payload: also a process that was killed may have to wait for them. */
+static void tell_ending(struct payload *p)
+{
+	Capsule__Guest__V1__RunEvent event = CAPSULE__GUEST__V1__RUN_EVENT__INIT;
+	Capsule__Guest__V1__Ending ending = CAPSULE__GUEST__V1__ENDING__INIT;
+
+	if (p->told_ending)
+		return;
+	p->told_ending = true;
+	event.event_case = CAPSULE__GUEST__V1__RUN_EVENT__EVENT_ENDING;
+	event.ending = &ending;
+	send_event(p, &event);
+}
+
 static void send_exited(struct payload *p)
 {
 	Capsule__Guest__V1__RunEvent event = CAPSULE__GUEST__V1__RUN_EVENT__INIT;
@@ -187,6 +201,8 @@ static void on_timer(uv_timer_t *timer)
 	if (p->state == PAYLOAD_STARTING)
 		error_set(&p->failure, ERR_DEADLINE_EXCEEDED, "the payload was not started within %d s",
 			  START_TIMEOUT_MS / 1000);
+	else
+		tell_ending(p);
 	kill_all(p);
 	if (p->state == PAYLOAD_STARTING && !p->runtime)
 		begin_end(p);
@@ -293,6 +309,7 @@ static void on_payload_ended(struct payload *p, int exit_code)
 	p->pid = 0;
 	p->exit_code = exit_code;
 	p->oom_killed = !p->stopping && exit_code != 0 && cgroup_oom_killed(p->cgroup);
+	tell_ending(p);
 	begin_end(p);
 }
 

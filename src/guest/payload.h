@@ -6,7 +6,8 @@
  *
  *     NONE     --Run-->               STARTING   a child makes the root and becomes the OCI runtime
  *     STARTING --the gate is shut-->  RUNNING    the payload is a child of ours; Exec and Copy are possible
- *     RUNNING  --it ended-->          ENDING     further processes end; a child kills what is left and unmounts
+ *     RUNNING  --it ended-->          ENDING     further processes end; a child kills what is left and unmounts. The host
+ *                                                was told, at the latest now: nothing is due to the payload any more
  *     STARTING --a step failed-->     ENDING
  *     ENDING   --all is read-->       OVER       the host is told; when the call has closed, the guest powers off
  *
@@ -42,6 +43,7 @@ struct payload {
 	int pidfd;                      /* of pid; -1 */
 	struct error failure;           /* why it did not start */
 	bool cleaned;                   /* nothing of it runs and nothing is mounted any more */
+	bool told_ending;
 	bool stopping;
 	int stop_signal;                /* of the first Stop, with its grace */
 	int64_t grace_ms;

@@ -20,7 +20,7 @@ struct guest {
 	struct rpc_client *client;
 	struct guest_events events;
 	struct rpc_call *run; /* NULL: not begun, or ended */
-	bool started, exited, freed;
+	bool started, ending, exited, freed;
 };
 
 static void on_closed(void *arg)
@@ -135,6 +135,11 @@ static void on_run_event(struct rpc_call *call, const ProtobufCMessage *message)
 		break;
 	case CAPSULE__GUEST__V1__RUN_EVENT__EVENT_STDERR:
 		log_output(g, LOG_STDERR, &event->stderr);
+		break;
+	case CAPSULE__GUEST__V1__RUN_EVENT__EVENT_ENDING:
+		if (g->started && !g->ending)
+			g->events.ending(g->events.arg);
+		g->ending = true;
 		break;
 	case CAPSULE__GUEST__V1__RUN_EVENT__EVENT_EXITED:
 		if (g->started && !g->exited)

@@ -23,6 +23,8 @@ struct guest_events {
 	void (*hello)(const struct error *err, void *arg); /* err NULL: it has answered */
 	void (*started)(void *arg);                        /* the payload runs */
 	void (*output)(enum log_stream stream, const char *data, size_t len, void *arg);
+	/* It has ended or was killed, and the guest unmounts and syncs; before exited, if the guest tells at all. */
+	void (*ending)(void *arg);
 	void (*exited)(const Capsule__Guest__V1__Exited *exited, void *arg);
 	void (*volume_failed)(const char *volume, void *arg); /* whatever name the guest gives it */
 	/* Run has ended: err is NULL in good order, else why, also when the connection is gone. */

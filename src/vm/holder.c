@@ -8,8 +8,9 @@
  *
  * The machine boots while the daemon writes the bundle. A machine that ends or is silent while BOOTING is started once more.
  * Before RUNNING every failure kills the machine and ends with SHIM_FAILED; from then on the run ends with SHIM_EXIT, when
- * the monitor is gone and the guest's stream was read to its end. A machine without an agent is RUNNING as soon as its
- * processors are, and SHIM_START was here.
+ * the monitor is gone and the guest's stream was read to its end. Between the payload's end (Ending) and Exited the guest
+ * unmounts and syncs, for which it has a time of its own: the end of a grace must not be a power cut. A machine without an
+ * agent is RUNNING as soon as its processors are, and SHIM_START was here.
  */
 #include "vm/connections.h"
 #include "vm/monitor.h"
@@ -31,8 +32,8 @@
 #define RUN_TIMEOUT_EMULATED_MS 120000
 #define END_TIMEOUT_MS 15000
 #define END_TIMEOUT_EMULATED_MS 45000
-/* After the grace, for a guest that does not do what it was told. */
-#define STOP_MARGIN_MS 5000
+/* After the grace, for a guest that does not do what it was told. One that tells of no Ending unmounts and syncs in it. */
+#define STOP_MARGIN_MS 20000
 /* For a machine to end whose guest's stream has ended. */
 #define SILENCE_MS 1000
 #define ATTEMPTS 2
@@ -54,6 +55,7 @@ struct vm {
 	struct guest *guest; /* NULL: the agent's stream is not there */
 	bool bundle;         /* SHIM_START was here */
 	bool stopping;
+	bool cleaning; /* the payload has ended or was killed; the guest unmounts and syncs */
 	bool monitor_ended;
 	unsigned attempts;
 	int64_t kill_at_ns; /* of a stop */
@@ -193,6 +195,17 @@ static void on_silence_timeout(uv_timer_t *timer)
 	monitor_kill(vm->monitor);
 }
 
+static void on_clean_up_timeout(uv_timer_t *timer)
+{
+	struct vm *vm = timer->data;
+	char why[128];
+
+	snprintf(why, sizeof why, "the guest did not unmount and sync within %d s of its payload's end",
+		 (int)(vm->options->clean_up_ms / 1000));
+	note_reason(vm, why);
+	monitor_kill(vm->monitor);
+}
+
 static void describe_end(const struct vm *vm, int status, struct error *err)
 {
 	const char *when = vm->state == VM_BOOTING ? "before the guest answered" : "before the payload ran";
@@ -281,6 +294,16 @@ static void on_output(enum log_stream stream, const char *data, size_t len, void
 	struct vm *vm = arg;
 
 	log_writer_add(&vm->log, stream, data, len);
+}
+
+static void on_ending(void *arg)
+{
+	struct vm *vm = arg;
+
+	if (vm->state != VM_RUNNING)
+		return;
+	vm->cleaning = true;
+	arm(vm, vm->options->clean_up_ms, on_clean_up_timeout);
 }
 
 static void on_exited(const Capsule__Guest__V1__Exited *exited, void *arg)
@@ -382,7 +405,9 @@ static void on_hello(const struct error *why, void *arg)
 
 static void on_agent(int fd, void *arg)
 {
-	const struct guest_events events = { on_hello, on_started, on_output, on_exited, on_volume_failed, on_run_ended, arg };
+	const struct guest_events events = {
+		on_hello, on_started, on_output, on_ending, on_exited, on_volume_failed, on_run_ended, arg,
+	};
 	struct vm *vm = arg;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
@@ -448,7 +473,8 @@ static void on_stop(int sig, int64_t grace_ms, void *arg)
 		cancel(vm, "the workload was stopped during its start");
 		return;
 	}
-	if (vm->state != VM_RUNNING)
+	/* No grace is left to be shortened once the guest unmounts. */
+	if (vm->state != VM_RUNNING || vm->cleaning)
 		return;
 	grace_ms = grace_ms > 0 ? grace_ms : 0;
 	at = now + (grace_ms + margin) * NSEC_PER_MSEC;

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define CLEAN_UP_MS_DEFAULT 600000
 #define SERIAL_MAX 20 /* of a virtio block device */
 
 static const char help[] =
@@ -25,6 +26,7 @@ static const char help[] =
 	"  --log-max-files N      files kept of a log\n"
 	"  --stop-signal N        for the payload when capsule-vm gets SIGTERM\n"
 	"  --grace MS             from that signal to the kill\n"
+	"  --clean-up MS          from the payload's end to the kill of a guest that still unmounts and syncs\n"
 	"  --monitor qemu|firecracker\n"
 	"  --monitor-program PATH\n"
 	"  --jailer PATH          Firecracker's\n"
@@ -45,8 +47,8 @@ static const char help[] =
 
 enum vm_option {
 	OPT_RUN = 1, OPT_STATE, OPT_CGROUP, OPT_GENERATION, OPT_LOG_MAX_BYTES, OPT_LOG_MAX_FILES, OPT_STOP_SIGNAL, OPT_GRACE,
-	OPT_MONITOR, OPT_MONITOR_PROGRAM, OPT_JAILER, OPT_ACCEL, OPT_KERNEL, OPT_INITRAMFS, OPT_CMDLINE, OPT_VCPUS, OPT_MEMORY,
-	OPT_DISK, OPT_VOLUME, OPT_ADDRESS, OPT_GATEWAY, OPT_TAP, OPT_UID, OPT_NO_AGENT, OPT_HELP,
+	OPT_CLEAN_UP, OPT_MONITOR, OPT_MONITOR_PROGRAM, OPT_JAILER, OPT_ACCEL, OPT_KERNEL, OPT_INITRAMFS, OPT_CMDLINE,
+	OPT_VCPUS, OPT_MEMORY, OPT_DISK, OPT_VOLUME, OPT_ADDRESS, OPT_GATEWAY, OPT_TAP, OPT_UID, OPT_NO_AGENT, OPT_HELP,
 };
 
 static const struct option options_table[] = {
@@ -58,6 +60,7 @@ static const struct option options_table[] = {
 	{ "log-max-files", required_argument, NULL, OPT_LOG_MAX_FILES },
 	{ "stop-signal", required_argument, NULL, OPT_STOP_SIGNAL },
 	{ "grace", required_argument, NULL, OPT_GRACE },
+	{ "clean-up", required_argument, NULL, OPT_CLEAN_UP },
 	{ "monitor", required_argument, NULL, OPT_MONITOR },
 	{ "monitor-program", required_argument, NULL, OPT_MONITOR_PROGRAM },
 	{ "jailer", required_argument, NULL, OPT_JAILER },
@@ -195,6 +198,11 @@ static int parse_option(struct vm_options *o, int opt, char *arg)
 			return -1;
 		o->grace_ms = (int64_t)n;
 		return 0;
+	case OPT_CLEAN_UP:
+		if (holder_parse_number(arg, UINT64_C(1) << 40, &n) < 0)
+			return -1;
+		o->clean_up_ms = (int64_t)n;
+		return 0;
 	case OPT_HELP:
 		fputs(help, stdout);
 		exit(0);
@@ -234,7 +242,7 @@ int main(int argc, char **argv)
 {
 	static struct vm_options options = {
 		.log_max_bytes = 10 << 20, .log_max_files = 3, .stop_signal = SIGTERM, .grace_ms = HOLDER_GRACE_MS_DEFAULT,
-		.agent = true, .cmdline = "",
+		.clean_up_ms = CLEAN_UP_MS_DEFAULT, .agent = true, .cmdline = "",
 	};
 	_cleanup_error_ struct error err = ERROR_INIT;
 

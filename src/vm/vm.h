@@ -49,6 +49,7 @@ struct vm_options {
 	unsigned log_max_files;
 	int stop_signal;
 	int64_t grace_ms; /* these two: for SIGTERM to capsule-vm */
+	int64_t clean_up_ms; /* that the guest has to unmount and sync */
 	const struct monitor_ops *monitor;
 	const char *monitor_program;
 	const char *jailer; /* Firecracker's; NULL: none */

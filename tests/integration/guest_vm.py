@@ -136,6 +136,7 @@ class Run:
     def __init__(self, vm, request):
         self.call = vm.stub.Run(request, timeout=None)
         self.out, self.err, self.started, self.exited, self.error = b"", b"", None, None, None
+        self.ending, self.order = None, []
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
@@ -153,6 +154,7 @@ class Run:
 
     def take(self, event):
         kind = event.WhichOneof("event")
+        self.order.append(kind)
         if kind == "stdout":
             self.out += event.stdout
         elif kind == "stderr":

@@ -163,6 +163,7 @@ def test_stop_with_grace(boot):
     run.end()
     assert run.out == b"ready\nbye\n"
     assert (run.exited.exit_code, run.exited.stopped) == (3, True)
+    assert [kind for kind in run.order if kind != "stdout"] == ["started", "ending", "exited"]
     vm.wait_off()
 
 
@@ -173,6 +174,7 @@ def test_stop_kills_after_the_grace(boot, grace_ms):
     vm.stop(grace_ms=grace_ms)
     run.end()
     assert (run.exited.exit_code, run.exited.stopped, run.exited.oom_killed) == (137, True, False)
+    assert run.order[-2:] == ["ending", "exited"] and run.order.count("ending") == 1
     vm.wait_off()
 
 

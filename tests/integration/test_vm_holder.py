@@ -28,6 +28,7 @@ from vm_holder import Holder, wait_ended, wait_for
 
 QEMU = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64"
 MIB = 1 << 20
+STOP_MARGIN = 20  # seconds: STOP_MARGIN_MS in src/vm/holder.c
 LIVE = ("/bin/sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1; done")
 
 
@@ -167,6 +168,16 @@ class Exec:
         self.ends = [-1, -1, -1]
 
 
+def killed(pid):
+    """Whether a SIGKILL waits for it, or it is gone."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+    pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    return "State:\tZ" in status or any(mask & 1 << (signal.SIGKILL - 1) for mask in pending)
+
+
 def run(holder, *command, stdin=b"", **kwargs):
     e = Exec(holder, *command, **kwargs)
     e.collect()
@@ -282,6 +293,71 @@ def test_frozen_monitor_is_killed_at_the_end_of_a_stop(payload):
         connection.stop(0)
         result = connection.expect_exit()
         assert (result["code"], result["stopped"]) == (137, True)
+
+
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+
+
+@contextlib.contextmanager
+def frozen_disk(tmp_path):
+    """A volume's file, and a function that has all that is written to it wait until the end of the block."""
+    make_ext4(tmp_path / "host", size=256 * MIB)
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", "-o", "loop", tmp_path / "host", mounted], check=True)
+    directory = os.open(mounted, os.O_RDONLY)
+    frozen = False
+
+    def freeze(request=FIFREEZE):
+        nonlocal frozen
+        fcntl.ioctl(directory, request, 0)
+        frozen = request == FIFREEZE
+
+    try:
+        make_ext4(mounted / "volume")
+        yield mounted / "volume", freeze
+    finally:
+        if frozen:
+            freeze(FITHAW)
+        os.close(directory)
+        subprocess.run(["umount", "--lazy", mounted], check=True)
+
+
+@pytest.mark.parametrize("command, code", [
+    ("trap 'exit 7' TERM; echo kept > /v/file; echo up; while :; do sleep 1000 & wait; done", 7),
+    # Killed, and ended only when its write is.
+    ("trap '' TERM; echo up; read x < /sync; echo kept | dd of=/v/file conv=fsync", 137),
+], ids=["unmount", "fsync"])
+def test_guest_that_syncs_is_not_cut_off_by_the_grace(payload, tmp_path, command, code):
+    with frozen_disk(tmp_path) as (volume, freeze), \
+            machine(payload, volumes=[("v", "rw", volume)], command=("/bin/sh", "-c", f"mkfifo /sync; {command}")) as holder:
+        connection, _ = running(holder, up=True)
+        freeze()
+        if code == 137:
+            assert run(holder, "/bin/sh", "-c", "echo > /sync; while ! pidof dd; do sleep 0.1; done")[0] == 0
+        connection.stop(1000)
+        with pytest.raises(TimeoutError):
+            connection.receive(timeout=1 + STOP_MARGIN + 3)
+        freeze(FITHAW)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"], result["reason"]) == (code, True, "")
+        wait_ended(holder.pid)
+        assert subprocess.run(["debugfs", "-R", "cat /file", volume], capture_output=True, check=True).stdout == b"kept\n"
+
+
+def test_guest_that_never_ends_its_clean_up_is_killed(payload, tmp_path):
+    with frozen_disk(tmp_path) as (volume, freeze), \
+            machine(payload, "--clean-up", "1000", volumes=[("v", "rw", volume)],
+                    command=("/bin/sh", "-c", "echo lost > /v/file; echo up; exec sleep 1000")) as holder:
+        connection, monitor = running(holder, up=True)
+        freeze()
+        connection.stop(0)
+        # It has been sent the signal then, and dies of it once its write may go on.
+        wait_for(lambda: killed(monitor), "the kill")
+        freeze(FITHAW)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (137, True)
+        assert result["reason"].startswith("the guest did not unmount and sync within 1 s of its payload's end")
 
 
 def test_killed_monitor(payload):
