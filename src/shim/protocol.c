@@ -201,6 +201,13 @@ static int start_time(pid_t pid, uint64_t *ret)
 	return p && sscanf(p, "%" SCNu64, ret) == 1 ? 0 : -1;
 }
 
+int shim_note_begun(int dirfd, struct error *err)
+{
+	_cleanup_close_ int fd = openat(dirfd, SHIM_BEGUN_FILE, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	return fd < 0 ? error_errno(err, errno, "cannot make the file " SHIM_BEGUN_FILE) : 0;
+}
+
 int shim_pid_write(int dirfd, struct error *err)
 {
 	char text[64];

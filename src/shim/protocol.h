@@ -69,6 +69,7 @@
 #define SHIM_SOCKET "shim.sock"
 #define SHIM_PID_FILE "shim.pid"
 #define SHIM_EXIT_FILE "exit"
+#define SHIM_BEGUN_FILE "begun" /* of capsule-vm: the payload was started */
 
 /* One shim can mount this many layers and volumes. */
 #define SHIM_LAYERS_MAX OVERLAY_LAYERS_MAX
@@ -219,6 +220,9 @@ void shim_close_fds(const int *fds, size_t n_fds);
  * (whole) record. */
 int shim_result_write(int dirfd, const struct shim_result *result, struct error *err);
 int shim_result_read(int dirfd, struct shim_result *ret);
+
+/* Makes the begun file; it may exist. */
+int shim_note_begun(int dirfd, struct error *err);
 
 /* The pid file names a process by pid and start time, so that a reused pid is never taken for the shim. Reading returns
  * a pidfd, or -1 when that process does not exist any more. */

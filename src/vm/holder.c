@@ -285,6 +285,8 @@ static void on_started(void *arg)
 	vm->state = VM_RUNNING;
 	uv_timer_stop(&vm->deadline);
 	vm->result.started_at_ns = hello.started_at_ns = time_realtime_ns();
+	/* Without it a holder that is killed leaves a start that was cut off, no more. */
+	(void)shim_note_begun(vm->run_fd, NULL);
 	connections_welcome(vm->connections, &hello, vm->guest);
 	become_quiet(vm);
 }

@@ -164,6 +164,27 @@ def test_a_daemon_that_comes_back_during_a_boot_waits_for_it_and_serves_meanwhil
     said(capsule, "client", "1 packets received")
 
 
+def test_a_start_that_was_cut_off_is_no_run(capsule):
+    """Daemon and holder are killed during the boot, and once more when the payload runs."""
+    capsule.run_vm("vm", "busybox:test", "echo up", IDLE, wait=False, restartPolicy="Never")
+    pid_file = capsule.run_dir / "workloads/vm/shim.pid"
+
+    def kill_both():
+        capsule.stop(signal.SIGKILL)
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+        capsule.start()
+
+    wait_for(pid_file.exists, "the holder", BOOT)
+    monitor = wait_for(lambda: tidy.monitors(capsule), "the monitor", BOOT)[0]
+    os.kill(monitor, signal.SIGSTOP)
+    kill_both()
+    capsule.wait_phase("vm", "running", BOOT)
+    said(capsule, "vm", "up")
+    kill_both()
+    capsule.wait_phase("vm", "failed", BOOT)
+    assert capsule.status("vm")["exitCode"] == 255
+
+
 # ---- payloads ----
 
 def test_the_machines_of_an_image_share_one_payload_that_goes_with_it(capsule):

@@ -456,9 +456,10 @@ def test_second_boot_after_a_monitor_that_ended(payload):
     with machine(payload) as holder:
         connection = holder.start()
         first = vm_holder.first_pid(holder.cgroup)
+        assert not (holder.run / "begun").exists()
         os.kill(first, signal.SIGKILL)
         _, _, pid, _ = struct.unpack("=QqiI", connection.expect(vm_holder.HELLO))
-        assert pid != first
+        assert pid != first and (holder.run / "begun").exists()
         wait_for(lambda: "up" in holder.log()["stdout"], "the payload's trap")
         connection.stop(20000)
         assert connection.expect_exit()["code"] == 7

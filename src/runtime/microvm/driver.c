@@ -187,6 +187,15 @@ static int microvm_start(struct driver *driver, const struct driver_plan *plan, 
 
 /* ---- recover ---- */
 
+/* The holder has done it, unless it is of an older version. */
+static void note_begun(const struct places *p)
+{
+	_cleanup_close_ int dirfd = open(p->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (dirfd >= 0)
+		(void)shim_note_begun(dirfd, NULL);
+}
+
 static int microvm_recover(struct driver *driver, const char *name, bool patient, struct driver_instance *ret,
 			     struct error *err)
 {
@@ -195,11 +204,13 @@ static int microvm_recover(struct driver *driver, const char *name, bool patient
 
 	if (places_init(&p, driver, name, err) < 0)
 		return -1;
-	begun = fs_path("%s/" SHIM_PID_FILE, p.run_dir);
+	begun = fs_path("%s/" SHIM_BEGUN_FILE, p.run_dir);
 	if (!begun)
 		return error_errno(err, ENOMEM, "cannot take up %s", name);
 	if (holder_find(driver, &p, name, begun, patient, ret, err) < 0)
 		return -1;
+	if (ret->pid)
+		note_begun(&p);
 	if (ret->pid || ret->ended)
 		origin_read(p.state_dir, ret);
 	return 0;
