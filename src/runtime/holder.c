@@ -218,6 +218,17 @@ static int spawn(const struct holder_start *start, int *ret_fd, pid_t *ret_pid, 
 	return 0;
 }
 
+/* The holder may be so young that it has no pid file, by which holder_kill() would find it. At the end of the connection it is
+ * gone, or has one. */
+static void abandon(int fd)
+{
+	struct shim_message ignored;
+
+	shutdown(fd, SHUT_WR);
+	while (await_message(fd, -1, HOLDER_KILL_TIMEOUT_MS, &ignored, NULL) > 0)
+		;
+}
+
 int holder_run(const struct holder_start *start, struct driver_instance *ret, struct error *err)
 {
 	_cleanup_close_ int fd = -1;
@@ -234,8 +245,10 @@ int holder_run(const struct holder_start *start, struct driver_instance *ret, st
 	r = start->prepare ? start->prepare(start->arg, err) : 0;
 	/* The process that was started is gone by now; the holder is its child and nobody's. */
 	process_wait(pid);
-	if (r < 0)
+	if (r < 0) {
+		abandon(fd);
 		return -1;
+	}
 	/* If the holder has failed meanwhile, it has said why. */
 	(void)shim_send(fd, SHIM_START, NULL, 0);
 	if (await_hello(fd, start->driver->leaving, start->timeout_ms, &message, err) <= 0)

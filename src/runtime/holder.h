@@ -54,8 +54,8 @@ struct holder_start {
 	int timeout_ms;                   /* until the payload runs */
 };
 
-/* Returns when the payload runs; the instance is connected. On failure the holder undoes what it did and goes; not on CANCELLED
- * (driver_ops.leave), with which it goes on. */
+/* Returns when the payload runs; the instance is connected. On failure the holder undoes what it did and goes, or holder_kill()
+ * finds it; not on CANCELLED (driver_ops.leave), with which it goes on. */
 int holder_run(const struct holder_start *start, struct driver_instance *ret, struct error *err);
 
 /* What there is of a run now: driver_ops.recover without its origin. begun: a path that exists once the run has begun, so that

@@ -5,11 +5,13 @@
 #include "runtime_fixture.h"
 
 #include "base/buf.h"
+#include "base/fs.h"
 #include "runtime/container/bundle.h"
 #include "runtime/container/oci_runtime.h"
 #include "runtime/container/seccomp.h"
 #include "runtime/container/user.h"
 #include "runtime/driver.h"
+#include "runtime/holder.h"
 #include "runtime/shim_client.h"
 #include "shim/protocol.h"
 
@@ -495,13 +497,44 @@ START_TEST(client_hears_the_end)
 }
 END_TEST
 
+/* ---- a start ---- */
+
+static int fail_to_prepare(const void *why, struct error *err)
+{
+	return error_set(err, ERR_RESOURCE_EXHAUSTED, "%s", (const char *)why);
+}
+
+START_TEST(a_start_that_fails_waits_for_a_holder_that_is_on_its_way)
+{
+	/* It has forked and is slow. Until it finds that nobody is there it does what a holder does: its cgroup, a boot. */
+	char *script = fs_path("(sleep 0.5; cat <&3 >'%s'; echo gone >'%s') & exit 0", in_dir("said"), in_dir("gone"));
+	const struct holder_command command = { .argv = { "/bin/sh", "-c", script, NULL }, .n = 3 };
+	_cleanup_close_ int dirfd = open(in_dir(""), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const struct driver_common driver = { .leaving = -1 };
+	const struct holder_start start = {
+		.driver = &driver, .command = &command, .dirfd = dirfd, .prepare = fail_to_prepare, .arg = "the disk is full",
+		.timeout_ms = 10000,
+	};
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct driver_instance i;
+	struct stat said;
+
+	ck_assert_int_lt(holder_run(&start, &i, &err), 0);
+	ck_assert_str_eq(error_message(&err), "the disk is full");
+	ck_assert_int_eq(access(in_dir("gone"), F_OK), 0);
+	/* Nor was it told to start. */
+	ck_assert(stat(in_dir("said"), &said) == 0 && said.st_size == 0);
+	free(script);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
 		users_are_looked_up_in_the_layers, users_and_whiteouts, runtime_is_sealed_and_renewed,
 		command_and_args_as_in_kubernetes, environment_is_layered, mounts_come_in_order,
 		a_micro_vm_has_the_same_bundle_in_other_places, profiles, seccomp_filter_allows_and_refuses,
-		client_hears_the_end,
+		client_hears_the_end, a_start_that_fails_waits_for_a_holder_that_is_on_its_way,
 	};
 
 	return run_runtime_tests("runtime", tests, sizeof tests / sizeof tests[0]);
