@@ -18,6 +18,9 @@
 #include <sys/socket.h>
 
 #define CMDLINE_MAX 4096
+/* ACPI: 5.2.5.3, the root pointer's, which a kernel with ACPI looks for in memory. */
+#define ACPI_SIGNATURE "RSD PTR "
+#define KERNEL_READ_SIZE (64u << 10)
 
 struct qemu {
 	struct qmp *qmp;
@@ -37,14 +40,43 @@ static void qemu_close(struct monitor *m)
 	m->data = NULL;
 }
 
-/* An ELF image is entered as PVH says and finds its devices on the command line; others are booted like a PC's and need
- * ACPI for it. */
-static bool is_elf(const char *path)
+static bool contains(int fd, const char *text)
 {
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t len = strlen(text);
+	char data[KERNEL_READ_SIZE];
+	off_t at = 0;
+	ssize_t n;
+
+	/* The pieces overlap, as it may lie across their ends. */
+	while ((n = pread(fd, data, sizeof data, at)) >= (ssize_t)len) {
+		if (memmem(data, (size_t)n, text, len))
+			return true;
+		at += n - (ssize_t)(len - 1);
+	}
+	return false;
+}
+
+static bool has_word(const char *text, const char *word)
+{
+	size_t len = strlen(word);
+
+	for (const char *at = text; (at = strstr(at, word)); at += len)
+		if ((at == text || at[-1] == ' ') && (!at[len] || at[len] == ' '))
+			return true;
+	return false;
+}
+
+/* An image that is no ELF file is booted like a PC's and needs ACPI to find its devices. An ELF file is entered as PVH says and
+ * finds them through ACPI, which brings a power button, or on the command line: QEMU tells in one way only. Our kernel has no
+ * ACPI. */
+static bool kernel_has_acpi(const struct vm_options *o)
+{
+	_cleanup_close_ int fd = open(o->kernel, O_RDONLY | O_CLOEXEC);
 	char magic[SELFMAG];
 
-	return fd >= 0 && read(fd, magic, sizeof magic) == sizeof magic && !memcmp(magic, ELFMAG, SELFMAG);
+	if (fd < 0 || read(fd, magic, sizeof magic) != sizeof magic || memcmp(magic, ELFMAG, SELFMAG))
+		return true;
+	return !o->agent && !has_word(o->cmdline, "acpi=off") && contains(fd, ACPI_SIGNATURE);
 }
 
 /* A socket whose other end is QEMU's. Returns the number there. */
@@ -166,7 +198,7 @@ static int qemu_describe(struct monitor *m, struct jail *jail, struct error *err
 {
 	static const char *const firmware[] = { "/usr/share/qemu", "/usr/share/seabios", "/usr/local/share/qemu" };
 	const struct vm_options *o = m->options;
-	bool acpi = !is_elf(o->kernel);
+	bool acpi = kernel_has_acpi(o);
 	struct qemu *q = calloc(1, sizeof *q);
 	int fd;
 

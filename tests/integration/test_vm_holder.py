@@ -2,6 +2,7 @@
 # Copyright The Capsule authors
 """capsule-vm alone: the real QEMU, kernel and guest, and this test in the place of the daemon."""
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import io
@@ -23,6 +24,7 @@ import time
 import pytest
 
 import vm_holder
+from capsule import CLOUD_KERNEL
 from guest_vm import INITRAMFS, KERNEL, config_json, make_ext4, make_payload
 from vm_holder import Holder, wait_ended, wait_for
 
@@ -495,13 +497,15 @@ def test_second_boot_after_silence(payload):
 
 # ---- guests that are not ours ----
 
-def make_initramfs(path, *script):
-    """One whose first process is this shell script."""
+def make_initramfs(path, *script, files=()):
+    """One whose first process is this shell script. files: are in its root."""
     with tempfile.TemporaryDirectory() as tree:
         top = pathlib.Path(tree)
         for name in ("bin", "dev", "proc"):
             (top / name).mkdir()
         shutil.copy("/bin/busybox", top / "bin")
+        for file in files:
+            shutil.copy(file, top)
         os.mknod(top / "dev/console", 0o600 | stat.S_IFCHR, os.makedev(5, 1))
         (top / "init").write_text("\n".join(["#!/bin/busybox sh", "export PATH=/bin", "/bin/busybox --install /bin",
                                              "mount -t devtmpfs dev /dev", *script]) + "\n")
@@ -539,7 +543,7 @@ def test_endless_console(payload, tmp_path):
 
 
 @contextlib.contextmanager
-def own_system(directory, *script):
+def own_system(directory, *script, options=()):
     """A machine whose root file system has only busybox and this script as init."""
     tree = directory / "tree"
     for name in ("bin", "dev", "proc", "sbin"):
@@ -549,7 +553,7 @@ def own_system(directory, *script):
     (tree / "sbin/init").chmod(0o755)
     subprocess.run(["mkfs.ext4", "-q", "-d", tree, directory / "rootfs", "16M"], check=True)
     holder = Holder(directory, "--monitor", "qemu", "--monitor-program", QEMU, "--accel", "emulated", "--kernel", KERNEL,
-                    "--vcpus", "2", "--memory", "128", "--no-agent", "--disk", f"rootfs:rw:{directory}/rootfs", "--generation", "42")
+                    "--vcpus", "2", "--memory", "128", "--no-agent", "--disk", f"rootfs:rw:{directory}/rootfs", "--generation", "42", *options)
     try:
         yield holder
     finally:
@@ -580,6 +584,67 @@ def test_own_system_is_stopped_and_takes_no_processes(tmp_path):
         connection.stop(500)
         result = connection.expect_exit()
         assert (result["code"], result["stopped"]) == (137, True)
+
+
+ACPI_SIGNATURE = b"RSD PTR "
+
+
+@pytest.mark.parametrize("content, cmdline, acpi", [
+    (b"\x7fELF" + bytes(1000), "quiet", False),
+    (b"\x7fELF" + ACPI_SIGNATURE, "quiet xacpi=off acpi=offx", True),
+    (b"\x7fELF" + bytes((64 << 10) - 7) + ACPI_SIGNATURE + bytes(1000), "quiet", True),  # across what is read at once
+    (b"\x7fELF" + bytes(1000) + ACPI_SIGNATURE, "quiet acpi=off", False),
+    (bytes(1000), "quiet", True),
+], ids=["none", "acpi", "far", "off", "bzImage"])
+def test_own_kernel_with_acpi_gets_it(tmp_path, content, cmdline, acpi):
+    """The monitor is a program that prints its arguments."""
+    (tmp_path / "kernel").write_bytes(content)
+    program = tmp_path / "qemu"
+    subprocess.run(["gcc", "-static", "-x", "c", "-o", program, "-"], check=True,
+                   input=b"#include <stdio.h>\nint main(int n, char **args) { while (*++args) puts(*args); }")
+    options = ["--monitor-program", program, "--kernel", tmp_path / "kernel", "--cmdline", cmdline]
+    with own_system(tmp_path, options=options) as holder:
+        failure(holder)
+        said = holder.log("serial.log")["stdout"]
+        assert f"\nmicrovm,acpi={'on' if acpi else 'off'}," in said
+        assert (" reboot=t acpi=off root=" in said) == (not acpi), said
+
+
+def vmlinux_of(bzimage):
+    """The ELF file in it, which is compressed with LZ4 (Linux: Documentation/x86/boot.rst)."""
+    image = bzimage.read_bytes()
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (image[0x1f1] + 1) * 512 + offset
+    data, at, out = image[start:start + length], 4, b""
+    assert data[:4] == b"\x02\x21\x4c\x18"
+    piece = ctypes.create_string_buffer(8 * MIB)
+    while at + 8 <= len(data):  # the last word is the size of the whole
+        size = int.from_bytes(data[at:at + 4], "little")
+        n = ctypes.CDLL("liblz4.so.1").LZ4_decompress_safe(data[at + 4:at + 4 + size], piece, size, len(piece))
+        assert n > 0
+        out += piece.raw[:n]
+        at += 4 + size
+    return out
+
+
+def test_own_system_hears_the_power_button(tmp_path):
+    """An ELF kernel with ACPI, which finds its disk once. Debian's; what it has as modules comes in an initramfs."""
+    if not CLOUD_KERNEL.exists():
+        pytest.skip(f"{CLOUD_KERNEL} is missing: tests/check kernel")
+    [bzimage] = CLOUD_KERNEL.glob("boot/vmlinuz-*")
+    modules = ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "evdev", "button")
+    (tmp_path / "vmlinux").write_bytes(vmlinux_of(bzimage))
+    make_initramfs(tmp_path / "initramfs", f"for m in {' '.join(modules)}; do insmod /$m.ko; done",
+                   "mkdir /sys; mount -t sysfs sys /sys", "exec 3< /dev/input/event0", "echo up: $(cd /sys/block; echo vd*)",
+                   "head -c 24 <&3 > /dev/null; reboot -f",
+                   files=[next(CLOUD_KERNEL.rglob(f"{m}.ko")) for m in modules])
+    options = ["--kernel", tmp_path / "vmlinux", "--initramfs", tmp_path / "initramfs", "--memory", "512"]
+    with own_system(tmp_path, options=options) as holder:
+        connection, _ = running(holder)
+        wait_for(lambda: "up: vda\n" in holder.log("serial.log")["stdout"], "its init")
+        connection.stop(60000)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"], result["reason"]) == (0, True, "")
 
 
 def test_firecracker_needs_kvm(payload):
