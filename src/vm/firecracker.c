@@ -218,7 +218,7 @@ static int configure(struct firecracker *f, struct error *err)
 	const struct vm_options *o = f->monitor->options;
 	_cleanup_buf_ struct buf cmdline = BUF_INIT(CMDLINE_MAX);
 
-	monitor_cmdline(o, true, &cmdline);
+	monitor_cmdline(f->monitor, true, &cmdline);
 	if (cmdline.failed)
 		return error_set(err, ERR_INVALID_ARGUMENT, "the kernel's command line is too long for Firecracker");
 	put_machine(f, buf_str(&cmdline));

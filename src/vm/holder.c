@@ -435,7 +435,8 @@ static int boot(struct vm *vm, struct error *err)
 	monitor_free(steal_ptr(&vm->monitor));
 	vm->attempts++;
 	vm->monitor_ended = false;
-	vm->monitor = monitor_start(&vm->loop, vm->options, &vm->console, &events, err);
+	/* What failed once is watched closely. */
+	vm->monitor = monitor_start(&vm->loop, vm->options, vm->attempts > 1, &vm->console, &events, err);
 	if (!vm->monitor)
 		return -1;
 	arm(vm, BOOT_TIMEOUT_MS, on_boot_timeout);

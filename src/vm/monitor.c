@@ -62,8 +62,9 @@ static void add_emulated(struct buf *out)
 	buf_adds(out, " noreplace-smp");
 }
 
-void monitor_cmdline(const struct vm_options *o, bool acpi, struct buf *out)
+void monitor_cmdline(const struct monitor *m, bool acpi, struct buf *out)
 {
+	const struct vm_options *o = m->options;
 	struct in_addr mask = { .s_addr = o->prefix ? htonl(~0u << (32 - o->prefix)) : 0 };
 	char text[INET_ADDRSTRLEN];
 
@@ -72,7 +73,7 @@ void monitor_cmdline(const struct vm_options *o, bool acpi, struct buf *out)
 	if (!acpi)
 		buf_adds(out, " acpi=off");
 	if (o->agent)
-		buf_adds(out, " quiet rootfstype=ramfs");
+		buf_addf(out, "%s rootfstype=ramfs", m->verbose ? "" : " quiet");
 	else
 		buf_adds(out, " root=/dev/vda rw");
 	if (o->emulated)
@@ -192,7 +193,7 @@ static int claim_own_system(struct monitor *m, struct error *err)
 	return o->agent || o->n_disks == 0 ? 0 : claim(m, &o->disks[0], err);
 }
 
-struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options, struct console *console,
+struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options, bool verbose, struct console *console,
 			      const struct monitor_events *events, struct error *err)
 {
 	_cleanup_(jail_release) struct jail jail = {
@@ -208,7 +209,7 @@ struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options,
 		return NULL;
 	}
 	*m = (struct monitor){
-		.ops = options->monitor, .options = options, .loop = loop, .console = console, .events = *events,
+		.ops = options->monitor, .options = options, .loop = loop, .console = console, .verbose = verbose, .events = *events,
 		.claim_fd = -1,
 	};
 	if (claim_own_system(m, err) == 0 && describe(m, &jail, err) == 0 && start_process(m, &jail, err) == 0) {

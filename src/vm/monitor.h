@@ -33,6 +33,7 @@ struct monitor {
 	const struct vm_options *options;
 	uv_loop_t *loop;
 	struct console *console;
+	bool verbose;
 	struct monitor_events events;
 	pid_t pid;             /* 0: reaped */
 	struct watch *process; /* its pidfd */
@@ -63,8 +64,8 @@ extern const struct monitor_ops monitor_qemu, monitor_firecracker;
 /* By its option; NULL: there is none. */
 const struct monitor_ops *monitor_find(const char *option);
 
-/* NULL, and err: nothing runs. Options and console are borrowed. */
-struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options, struct console *console,
+/* NULL, and err: nothing runs. Options and console are borrowed. verbose: the kernel tells of its boot on the console. */
+struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options, bool verbose, struct console *console,
 			      const struct monitor_events *events, struct error *err);
 
 /* An owner who has no agent in the guest asks the guest's system to shut down; it need not obey. */
@@ -82,7 +83,7 @@ void monitor_free(struct monitor *m);
 /* For the operations. Opens a file or block device of the VM, which must be there. */
 int monitor_open_disk(const struct vm_disk *disk, struct error *err);
 /* Appends what the kernel is told besides what the monitor adds. */
-void monitor_cmdline(const struct vm_options *options, bool acpi, struct buf *out);
+void monitor_cmdline(const struct monitor *m, bool acpi, struct buf *out);
 /* Locally administered, the same for the same address. */
 #define MONITOR_MAC_MAX sizeof "02:ca:00:00:00:00"
 const char *monitor_mac(const struct vm_options *options, char out[MONITOR_MAC_MAX]);

@@ -178,11 +178,12 @@ static void add_machine(struct jail *jail, const struct vm_options *o, bool acpi
 	jail_add_arg(jail, "%llu", (unsigned long long)o->memory_mib);
 }
 
-static void add_kernel(struct jail *jail, const struct vm_options *o, bool acpi)
+static void add_kernel(struct jail *jail, const struct monitor *m, bool acpi)
 {
+	const struct vm_options *o = m->options;
 	_cleanup_buf_ struct buf cmdline = BUF_INIT(CMDLINE_MAX);
 
-	monitor_cmdline(o, acpi, &cmdline);
+	monitor_cmdline(m, acpi, &cmdline);
 	jail->failed |= cmdline.failed;
 	jail_add_arg(jail, "-kernel");
 	jail_add_arg(jail, MONITOR_KERNEL);
@@ -207,7 +208,7 @@ static int qemu_describe(struct monitor *m, struct jail *jail, struct error *err
 	q->control_fd = q->agent_fd = -1;
 	m->data = q;
 	add_machine(jail, o, acpi);
-	add_kernel(jail, o, acpi);
+	add_kernel(jail, m, acpi);
 	for (size_t i = 0; i < sizeof firmware / sizeof firmware[0]; i++)
 		jail_add_bind(jail, firmware[i], firmware[i], false, true);
 	fd = add_socket(jail, &q->control_fd, err);

@@ -493,6 +493,8 @@ def test_second_boot_after_silence(payload):
         os.kill(first, signal.SIGSTOP)
         _, _, pid, _ = struct.unpack("=QqiI", connection.expect(vm_holder.HELLO))
         assert pid != first and not pathlib.Path(f"/proc/{first}").exists()
+        said = (holder.state / "serial.log").read_text(errors="replace")
+        assert "Run /init as init process" in said, "what failed once tells of its boot as it comes"
 
 
 # ---- guests that are not ours ----
