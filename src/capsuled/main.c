@@ -77,6 +77,14 @@ static int take_lock(struct daemon *d, struct error *err)
 			 d->options.root);
 }
 
+/* Also where it was open before. */
+static int make_closed(const char *directory, struct error *err)
+{
+	if (fs_mkdir_all(AT_FDCWD, directory, 0700, err) < 0)
+		return -1;
+	return chmod(directory, 0700) < 0 ? error_errno(err, errno, "cannot close %s to others", directory) : 0;
+}
+
 static int prepare_roots(struct daemon *d, struct error *err)
 {
 	_cleanup_free_ char *workloads = fs_path("%s/workloads", d->options.root);
@@ -91,9 +99,10 @@ static int prepare_roots(struct daemon *d, struct error *err)
 	if (!workloads || !running || !volumes || !registries || !d->registries_file || !d->log_file || !d->dns_dir ||
 	    !d->socket)
 		return error_errno(err, ENOMEM, "cannot prepare %s", d->options.root);
-	/* Others may pass (a container's user maps to a host user, and its root lies below), not look. */
+	/* Others may pass through the root, not look; of what is below it they reach nothing: a set-user-ID program or a device that
+	 * a container has made in its layer would be theirs. */
 	if (fs_mkdir_all(AT_FDCWD, d->options.root, 0711, err) < 0 || take_lock(d, err) < 0 ||
-	    fs_mkdir_all(AT_FDCWD, workloads, 0711, err) < 0 || fs_mkdir_all(AT_FDCWD, volumes, 0700, err) < 0 ||
+	    make_closed(workloads, err) < 0 || make_closed(volumes, err) < 0 ||
 	    fs_mkdir_all(AT_FDCWD, d->options.run, 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, running, 0711, err) < 0)
 		return -1;
 	/* What a daemon that was killed was about to rename. */

@@ -4,6 +4,7 @@
 import glob
 import os
 import re
+import subprocess
 
 import pytest
 
@@ -103,6 +104,19 @@ def test_devices(capsule):
 def test_the_files_made_for_it(capsule):
     out = tell(capsule, "cat /etc/hostname; hostname; echo $HOSTNAME; cat /etc/hosts; touch /etc/hosts && echo end")
     assert out.startswith("w\nw\nw\n") and f"{capsule.address('w')}\tw\n" in out and out.endswith("end\n")
+
+
+def test_its_files_are_out_of_reach_of_the_hosts_users(capsule):
+    """A set-user-ID program and a device of its own, neither of which does anything for its own users, would be root's for them."""
+    def seen_by_nobody(path):
+        return subprocess.run(["cat", path], user=65534, group=65534, extra_groups=[], capture_output=True).returncode == 0
+    tell(capsule, "cp /bin/busybox /suid; chmod 4755 /suid")
+    file = capsule.root / "workloads/w/upper/suid"
+    assert file.stat().st_mode & 0o4005 == 0o4005 and not seen_by_nobody(file)
+    (capsule.root / "workloads").chmod(0o711)
+    assert seen_by_nobody(file), "else this shows nothing"
+    capsule.restart()
+    assert not seen_by_nobody(file)
 
 
 def test_the_image_is_not_changed_by_its_containers(capsule):
