@@ -14,7 +14,7 @@ static char witness[] = "/tmp/capsule-process-XXXXXX";
 
 static void set_up(void)
 {
-	strcpy(witness + strlen(witness) - 6, "XXXXXX");
+	memcpy(witness + sizeof witness - sizeof "XXXXXX", "XXXXXX", sizeof "XXXXXX");
 	close(mkstemp(witness));
 }
 
