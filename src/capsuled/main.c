@@ -346,8 +346,8 @@ static void release(struct daemon *d)
 	metrics_close(d->metrics);
 	while (d->tasks && task_runner_active(d->tasks))
 		uv_run(&d->loop, UV_RUN_ONCE);
+	reconciler_free(d->reconciler); /* it has tickets of the puller's */
 	puller_free(d->puller);
-	reconciler_free(d->reconciler);
 	history_free(d->history);
 	metrics_free(d->metrics);
 	services_free(d->host.services);

@@ -6,6 +6,9 @@
 #include "net/subnet.h"
 
 #include <inttypes.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
 #include <nftables/libnftables.h>
 #include <pthread.h>
 #include <string.h>
@@ -159,6 +162,21 @@ int firewall_change(const struct bridge_plan *plan, const struct net_endpoint *r
 	if (add)
 		add_ports(&commands, plan, add);
 	return nft_run(&commands, "cannot change the published ports", err);
+}
+
+static void ignore(const struct nlmsghdr *message, void *arg)
+{
+}
+
+bool firewall_exists(struct nl *nl, const struct bridge_plan *plan)
+{
+	struct nl_batch batch = NL_BATCH_INIT;
+	struct nfgenmsg *nf = nl_batch_add(&batch, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, 0, sizeof *nf);
+
+	nf->nfgen_family = NFPROTO_IPV4;
+	nf->version = NFNETLINK_V0;
+	mnl_attr_put_strz(nl_message(&batch), NFTA_TABLE_NAME, plan->table);
+	return nl_query(nl, &batch, ignore, NULL) == 0;
 }
 
 int firewall_remove(const struct bridge_plan *plan, struct error *err)

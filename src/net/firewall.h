@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "net/link.h"
 #include "net/net.h"
+#include "net/netlink.h"
 
 /* Replaces the whole table. Connections that exist live on: their translation is the connection tracking's. */
 int firewall_rebuild(const struct bridge_plan *plan, const struct net_endpoint *const *endpoints, size_t n,
@@ -31,6 +32,9 @@ int firewall_rebuild(const struct bridge_plan *plan, const struct net_endpoint *
  * not as we left it: then firewall_rebuild() is called for. */
 int firewall_change(const struct bridge_plan *plan, const struct net_endpoint *remove, const struct net_endpoint *add,
 		    struct error *err);
+
+/* Whether there is a table of that name. nl: a socket for NETLINK_NETFILTER. */
+bool firewall_exists(struct nl *nl, const struct bridge_plan *plan);
 
 /* Removes the table; success if there is none. */
 int firewall_remove(const struct bridge_plan *plan, struct error *err);

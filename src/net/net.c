@@ -275,11 +275,21 @@ static int remove_shared(struct net *net, struct nl *nl, struct error *err)
 	return r < 0 ? error_move(err, &first) : 0;
 }
 
-/* If the table is not what it was (somebody has flushed the ruleset, say) the whole of it is written anew. */
+/* -1: the table is not what it was (somebody has flushed the ruleset, say), and the whole of it is to be written anew. A change
+ * would meet that; where there is none to make it is looked for. */
+static int change_ports(struct net *net, const struct net_endpoint *remove, const struct net_endpoint *add)
+{
+	if (!net->table)
+		return -1;
+	if ((remove ? remove : add)->n_ports)
+		return firewall_change(&net->plan, remove, add, NULL);
+	return netfilter_open(net, NULL) == 0 && firewall_exists(&net->netfilter, &net->plan) ? 0 : -1;
+}
+
 static int publish_ports(struct net *net, struct entry *entry, struct error *err)
 {
 	entry->published = true;
-	if ((net->table && firewall_change(&net->plan, NULL, &entry->endpoint, NULL) == 0) || rebuild_firewall(net, err) == 0)
+	if (change_ports(net, NULL, &entry->endpoint) == 0 || rebuild_firewall(net, err) == 0)
 		return 0;
 	entry->published = false;
 	return -1;
@@ -290,7 +300,7 @@ static int withdraw_ports(struct net *net, struct entry *entry, struct error *er
 	if (!entry->published)
 		return 0;
 	entry->published = false;
-	if (firewall_change(&net->plan, &entry->endpoint, NULL, NULL) < 0 && rebuild_firewall(net, err) < 0)
+	if (change_ports(net, &entry->endpoint, NULL) < 0 && rebuild_firewall(net, err) < 0)
 		return -1;
 	conntrack_forget_udp(&entry->endpoint);
 	return 0;

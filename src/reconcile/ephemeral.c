@@ -82,7 +82,8 @@ static void ephemeral_begin(struct workload *w)
 	uv_timer_init(w->owner->host.loop, &e->timer);
 	e->timer.data = e;
 	uv_update_time(w->owner->host.loop);
-	uv_timer_start(&e->timer, on_unused, UNUSED_MS, 0);
+	/* Again and again, as a deletion may fail. */
+	uv_timer_start(&e->timer, on_unused, UNUSED_MS, UNUSED_MS);
 	w->ephemeral = e;
 }
 

@@ -238,12 +238,13 @@ static int clean_run(struct step *s)
 {
 	struct driver *driver = driver_of(s->host, s->record.spec);
 
+	/* First: what is removed then is all else that tells that it has run. */
+	if (s->completed && store_set_completed(s->host->store, s->name, s->run_generation, s->result.exit_code,
+						s->result.finished_at_ns, &s->err) < 0)
+		return -1;
 	if (driver->ops->cleanup(driver, s->name, &s->err) < 0)
 		return -1;
 	if (net_detach(s->host->net, s->name, &s->err) < 0)
-		return -1;
-	if (s->completed && store_set_completed(s->host->store, s->name, s->run_generation, s->result.exit_code,
-						s->result.finished_at_ns, &s->err) < 0)
 		return -1;
 	return store_release_claims(s->host->store, s->name, s->keep_claims, s->record.revision, &s->err);
 }

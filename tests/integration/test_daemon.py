@@ -157,6 +157,15 @@ def test_down_waits_for_a_shim_that_waits_for_its_turn(capsule):
     assert "asked" in capsule.logs("polite")
 
 
+def test_one_that_ends_during_a_pull(capsule):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        capsule.apply(capsule.manifest("w", f"127.0.0.1:{silent.getsockname()[1]}/app:1"))
+        wait_for(lambda: "pulling" in capsule.status("w").get("message", ""), "the pull")
+        capsule.stop()
+    capsule.start()
+    capsule.ctl("workload", "delete", "w")
+
+
 def test_a_second_daemon_on_the_same_root_is_refused(capsule):
     done = subprocess.run([str(a) for a in capsule.argv()], capture_output=True, timeout=30)
     assert done.returncode == 1

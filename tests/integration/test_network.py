@@ -186,6 +186,13 @@ def test_the_rules_are_whole_again_after_somebody_flushed_them(host, lan):
     assert fetch(in_netns(lan.remote), Lan.HOST, PORT) is None
     host.ctl("workload", "restart", "web")
     wait_for(lambda: fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE, "the page")
+    # One that publishes nothing needs the rest of them.
+    run(*in_netns(lan.host), "nft", "flush", "ruleset")
+    host.run_container("other", "busybox:test", command=["sleep", "1000"])
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE
+    run(*in_netns(lan.host), "nft", "flush", "ruleset")
+    host.ctl("workload", "delete", "other")
+    assert fetch(in_netns(lan.remote), Lan.HOST, PORT) == PAGE
 
 
 # ---- conflicts ----
