@@ -20,6 +20,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <sys/inotify.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -93,6 +94,35 @@ START_TEST(users_and_whiteouts)
 	/* A FIFO must not hold the caller. */
 	ck_assert_int_eq(mkfifo(in_dir("top/etc/passwd"), 0644), 0);
 	ck_assert_str_eq(user_text(roots, 2, "web"), "user web is not in the image's /etc/passwd");
+}
+END_TEST
+
+/* Whether the lookup of a user opens what is in the place of passwd. */
+static bool lookup_opens(const char *const *roots)
+{
+	_cleanup_close_ int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	char events[4096];
+
+	ck_assert_int_ge(inotify_add_watch(watch, in_dir("top/etc/passwd"), IN_OPEN), 0);
+	(void)user_text(roots, 1, "web");
+	return read(watch, events, sizeof events) > 0;
+}
+
+START_TEST(users_are_not_looked_up_in_devices)
+{
+	const char *roots[] = { in_dir("top") };
+
+	write_text("top/etc/passwd", "web:x:33:34::/srv:/bin/sh\n");
+	ck_assert(lookup_opens(roots));
+	ck_assert_int_eq(unlink(in_dir("top/etc/passwd")), 0);
+	ck_assert_int_eq(mkfifo(in_dir("top/etc/passwd"), 0644), 0);
+	ck_assert(!lookup_opens(roots));
+	if (geteuid() != 0)
+		return;
+	ck_assert_int_eq(unlink(in_dir("top/etc/passwd")), 0);
+	ck_assert_int_eq(mknod(in_dir("top/etc/passwd"), S_IFCHR | 0644, makedev(1, 3)), 0);
+	ck_assert(!lookup_opens(roots));
+	ck_assert_str_eq(user_text(roots, 1, "web"), "user web is not in the image's /etc/passwd");
 }
 END_TEST
 
@@ -531,7 +561,8 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		users_are_looked_up_in_the_layers, users_and_whiteouts, runtime_is_sealed_and_renewed,
+		users_are_looked_up_in_the_layers, users_and_whiteouts, users_are_not_looked_up_in_devices,
+		runtime_is_sealed_and_renewed,
 		command_and_args_as_in_kubernetes, environment_is_layered, mounts_come_in_order,
 		a_micro_vm_has_the_same_bundle_in_other_places, profiles, seccomp_filter_allows_and_refuses,
 		client_hears_the_end, a_start_that_fails_waits_for_a_holder_that_is_on_its_way,

@@ -35,14 +35,22 @@ static bool is_opaque(int rootfd, const char *path)
 	return fd >= 0 && fgetxattr(fd, "trusted.overlay.opaque", value, sizeof value) == 1 && value[0] == 'y';
 }
 
-static char *read_regular(int fd)
+/* found: an O_PATH descriptor. What is no regular file is not even opened: of a device that a container made that is an act by
+ * itself (it arms a watchdog), from which no device cgroup keeps us; and a FIFO must not hold us. */
+static char *read_regular(int found)
 {
 	_cleanup_buf_ struct buf text = BUF_INIT(FILE_MAX);
+	_cleanup_close_ int fd = -1;
+	char name[32];
 	struct stat st;
 	uint8_t *to;
 	ssize_t n;
 
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+	if (fstat(found, &st) < 0 || !S_ISREG(st.st_mode))
+		return NULL;
+	snprintf(name, sizeof name, "/proc/self/fd/%d", found);
+	fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	if (fd < 0)
 		return NULL;
 	do {
 		to = buf_reserve(&text, 4096);
@@ -59,14 +67,13 @@ char *user_overlay_read(const char *const *roots, size_t n_roots, const char *pa
 
 	for (size_t i = 0; dir && i < n_roots; i++) {
 		_cleanup_close_ int root = open(roots[i], O_PATH | O_DIRECTORY | O_CLOEXEC);
-		_cleanup_close_ int fd = -1;
+		_cleanup_close_ int found = -1;
 
 		if (root < 0)
 			continue;
-		/* Not blocking: whatever the image put there, a FIFO must not hold us. */
-		fd = fs_open_in(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
-		if (fd >= 0 && !is_whiteout(root, path))
-			return read_regular(fd);
+		found = fs_open_in(root, path, O_PATH, 0);
+		if (found >= 0 && !is_whiteout(root, path))
+			return read_regular(found);
 		if (is_whiteout(root, path) || is_whiteout(root, dir) || is_opaque(root, dir))
 			break;
 	}
