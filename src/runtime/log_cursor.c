@@ -348,9 +348,10 @@ static int advance(struct log_cursor *c, struct error *err)
 		if (fd == -ENOENT)
 			return 0;
 	} else {
-		/* The file was begun anew in place. */
+		/* A plain log was begun anew in place. From a workload's a full disk took back its last records: it goes on where it
+		 * ends now. */
 		if (fstat(c->fd, &st) == 0 && (uint64_t)st.st_size < c->offset) {
-			c->offset = 0;
+			c->offset = c->plain ? 0 : (uint64_t)st.st_size;
 			return 1;
 		}
 		fd = open_next(c);

@@ -215,6 +215,50 @@ START_TEST(half_a_record_waits_for_the_rest)
 }
 END_TEST
 
+START_TEST(what_a_full_disk_took_back_repeats_nothing)
+{
+	struct log_reader_options o = { .path = in_dir("log"), .follow = true };
+	struct reading r;
+	int fd;
+
+	write_text("log", T("1") "stdout F one\n");
+	reading_init(&r, &o);
+	read_until(&r, "one\n");
+	/* Of several records the first ones had room; the writer cuts them off with the rest, and follows with new ones. */
+	fd = open(o.path, O_RDWR | O_APPEND | O_CLOEXEC);
+	ck_assert_int_gt(write(fd, T("2") "stdout F two\n", sizeof T("2") "stdout F two\n" - 1), 0);
+	read_until(&r, "two\n");
+	ck_assert_int_eq(ftruncate(fd, sizeof T("1") "stdout F one\n" - 1), 0);
+	for (int i = 0; i < 5; i++) {
+		usleep(20000);
+		uv_run(&r.loop, UV_RUN_NOWAIT);
+	}
+	ck_assert_int_gt(write(fd, T("3") "stdout F 3\n", sizeof T("3") "stdout F 3\n" - 1), 0);
+	read_until(&r, "3\n");
+	ck_assert_str_eq(buf_str(&r.got), "one\ntwo\n3\n");
+	close(fd);
+	reading_release(&r);
+}
+END_TEST
+
+START_TEST(plain_log_is_begun_anew_in_place)
+{
+	struct log_reader_options o = { .path = in_dir("log"), .plain = true, .follow = true };
+	struct reading r;
+	int fd;
+
+	write_text("log", T("1") "info  a long line\n");
+	reading_init(&r, &o);
+	read_until(&r, "line\n");
+	fd = open(o.path, O_RDWR | O_TRUNC | O_CLOEXEC);
+	ck_assert_int_gt(write(fd, "new\n", 4), 0);
+	read_until(&r, "new\n");
+	ck_assert_str_eq(buf_str(&r.got), T("1") "info  a long line\nnew\n");
+	close(fd);
+	reading_release(&r);
+}
+END_TEST
+
 START_TEST(paused_reader_holds_still)
 {
 	struct log_reader_options o = { .path = in_dir("log") };
@@ -260,7 +304,8 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		log_is_read_over_rotated_files, log_of_the_daemon_is_plain, log_tail_over_many_blocks,
-		follower_misses_nothing_at_rotations, half_a_record_waits_for_the_rest, paused_reader_holds_still,
+		follower_misses_nothing_at_rotations, half_a_record_waits_for_the_rest,
+		what_a_full_disk_took_back_repeats_nothing, plain_log_is_begun_anew_in_place, paused_reader_holds_still,
 		reader_may_be_freed_at_any_time,
 	};
 
