@@ -183,6 +183,27 @@ START_TEST(log_survives_a_full_disk)
 }
 END_TEST
 
+START_TEST(files_of_a_higher_limit_go)
+{
+	char vacant[128];
+
+	open_log(25, 6);
+	for (int i = 0; i < 8; i++)
+		add(LOG_STDOUT, "line\n");
+	ck_assert(is_there("payload.log.2") && is_there("payload.log.5") && !is_there("payload.log.6"));
+	log_writer_close(&w);
+	/* One number is vacant where a rotation was cut off. */
+	snprintf(vacant, sizeof vacant, "%s/payload.log.4", dir);
+	ck_assert_int_eq(unlink(vacant), 0);
+	open_log(25, 3);
+	ck_assert(is_there("payload.log") && is_there("payload.log.1") && is_there("payload.log.2"));
+	ck_assert(!is_there("payload.log.3") && !is_there("payload.log.5"));
+	log_writer_close(&w);
+	open_log(25, 1);
+	ck_assert(is_there("payload.log") && !is_there("payload.log.1") && !is_there("payload.log.2"));
+}
+END_TEST
+
 START_TEST(protocol_carries_messages)
 {
 	struct shim_stop stop = { .signal = 15, .grace_ms = 1234 };
@@ -410,6 +431,7 @@ int main(void)
 	tcase_add_test(c, log_lines_and_pieces);
 	tcase_add_test(c, log_rotates);
 	tcase_add_test(c, log_rotates_with_one_file);
+	tcase_add_test(c, files_of_a_higher_limit_go);
 	tcase_add_test(c, log_goes_on_after_a_crash);
 	tcase_add_test(c, log_survives_a_full_disk);
 	tcase_add_test(c, protocol_carries_messages);
