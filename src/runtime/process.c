@@ -27,6 +27,7 @@ struct process {
 	struct end ends[END_COUNT];
 	struct buf input; /* not written yet */
 	bool input_ended; /* to be closed when `input` is empty */
+	bool in_line;     /* what was queued last does not end a line of a terminal */
 	bool terminal, in_guest, started;
 	unsigned columns, rows;
 	bool paused;
@@ -202,11 +203,18 @@ static void queue_input(struct process *p, const void *data, size_t len)
 		abort();
 }
 
+static bool ends_line(char c)
+{
+	return c == '\n' || c == '\r' || c == EOF_CHARACTER;
+}
+
 bool process_write(struct process *p, const void *data, size_t len)
 {
 	if (p->input_ended)
 		return true;
 	queue_input(p, data, len);
+	if (len > 0)
+		p->in_line = !ends_line(((const char *)data)[len - 1]);
 	if (p->started)
 		write_input(p);
 	return p->input.len == 0;
@@ -214,10 +222,11 @@ bool process_write(struct process *p, const void *data, size_t len)
 
 static void finish_input(struct process *p)
 {
-	static const char eof = EOF_CHARACTER;
+	static const char eof[] = { EOF_CHARACTER, EOF_CHARACTER };
 
+	/* In the middle of a line the first one only hands over what there is of it. */
 	if (has_master(p))
-		queue_input(p, &eof, 1);
+		queue_input(p, eof, p->in_line ? 2 : 1);
 	write_input(p);
 }
 

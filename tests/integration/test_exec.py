@@ -336,6 +336,8 @@ def test_standard_input_is_not_taken_from_a_terminal_unasked(running):
 @pytest.mark.parametrize("user", ["web", "root"])
 def test_the_terminal_belongs_to_the_user(running, user):
     assert output(running, "-t", "--user", user, "w", "--", "sh", "-c", "stat -c %U $(tty); echo ok > $(tty)").split() == [user, "ok"]
+    assert output(running, "-t", "w", "--", "cat", input="abc\nd").count("d") == 2, "an unfinished line"
+    assert output(running, "-t", "w", "--", "cat", input="") == ""
 
 
 @both_kinds
