@@ -14,8 +14,6 @@
 #include "capsulectl/input.h"
 #include "capsulectl/output.h"
 
-#include "base/fs.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -175,7 +173,7 @@ static int on_message(const void *data, void *arg, struct error *err)
 	case CAPSULE__V1__WORKLOAD_EXEC_SERVER_MESSAGE__PAYLOAD_STDOUT:
 		return output_bytes(message->stdout.data, message->stdout.len, err);
 	case CAPSULE__V1__WORKLOAD_EXEC_SERVER_MESSAGE__PAYLOAD_STDERR:
-		r = fs_write_all(STDERR_FILENO, message->stderr.data, message->stderr.len);
+		r = output_all(STDERR_FILENO, message->stderr.data, message->stderr.len);
 		return r < 0 ? error_errno(err, -r, "cannot write to standard error") : 0;
 	case CAPSULE__V1__WORKLOAD_EXEC_SERVER_MESSAGE__PAYLOAD_EXIT:
 		e->ended = true;

@@ -8,6 +8,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 
 static bool reader_gone;
@@ -145,9 +146,30 @@ int output_flush(struct error *err)
 	return write_error(errno, err);
 }
 
+int output_all(int fd, const void *data, size_t len)
+{
+	const char *p = data;
+
+	while (len) {
+		ssize_t n = write(fd, p, len);
+
+		if (n < 0 && errno == EAGAIN) {
+			struct pollfd room = { .fd = fd, .events = POLLOUT };
+
+			(void)poll(&room, 1, -1);
+		} else if (n < 0 && errno != EINTR) {
+			return -errno;
+		} else if (n > 0) {
+			p += n;
+			len -= (size_t)n;
+		}
+	}
+	return 0;
+}
+
 int output_bytes(const void *data, size_t len, struct error *err)
 {
-	int r = fs_write_all(STDOUT_FILENO, data, len);
+	int r = output_all(STDOUT_FILENO, data, len);
 
 	return r < 0 ? write_error(-r, err) : 0;
 }

@@ -78,6 +78,9 @@ bool output_is_terminal(void);
 void output_field(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 int output_buf(const struct buf *b, struct error *err);
+/* Writes all of it. Waits for room where the descriptor does not block: others may have set it so, or input.h has where it shares
+ * its description with standard input. 0, or -errno. */
+int output_all(int fd, const void *data, size_t len);
 int output_bytes(const void *data, size_t len, struct error *err);
 
 /* 0, or -1: what was written did not all arrive. */

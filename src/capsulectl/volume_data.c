@@ -66,7 +66,7 @@ static int on_chunk(const void *message, void *arg, struct error *err)
 {
 	const Capsule__V1__VolumeExportChunk *chunk = message;
 	struct sink *s = arg;
-	int r = fs_write_all(s->fd, chunk->data.data, chunk->data.len);
+	int r = output_all(s->fd, chunk->data.data, chunk->data.len);
 
 	if (r < 0)
 		return error_errno(err, -r, "cannot write the exported volume");

@@ -4,9 +4,11 @@
 tests leave running."""
 import concurrent.futures
 import contextlib
+import fcntl
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 
@@ -214,6 +216,27 @@ def test_a_process_left_in_the_background_holds_up_nobody_and_goes_on(running):
 
 
 @both_kinds
+def test_input_and_output_that_are_one_socket(running):
+    """As of a service that inetd starts: standard input, which is read without blocking, cannot be opened anew."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(PATIENCE)
+        with started(running, "w", "--", "sh", "-c", "read x; head -c 4000000 /dev/zero; echo got $x", stdin=theirs,
+                     stdout=theirs) as ctl:
+            ours.sendall(b"it\n")
+            got = b""
+            while not got.endswith(b"got it\n"):
+                data = ours.recv(65536)
+                assert data, "the end of output"
+                got += data
+                # Slower than the command writes.
+                threading.Event().wait(0.002)
+            assert len(got) == 4000000 + len("got it\n")
+            assert (ctl.wait(PATIENCE), ctl.stderr.read()) == (0, b"")
+        assert not fcntl.fcntl(theirs, fcntl.F_GETFL) & os.O_NONBLOCK, "it is left as it was"
+
+
+@both_kinds
 def test_bytes_pass_unchanged(running):
     through_cat(running, 64)
 
@@ -313,6 +336,8 @@ def test_a_program_on_a_terminal_has_standard_output_only(running):
 @both_kinds
 def test_without_a_terminal_here_the_command_has_one_all_the_same(running):
     assert output(running, "-t", "w", "--", "cat", input="abc\n").count("abc\r\n") == 2, "echo and output; ^D at the end"
+    assert output(running, "-t", "w", "--", "cat", input="abc\nd").count("d") == 2, "an unfinished line"
+    assert output(running, "-t", "w", "--", "cat", input="") == ""
 
 
 @both_kinds
@@ -336,8 +361,6 @@ def test_standard_input_is_not_taken_from_a_terminal_unasked(running):
 @pytest.mark.parametrize("user", ["web", "root"])
 def test_the_terminal_belongs_to_the_user(running, user):
     assert output(running, "-t", "--user", user, "w", "--", "sh", "-c", "stat -c %U $(tty); echo ok > $(tty)").split() == [user, "ok"]
-    assert output(running, "-t", "w", "--", "cat", input="abc\nd").count("d") == 2, "an unfinished line"
-    assert output(running, "-t", "w", "--", "cat", input="") == ""
 
 
 @both_kinds
