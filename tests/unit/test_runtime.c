@@ -391,6 +391,24 @@ static bool has_namespace(json_t *c, const char *type)
 	return false;
 }
 
+/* Whether a profile as a list allows socket() of a family. */
+static bool list_allows_socket(const json_t *profile, uint64_t family)
+{
+	const json_t *rule, *arg;
+	bool allowed = false;
+	size_t i;
+
+	json_array_foreach(json_object_get(profile, "syscalls"), i, rule) {
+		if (strcmp(json_string_value(json_array_get(json_object_get(rule, "names"), 0)), "socket") != 0)
+			continue;
+		arg = json_array_get(json_object_get(rule, "args"), 0);
+		ck_assert_str_eq(json_string_value(json_object_get(arg, "op")), "SCMP_CMP_MASKED_EQ");
+		allowed |= (family & (uint64_t)json_integer_value(json_object_get(arg, "value"))) ==
+			   (uint64_t)json_integer_value(json_object_get(arg, "valueTwo"));
+	}
+	return allowed;
+}
+
 START_TEST(profiles)
 {
 	struct plan_fixture p;
@@ -408,7 +426,11 @@ START_TEST(profiles)
 	p.runtime.is_crun = false;
 	c = config(&p);
 	ck_assert_ptr_null(json_object_get(c, "annotations"));
-	ck_assert_ptr_nonnull(json_object_get(json_object_get(c, "linux"), "seccomp"));
+	part = json_object_get(json_object_get(c, "linux"), "seccomp");
+	ck_assert_ptr_nonnull(part);
+	for (uint64_t family = 0; family < AF_MAX; family++)
+		ck_assert_int_eq(list_allows_socket(part, family), family != AF_VSOCK);
+	ck_assert(!list_allows_socket(part, 1ULL << 32 | AF_VSOCK));
 	json_decref(c);
 	p.container.privileged = p.container.host_pid = p.container.host_ipc = true;
 	c = config(&p);
@@ -437,6 +459,40 @@ static int load_profile(void)
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
+/* To be seen where a register is compared as a whole. */
+#define GARBAGE 0x5a5a5a5a00000000
+
+#ifdef __x86_64__
+#define I386_GETPID 20
+#define I386_SOCKET 359
+
+/* A call as 32-bit programs make it. */
+static long syscall_32(long nr, long a, long b, long c)
+{
+	long r;
+
+	__asm__ volatile("int $0x80" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(c) : "memory", "r8", "r9", "r10", "r11");
+	if (r < 0 && r >= -4095) {
+		errno = (int)-r;
+		return -1;
+	}
+	return r;
+}
+
+/* Not every kernel has them. */
+static bool has_calls_of_32_bit(void)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		signal(SIGSEGV, SIG_DFL);
+		_exit(syscall_32(I386_GETPID, 0, 0, 0) == getpid() ? 0 : 1);
+	}
+	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+#endif
+
 #define EXPECT(call, number)                                                                                          \
 	do {                                                                                                          \
 		errno = 0;                                                                                            \
@@ -464,8 +520,21 @@ START_TEST(seccomp_filter_allows_and_refuses)
 		EXPECT(syscall(SYS_clone, CLONE_NEWUSER, 0, 0, 0, 0), EPERM);
 		EXPECT(syscall(SYS_personality, 0xffffffff), 0);
 		EXPECT(syscall(SYS_personality, ADDR_NO_RANDOMIZE), EPERM);
-		EXPECT(syscall(SYS_socket, AF_VSOCK, SOCK_STREAM, 0), EPERM);
 		EXPECT(close((int)syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0)), 0);
+		/* Of the families vsock only is refused. To the kernel the type is none, and it looks for no module. */
+		for (int family = 0; family < AF_MAX; family++)
+			EXPECT(syscall(SYS_socket, family, 0xf, 0), family == AF_VSOCK ? EPERM : EINVAL);
+		/* The upper half of the register, which the kernel does not look at, changes nothing. */
+		EXPECT(syscall(SYS_socket, GARBAGE | AF_VSOCK, SOCK_STREAM, 0), EPERM);
+		EXPECT(close((int)syscall(SYS_socket, GARBAGE | AF_UNIX, SOCK_STREAM, 0)), 0);
+		EXPECT(syscall(SYS_clone, GARBAGE | CLONE_NEWUSER, 0, 0, 0, 0), EPERM);
+		EXPECT(syscall(SYS_personality, GARBAGE | ADDR_NO_RANDOMIZE), EPERM);
+		EXPECT(syscall(SYS_personality, GARBAGE | 0xffffffff), 0);
+#ifdef __x86_64__
+		/* Nor is the way of 32-bit programs open. */
+		if (has_calls_of_32_bit())
+			EXPECT(syscall_32(I386_SOCKET, AF_VSOCK, SOCK_STREAM, 0), EPERM);
+#endif
 		/* An ordinary fork passes. */
 		pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 		if (child == 0)

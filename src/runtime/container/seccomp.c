@@ -80,31 +80,37 @@ static const char *const allowed[] = {
 	"socketcall", "socketpair",
 };
 
-struct condition {
-	unsigned arg;
-	enum scmp_compare op;
-	uint64_t mask, value; /* mask: SCMP_CMP_MASKED_EQ only */
-};
-
+/* Allows the call when these bits of an argument have this value. Never a whole register is compared: where the kernel takes an
+ * int it does not look at the upper half, in which anything may be. */
 struct conditional {
 	const char *name;
-	struct condition when;
+	unsigned arg;
+	uint64_t mask, value;
 };
 
 #define NEW_NAMESPACES                                                                                                \
 	(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP)
+#define INT_MASK 0xffffffff
+/* One bit of the family is not AF_VSOCK's. There is no comparison for "these bits are not"; of the families that the kernel has
+ * (AF_MAX is below 64) the lowest six bits tell each from all others. */
+#define OTHER_THAN_VSOCK(bit) { "socket", 0, bit, ~AF_VSOCK & (bit) }
 
-/* Each line allows the call when its condition holds. */
+/* Each line allows the call. */
 static const struct conditional conditional[] = {
-	{ "clone", { 0, SCMP_CMP_MASKED_EQ, NEW_NAMESPACES, 0 } },
+	{ "clone", 0, NEW_NAMESPACES, 0 },
 	/* Ordinary Linux, 32-bit uname, both, and the query; the others change the memory layout to what exploits like. */
-	{ "personality", { 0, SCMP_CMP_EQ, 0, PER_LINUX } },
-	{ "personality", { 0, SCMP_CMP_EQ, 0, PER_LINUX32 } },
-	{ "personality", { 0, SCMP_CMP_EQ, 0, UNAME26 } },
-	{ "personality", { 0, SCMP_CMP_EQ, 0, PER_LINUX32 | UNAME26 } },
-	{ "personality", { 0, SCMP_CMP_EQ, 0, 0xffffffff } },
+	{ "personality", 0, INT_MASK, PER_LINUX },
+	{ "personality", 0, INT_MASK, PER_LINUX32 },
+	{ "personality", 0, INT_MASK, UNAME26 },
+	{ "personality", 0, INT_MASK, PER_LINUX32 | UNAME26 },
+	{ "personality", 0, INT_MASK, 0xffffffff },
 	/* vsock speaks to the hypervisor, past every network namespace. */
-	{ "socket", { 0, SCMP_CMP_NE, 0, AF_VSOCK } },
+	OTHER_THAN_VSOCK(0x01),
+	OTHER_THAN_VSOCK(0x02),
+	OTHER_THAN_VSOCK(0x04),
+	OTHER_THAN_VSOCK(0x08),
+	OTHER_THAN_VSOCK(0x10),
+	OTHER_THAN_VSOCK(0x20),
 };
 
 /* Looks like an old kernel, so that a C library falls back. */
@@ -130,11 +136,10 @@ static int add_rules(scmp_filter_ctx ctx)
 			r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 0);
 	}
 	for (size_t i = 0; r == 0 && i < COUNT(conditional); i++) {
-		const struct condition *c = &conditional[i].when;
-		bool masked = c->op == SCMP_CMP_MASKED_EQ;
-		struct scmp_arg_cmp cmp = { c->arg, c->op, masked ? c->mask : c->value, masked ? c->value : 0 };
+		const struct conditional *c = &conditional[i];
+		struct scmp_arg_cmp cmp = { c->arg, SCMP_CMP_MASKED_EQ, c->mask, c->value };
 
-		r = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, seccomp_syscall_resolve_name(conditional[i].name), 1, &cmp);
+		r = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, seccomp_syscall_resolve_name(c->name), 1, &cmp);
 	}
 	for (size_t i = 0; r == 0 && i < COUNT(no_such_call); i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), seccomp_syscall_resolve_name(no_such_call[i]), 0);
@@ -233,22 +238,11 @@ int seccomp_profile_base64(const char **ret_text, struct error *err)
 	return 0;
 }
 
-static const char *compare_name(enum scmp_compare op)
-{
-	switch (op) {
-	case SCMP_CMP_EQ: return "SCMP_CMP_EQ";
-	case SCMP_CMP_NE: return "SCMP_CMP_NE";
-	default: return "SCMP_CMP_MASKED_EQ";
-	}
-}
-
 static json_t *json_conditional(const struct conditional *c)
 {
-	bool masked = c->when.op == SCMP_CMP_MASKED_EQ;
-
 	return json_pack("{s:[s], s:s, s:[{s:i, s:I, s:I, s:s}]}", "names", c->name, "action", "SCMP_ACT_ALLOW", "args",
-			 "index", (int)c->when.arg, "value", (json_int_t)(masked ? c->when.mask : c->when.value), "valueTwo",
-			 (json_int_t)(masked ? c->when.value : 0), "op", compare_name(c->when.op));
+			 "index", (int)c->arg, "value", (json_int_t)c->mask, "valueTwo", (json_int_t)c->value, "op",
+			 "SCMP_CMP_MASKED_EQ");
 }
 
 json_t *seccomp_profile_json(void)
