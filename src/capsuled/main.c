@@ -177,13 +177,23 @@ static int open_parts(struct daemon *d, struct error *err)
 		.log_max_files = o->log_max_files,
 	};
 	d->transfer_options = (struct transfer_options){ o->image_worker, o->root, d->registries_file };
-	if (store_open(db, &d->store, err) < 0 || store_adopt_subnet(d->store, &d->host.subnet, err) < 0 ||
+	if (store_open(db, &d->store, err) < 0 ||
 	    image_store_open(o->root, &d->images, err) < 0 ||
 	    net_new(&net, &d->net, err) < 0 ||
 	    container_driver_new(&d->driver_options, &d->container, err) < 0 ||
 	    microvm_driver_new(&d->driver_options, &d->micro_vm, err) < 0)
 		return -1;
 	return 0;
+}
+
+/* The leases move to another subnet only once it is known that the bridge can: a start that is refused changes none. */
+static int adopt_subnet(struct daemon *d, struct error *err)
+{
+	bool used;
+
+	if (net_check(d->net, &used, err) < 0)
+		return -1;
+	return store_adopt_subnet(d->store, &d->host.subnet, used, err);
 }
 
 static int start_reconciler(struct daemon *d, struct error *err)
@@ -427,7 +437,8 @@ static int take_down(struct daemon *d, struct error *err)
 static int start(struct daemon *d, struct error *err)
 {
 	watch_signals(d);
-	if (take_over(d, err) < 0 || open_volumes(d, err) < 0 || start_reconciler(d, err) < 0 || serve(d, err) < 0)
+	if (take_over(d, err) < 0 || open_volumes(d, err) < 0 || adopt_subnet(d, err) < 0 || start_reconciler(d, err) < 0 ||
+	    serve(d, err) < 0)
 		return -1;
 	log_info("ready");
 	notify_manager("READY=1");

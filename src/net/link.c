@@ -290,20 +290,40 @@ static int bridge_refuse(const struct bridge_plan *plan, const struct link *link
 			 "the interface %s exists and was not made by capsule: choose another name with --bridge", plan->name);
 }
 
-int bridge_ensure(struct nl *nl, const struct bridge_plan *plan, unsigned *ret_index, struct error *err)
+/* 1: it is there and can be ours, 0: there is none and one can be made. Changes nothing. */
+static int bridge_look(struct nl *nl, const struct bridge_plan *plan, struct link *ret, bool *ret_addressed, struct error *err)
 {
-	struct link link = { 0 };
-	int found = link_find(nl, plan->name, &link), addressed = 0;
+	int found = link_find(nl, plan->name, ret), addressed = 0;
 
 	if (found < 0)
 		return nl_error(nl, found, err, "cannot look for the bridge %s", plan->name);
-	if (found && !bridge_is_ours(&link, plan->table))
-		return bridge_refuse(plan, &link, err);
+	if (found && !bridge_is_ours(ret, plan->table))
+		return bridge_refuse(plan, ret, err);
 	if (found)
-		addressed = bridge_has_address(nl, plan, &link, err);
+		addressed = bridge_has_address(nl, plan, ret, err);
 	if (addressed < 0)
 		return -1;
 	if (!addressed && subnet_check_free(nl, plan->address, plan->prefix, err) < 0)
+		return -1;
+	*ret_addressed = addressed;
+	return found;
+}
+
+int bridge_check(struct nl *nl, const struct bridge_plan *plan, struct error *err)
+{
+	struct link link;
+	bool addressed;
+
+	return bridge_look(nl, plan, &link, &addressed, err) < 0 ? -1 : 0;
+}
+
+int bridge_ensure(struct nl *nl, const struct bridge_plan *plan, unsigned *ret_index, struct error *err)
+{
+	struct link link = { 0 };
+	bool addressed;
+	int found = bridge_look(nl, plan, &link, &addressed, err);
+
+	if (found < 0)
 		return -1;
 	if (!found && bridge_make(nl, plan, &link, err) < 0)
 		return -1;

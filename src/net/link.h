@@ -51,6 +51,9 @@ struct bridge_plan {
  * another address, a subnet that the host already routes: FAILED_PRECONDITION with what to do. */
 int bridge_ensure(struct nl *nl, const struct bridge_plan *plan, unsigned *ret_index, struct error *err);
 
+/* Whether bridge_ensure() would refuse, with its errors. Changes nothing. */
+int bridge_check(struct nl *nl, const struct bridge_plan *plan, struct error *err);
+
 /* Removes the bridge if it is ours; 0 also if there is none or it is another's. */
 int bridge_remove(struct nl *nl, const struct bridge_plan *plan, struct error *err);
 

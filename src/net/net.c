@@ -499,6 +499,35 @@ int net_traffic(struct net *net, const char *name, struct net_traffic *ret, stru
 
 /* Recover */
 
+static int look_for_links(const struct net *net, struct nl *nl, bool *ret_used, struct error *err)
+{
+	_cleanup_free_ struct link *links = NULL;
+	size_t n = 0;
+	int r = link_list(nl, &links, &n);
+
+	if (r < 0)
+		return nl_error(nl, r, err, "cannot list the links of the host");
+	*ret_used = false;
+	for (size_t i = 0; i < n && !*ret_used; i++)
+		*ret_used = port_owner(&links[i], net->plan.table);
+	return 0;
+}
+
+int net_check(const struct net *net, bool *ret_used, struct error *err)
+{
+	_cleanup_nl_ struct nl nl = NL_INIT;
+	int r = nl_open(&nl, NETLINK_ROUTE);
+
+	if (r < 0)
+		return nl_error(&nl, r, err, "cannot open a netlink socket");
+	if (look_for_links(net, &nl, ret_used, err) < 0)
+		return -1;
+	/* A bridge without workloads is no obstacle: it is made anew. */
+	if (*ret_used && bridge_check(&nl, &net->plan, err) < 0)
+		return error_wrap(err, "cannot take up the bridge %s", net->plan.name);
+	return 0;
+}
+
 /* Sorts the links of the host: those of the endpoints are noted, all others of this table removed. */
 static int recover_links(struct net *net, struct nl *nl, const struct net_endpoint *endpoints, size_t n, struct link *links,
 			 size_t n_links, bool *present, struct error *err)

@@ -74,6 +74,10 @@ int net_detach(struct net *net, const char *name, struct error *err);
  * bridge has been empty for a while and before the daemon ends. */
 int net_sweep(struct net *net, struct error *err);
 
+/* Whether an earlier daemon has left workloads that are connected. If so and the bridge is not one that net_recover() could
+ * take up, because it has another address for one: FAILED_PRECONDITION with what to do. Changes nothing. */
+int net_check(const struct net *net, bool *ret_used, struct error *err);
+
 /* Takes up what an earlier daemon left: keeps bridge, rules and names of exactly these endpoints (their links exist),
  * removes everything else that carries this net's name, (re)starts dnsmasq if there is an endpoint, and reports in
  * ret_present (an array of n bools given by the caller) which endpoints still have their link. With n = 0 nothing of

@@ -90,9 +90,10 @@ int store_claim_at_rest(struct store *store, const char *name, struct error *err
  * came with it are kept in any case. */
 int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err);
 
-/* Gives a new address to every workload whose lease lies outside the subnet, with a new revision and generation: for a
- * start with another subnet than before. */
-int store_adopt_subnet(struct store *store, const struct store_subnet *subnet, struct error *err);
+/* Gives a new address to every workload whose lease lies outside the subnet, with a new revision: for a start with another
+ * subnet than before. The generation stays, and with it the writable layer: an address moves only while nothing runs with
+ * it. With used, something may: FAILED_PRECONDITION if there is such a lease. */
+int store_adopt_subnet(struct store *store, const struct store_subnet *subnet, bool used, struct error *err);
 
 /* Who has published this host port: *ret_name is NULL if nobody; caller frees. */
 int store_port_holder(struct store *store, const char *protocol, uint16_t host_port, char **ret_name, struct error *err);

@@ -282,7 +282,7 @@ int store_apply(struct store *store, const Capsule__V1__Workload *workload, cons
 }
 
 /* Workloads keep their leases for good; a daemon that is given another subnet moves them. */
-static int relocate(struct store *store, const struct store_subnet *subnet, struct error *err)
+static int relocate(struct store *store, const struct store_subnet *subnet, bool used, struct error *err)
 {
 	for (;;) {
 		_cleanup_free_ char *name = NULL;
@@ -295,19 +295,22 @@ static int relocate(struct store *store, const struct store_subnet *subnet, stru
 			return -1;
 		if (!name)
 			return 0;
+		if (used)
+			return error_set(err, ERR_FAILED_PRECONDITION,
+					 "workload %s has an address outside of the subnet, and workloads are running: end them "
+					 "with capsuled --down first, or give the --subnet that they were started with", name);
 		if (resource_lease(store, name, true, subnet, &address, err) < 0 ||
 		    next_revision(store, &revision, err) < 0 ||
-		    db_run(store, err, "UPDATE workload SET revision = ?1, generation = ?1 WHERE name = ?2", "it",
-			   (int64_t)revision, name) < 0)
+		    db_run(store, err, "UPDATE workload SET revision = ? WHERE name = ?", "it", (int64_t)revision, name) < 0)
 			return -1;
 	}
 }
 
-int store_adopt_subnet(struct store *store, const struct store_subnet *subnet, struct error *err)
+int store_adopt_subnet(struct store *store, const struct store_subnet *subnet, bool used, struct error *err)
 {
 	if (db_begin(store, err) < 0)
 		return -1;
-	return db_end(store, relocate(store, subnet, err), err);
+	return db_end(store, relocate(store, subnet, used, err), err);
 }
 
 /* ---- desired state ---- */

@@ -226,6 +226,39 @@ def test_a_port_of_a_process_is_refused_by_its_name(host, lan, protocol, kind):
     host.run_container("web", "nginx:test", ports=ports)
 
 
+# ---- another subnet ----
+
+def test_a_subnet_that_is_refused_changes_nothing(host):
+    """Neither a start that is refused nor a --down with other options costs a workload its run or its writable layer."""
+    host.run_container("w", "busybox:test", command=["sh", "-c", "echo run >> /runs; exec sleep 10000"])
+    address, pid = host.address("w"), host.status("w")["pid"]
+    elsewhere = [*host.argv(), "--subnet", "10.99.7.1/24"]
+    host.stop()
+    for more, told in (([], f"give --subnet {host.net}.1/24"), (["--bridge", f"{host.bridge}x"], "give the --subnet")):
+        done = run(*elsewhere, *more, check=False)
+        assert done.returncode == 1 and told.encode() in done.stderr, done.stderr
+    host.start()
+    assert host.status("w")["pid"] == pid and host.address("w") == address
+    host.stop()
+    run(*elsewhere, "--down")
+    host.start()
+    host.wait_phase("w", "running")
+    assert host.address("w") == address
+    assert host.inside("w", "cat", "/runs") == "run\nrun\n"
+
+
+@both_kinds
+def test_another_subnet_moves_the_addresses_only(host):
+    host.run_workload("w", "busybox:test", command=["sh", "-c", "echo run >> /runs; sync; exec sleep 10000"])
+    host.stop()
+    run(*host.argv(), "--down")
+    host.options += ["--subnet", "10.99.7.1/24"]
+    host.start()
+    host.wait_phase("w", "running")
+    assert host.address("w").startswith("10.99.7.")
+    wait_for(lambda: host.inside("w", "cat", "/runs", check=False) == "run\nrun\n", "both runs in the layer")
+
+
 # ---- names and addresses ----
 
 def lookup(capsule, name, of):

@@ -76,14 +76,17 @@ START_TEST(another_subnet_moves_the_leases)
 	spec_init(&s, "a");
 	ok(apply(&s, &a));
 	ok(apply_plain("b"));
-	ok(store_adopt_subnet(store, &subnet, &err));
+	ok(store_adopt_subnet(store, &subnet, true, &err));
 	ck_assert_uint_eq(address_of("a"), a.address);
-	ok(store_adopt_subnet(store, &other, &err));
+	refused(store_adopt_subnet(store, &other, true, &err), ERR_FAILED_PRECONDITION, "outside of the subnet");
+	ck_assert_uint_eq(address_of("a"), a.address);
+	ok(store_adopt_subnet(store, &other, false, &err));
 	ok(store_get(store, "a", &b, &err));
 	ck_assert_uint_ge(b.address, other.first);
 	ck_assert_uint_le(b.address, other.last);
 	ck_assert_uint_ne(b.address, address_of("b"));
-	ck_assert_uint_gt(b.generation, a.generation);
+	ck_assert_uint_gt(b.revision, a.revision);
+	ck_assert_uint_eq(b.generation, a.generation); /* nothing ran: the writable layer is still that of the spec */
 }
 END_TEST
 
