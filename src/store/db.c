@@ -28,7 +28,7 @@
 #define BUSY_TIMEOUT_MS 5000
 
 /* More than there are literals in this folder. */
-#define STATEMENTS_MAX 64
+#define STATEMENTS_MAX 96
 
 struct statement {
 	const char *sql;

@@ -32,6 +32,11 @@ struct resource_wish resource_wish(const Capsule__V1__Workload *spec)
 	return wish;
 }
 
+static int holds(struct store *store, const char *name, int64_t *ret, struct error *err)
+{
+	return db_integer(store, 0, ret, err, "SELECT holds FROM workload WHERE name = ?", "t", name);
+}
+
 /* ---- addresses ---- */
 
 /* The lowest free address from `from` to `to`; 0 if there is none. */
@@ -95,40 +100,73 @@ static int lease_new(struct store *store, const char *name, const struct store_s
 int resource_lease(struct store *store, const char *name, bool wanted, const struct store_subnet *subnet,
 		   uint32_t *ret_address, struct error *err)
 {
-	int64_t held = 0;
+	int64_t held = 0, in_use = 0;
 
-	if (db_integer(store, 0, &held, err, "SELECT address FROM lease WHERE workload = ?", "t", name) < 0)
+	if (db_integer(store, 0, &held, err, "SELECT address FROM lease WHERE workload = ?", "t", name) < 0 ||
+	    holds(store, name, &in_use, err) < 0)
 		return -1;
 	if (wanted && held >= subnet->first && held <= subnet->last) {
 		*ret_address = (uint32_t)held;
-		return 0;
+		return db_run(store, err, "UPDATE lease SET former = 0 WHERE workload = ? AND former", "t", name);
 	}
+	*ret_address = 0;
+	if (!wanted && in_use)
+		return db_run(store, err, "UPDATE lease SET former = 1 WHERE workload = ?", "t", name);
 	if (held && db_run(store, err, "DELETE FROM lease WHERE workload = ?", "t", name) < 0)
 		return -1;
-	if (wanted)
-		return lease_new(store, name, subnet, ret_address, err);
-	*ret_address = 0;
-	return 0;
+	return wanted ? lease_new(store, name, subnet, ret_address, err) : 0;
 }
 
 /* ---- ports ---- */
 
 int resource_forget(struct store *store, const char *name, struct error *err)
 {
-	if (db_run(store, err, "DELETE FROM port WHERE workload = ?", "t", name) < 0)
+	int64_t in_use = 0;
+	int r;
+
+	if (holds(store, name, &in_use, err) < 0)
+		return -1;
+	if (in_use)
+		r = db_run(store, err, "UPDATE port SET former = 1 WHERE workload = ?", "t", name);
+	else
+		r = db_run(store, err, "DELETE FROM port WHERE workload = ?", "t", name);
+	if (r < 0)
 		return -1;
 	return db_run(store, err, "DELETE FROM mount WHERE workload = ?", "t", name);
+}
+
+/* *ret_holder (caller frees) is NULL if nobody has the port. */
+static int find_port(struct store *store, const char *protocol, int64_t host_port, char **ret_holder, bool *ret_former,
+		     struct error *err)
+{
+	_cleanup_db_stmt_ sqlite3_stmt *stmt = NULL;
+	int r;
+
+	stmt = db_query(store, err, "SELECT workload, former FROM port WHERE protocol = ? AND host_port = ?", "ti", protocol,
+			host_port);
+	if (!stmt || (r = db_step(store, stmt, err)) < 0)
+		return -1;
+	*ret_former = r && sqlite3_column_int(stmt, 1);
+	*ret_holder = r ? db_column_text(stmt, 0) : NULL;
+	return r && !*ret_holder ? error_errno(err, ENOMEM, "cannot read %s", db_path(store)) : 0;
 }
 
 static int publish_one(struct store *store, const char *name, const Capsule__V1__PortMapping *port, struct error *err)
 {
 	const char *protocol = *port->protocol ? port->protocol : "tcp";
 	_cleanup_free_ char *holder = NULL;
+	bool former;
 
-	if (db_text(store, &holder, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ?", "ti",
-		    protocol,
-		    (int64_t)port->host_port) < 0)
+	if (find_port(store, protocol, port->host_port, &holder, &former, err) < 0)
 		return -1;
+	if (holder && former && !strcmp(holder, name))
+		return db_run(store, err, "UPDATE port SET former = 0 WHERE protocol = ? AND host_port = ?", "ti", protocol,
+			      (int64_t)port->host_port);
+	if (holder && former)
+		return error_set(err, ERR_FAILED_PRECONDITION,
+				 "host port %u/%s is held by workload %s until its former run has ended; try again then, or "
+				 "choose another host port",
+				 port->host_port, protocol, holder);
 	if (holder && !strcmp(holder, name))
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "workload %s publishes host port %u/%s twice; give each port a host port of its own",
@@ -154,12 +192,12 @@ int resource_publish(struct store *store, const char *name, const struct resourc
 int store_port_holder(struct store *store, const char *protocol, uint16_t host_port, char **ret_name, struct error *err)
 {
 	_cleanup_free_ char *holder = NULL;
+	bool former;
 	int r;
 
 	if (db_begin(store, err) < 0)
 		return -1;
-	r = db_text(store, &holder, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ?", "ti",
-		    *protocol ? protocol : "tcp", (int64_t)host_port);
+	r = find_port(store, *protocol ? protocol : "tcp", host_port, &holder, &former, err);
 	if (db_end(store, r, err) < 0)
 		return -1;
 	*ret_name = steal_ptr(&holder);
@@ -240,6 +278,8 @@ int resource_claim(struct store *store, const char *name, struct error *err)
 	_cleanup_db_stmt_ sqlite3_stmt *stmt = NULL;
 	int r;
 
+	if (db_run(store, err, "UPDATE workload SET holds = 1 WHERE name = ? AND NOT holds", "t", name) < 0)
+		return -1;
 	stmt = db_query(store, err, "SELECT volume FROM mount WHERE workload = ? ORDER BY volume", "t", name);
 	if (!stmt)
 		return -1;
@@ -249,8 +289,11 @@ int resource_claim(struct store *store, const char *name, struct error *err)
 	return r;
 }
 
-int resource_trim_claims(struct store *store, const char *name, struct error *err)
+int resource_trim(struct store *store, const char *name, struct error *err)
 {
+	if (db_run(store, err, "DELETE FROM port WHERE workload = ? AND former", "t", name) < 0 ||
+	    db_run(store, err, "DELETE FROM lease WHERE workload = ? AND former", "t", name) < 0)
+		return -1;
 	return db_run(store, err,
 		      "DELETE FROM claim WHERE workload = ?1 AND volume NOT IN (SELECT volume FROM mount WHERE workload = ?1)",
 		      "t", name);
@@ -264,8 +307,12 @@ static int release(struct store *store, const char *name, bool keep_spec, uint64
 	    db_integer(store, 0, &wanted, err, "SELECT count(*) FROM workload WHERE name = ? AND revision > ? AND desired = ?",
 		       "tii", name, (int64_t)revision, (int64_t)CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING) < 0)
 		return -1;
+	if (resource_trim(store, name, err) < 0)
+		return -1;
 	if (keep_spec || wanted)
-		return resource_trim_claims(store, name, err);
+		return 0;
+	if (db_run(store, err, "UPDATE workload SET holds = 0 WHERE name = ?", "t", name) < 0)
+		return -1;
 	return db_run(store, err, "DELETE FROM claim WHERE workload = ?", "t", name);
 }
 

@@ -22,12 +22,13 @@ struct resource_wish {
 
 struct resource_wish resource_wish(const Capsule__V1__Workload *spec);
 
-/* Keeps the lease that the workload has, gives it one or takes it away. *ret_address is 0 without one. A lease outside
- * the subnet counts as none. */
+/* Keeps the lease that the workload has, gives it one or takes it away; what a process may still use becomes a former one.
+ * *ret_address is 0 without one. A lease outside the subnet counts as none. */
 int resource_lease(struct store *store, const char *name, bool wanted, const struct store_subnet *subnet,
 		   uint32_t *ret_address, struct error *err);
 
-/* Forgets which ports the workload publishes and which volumes its spec names. Claims stay. */
+/* Forgets which ports the workload publishes and which volumes its spec names. Claims stay, and as former ones the ports
+ * that a process may still publish. */
 int resource_forget(struct store *store, const char *name, struct error *err);
 
 /* Takes the host ports that the workload publishes. */
@@ -36,11 +37,11 @@ int resource_publish(struct store *store, const char *name, const struct resourc
 /* Notes the volumes that the workload's spec names; each must exist. */
 int resource_name_volumes(struct store *store, const char *name, const struct resource_wish *wish, struct error *err);
 
-/* Claims every volume that the workload's spec names. */
+/* A process is to come: claims every volume that the workload's spec names. */
 int resource_claim(struct store *store, const char *name, struct error *err);
 
-/* Gives up the claims on volumes that the workload's spec does not name. */
-int resource_trim_claims(struct store *store, const char *name, struct error *err);
+/* The former process is gone: gives up its ports and lease, and the claims on volumes that the spec does not name. */
+int resource_trim(struct store *store, const char *name, struct error *err);
 
 /* FAILED_PRECONDITION: "volume data is in use by workload web; ...". Returns -1. */
 int resource_in_use(const char *volume, const char *holder, struct error *err);

@@ -76,6 +76,13 @@ const char *const schema_migrations[] = {
 	"  created_at_ns INTEGER NOT NULL,"
 	"  PRIMARY KEY (volume, name)"
 	") STRICT, WITHOUT ROWID;",
+
+	/* holds: a process of the workload may be there, or is to be. former: not of the present spec, but of a process that may
+	 * still use it. What an earlier version knew of no process is found out when the daemon starts. */
+	"ALTER TABLE workload ADD COLUMN holds INTEGER NOT NULL DEFAULT 0;"
+	"UPDATE workload SET holds = 1;"
+	"ALTER TABLE lease ADD COLUMN former INTEGER NOT NULL DEFAULT 0;"
+	"ALTER TABLE port ADD COLUMN former INTEGER NOT NULL DEFAULT 0;",
 };
 
 const size_t schema_version = sizeof schema_migrations / sizeof schema_migrations[0];

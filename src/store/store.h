@@ -50,9 +50,10 @@ struct store_subnet {
 
 /* Creates or updates, in one transaction: takes over desired_state if set (UNSPECIFIED keeps the stored one; RUNNING
  * for a new workload), leases an address if the spec needs one, replaces the ports and, when the result is desired
- * RUNNING, claims the volumes. Claims of a former spec stay until store_release_claims().
- * Errors: FAILED_PRECONDITION "host port 8080/tcp is taken by workload web; ..." or "volume data is in use by ..." or
- * "... is being deleted"; NOT_FOUND for a volume that does not exist; RESOURCE_EXHAUSTED when no address is left.
+ * RUNNING, claims the volumes. What a process of a former spec may still use (claims, ports, the address) stays the
+ * workload's until store_begin_run() or store_release_claims().
+ * Errors: FAILED_PRECONDITION "host port 8080/tcp is taken by workload web; ..." or "... is held by ..." or "volume data
+ * is in use by ..." or "... is being deleted"; NOT_FOUND for a volume that does not exist; RESOURCE_EXHAUSTED when no address is left.
  * With dry_run everything is checked and nothing changes.
  * ret_before (may be NULL): spec is NULL if the workload is new. */
 int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet, bool dry_run,
@@ -78,16 +79,16 @@ int store_set_completed(struct store *store, const char *name, uint64_t generati
 			struct error *err);
 
 /* A run of this generation is about to start and no other one is left: claims what the spec names, gives up all other
- * claims and forgets that the generation had ended for good. FAILED_PRECONDITION unless the workload is desired RUNNING
- * and has this generation; as for store_apply() for what cannot be claimed. */
+ * claims, the ports and the address of former specs, and forgets that the generation had ended for good.
+ * FAILED_PRECONDITION unless the workload is desired RUNNING and has this generation; as for store_apply() for what cannot be claimed. */
 int store_begin_run(struct store *store, const char *name, uint64_t generation, struct error *err);
 
 /* The same for one that may be stopped: somebody looks at its volumes while it does not run. */
 int store_claim_at_rest(struct store *store, const char *name, struct error *err);
 
-/* Gives up the claims of a workload whose process is gone: all of them, or with keep_spec those that its present spec
- * does not name. The caller decided that knowing this revision: if a newer one wants the workload to run, the claims that
- * came with it are kept in any case. */
+/* For a workload whose process is gone: gives up the ports and the address of former specs, and its claims: all of them, or
+ * with keep_spec those that its present spec does not name. The caller decided that knowing this revision: if a newer one
+ * wants the workload to run, the claims that came with it are kept in any case. */
 int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err);
 
 /* Gives a new address to every workload whose lease lies outside the subnet, with a new revision: for a start with another
@@ -95,7 +96,7 @@ int store_release_claims(struct store *store, const char *name, bool keep_spec, 
  * it. With used, something may: FAILED_PRECONDITION if there is such a lease. */
 int store_adopt_subnet(struct store *store, const struct store_subnet *subnet, bool used, struct error *err);
 
-/* Who has published this host port: *ret_name is NULL if nobody; caller frees. */
+/* Who publishes this host port, or did so in a run that may not have ended: *ret_name is NULL if nobody; caller frees. */
 int store_port_holder(struct store *store, const char *protocol, uint16_t host_port, char **ret_name, struct error *err);
 
 /* ---- volumes ---- */

@@ -12,7 +12,7 @@
 
 #define WORKLOAD_COLUMNS                                                                                              \
 	"workload.name, spec, desired, revision, generation, created_at_ns, address, completed, exit_code, finished_at_ns"
-#define WORKLOAD_TABLES "workload LEFT JOIN lease ON lease.workload = workload.name"
+#define WORKLOAD_TABLES "workload LEFT JOIN lease ON lease.workload = workload.name AND NOT lease.former"
 
 /* ---- rows and messages ---- */
 
@@ -284,6 +284,8 @@ int store_apply(struct store *store, const Capsule__V1__Workload *workload, cons
 /* Workloads keep their leases for good; a daemon that is given another subnet moves them. */
 static int relocate(struct store *store, const struct store_subnet *subnet, bool used, struct error *err)
 {
+	if (!used && db_run(store, err, "DELETE FROM lease WHERE former", "") < 0)
+		return -1;
 	for (;;) {
 		_cleanup_free_ char *name = NULL;
 		uint64_t revision;
@@ -380,7 +382,7 @@ static int begin_run(struct store *store, const char *name, uint64_t generation,
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s shall not run; start it first", name);
 	if (w.generation != generation)
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s has been changed meanwhile", name);
-	if (resource_trim_claims(store, name, err) < 0 || resource_claim(store, name, err) < 0)
+	if (resource_trim(store, name, err) < 0 || resource_claim(store, name, err) < 0)
 		return -1;
 	return forget_completion(store, name, err);
 }

@@ -209,6 +209,23 @@ def test_a_port_of_another_workload_is_refused(host):
     run_web(host, "second")
 
 
+def test_a_former_port_is_held_until_its_run_has_ended(host, lan):
+    stubborn = ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"]
+    ports = [{"containerPort": 80, "hostPort": PORT}]
+    host.run_container("first", "busybox:test", command=stubborn, ports=ports, stopGracePeriodSeconds=8)
+    wait_for(lambda: "up" in host.logs("first"), "the trap")
+    host.run_container("first", "busybox:test", wait=False, command=stubborn, ports=[{"containerPort": 80, "hostPort": PORT + 1}],
+                       stopGracePeriodSeconds=8)
+    second = {"command": SLEEP, "ports": ports, "restartPolicy": "RESTART_POLICY_NEVER"}
+    refused = host.run_container("second", "busybox:test", check=False, **second)
+    assert refused.returncode == 1 and f"host port {PORT}/tcp is held by workload first" in refused.err
+    assert host.names() == ["first"]
+    wait_for(lambda: ("tcp", PORT + 1) in ports_of(host), "the next run")
+    host.run_container("second", "busybox:test", **second)
+    assert host.phase("second") == "Running"
+    assert ports_of(host) == {("tcp", PORT): (host.address("second"), 80), ("tcp", PORT + 1): (host.address("first"), 80)}
+
+
 @pytest.mark.parametrize("protocol,kind", [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])
 def test_a_port_of_a_process_is_refused_by_its_name(host, lan, protocol, kind):
     code = (f"import socket, sys\ns = socket.socket(socket.AF_INET, {int(kind)})\ns.bind(('0.0.0.0', {PORT}))\n"

@@ -141,6 +141,35 @@ START_TEST(newer_schema_is_refused)
 }
 END_TEST
 
+START_TEST(former_schema_is_brought_up)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
+	_cleanup_free_ char *holder = NULL;
+	struct spec s, other;
+
+	spec_init(&s, "web");
+	spec_port(&s, 8080, "tcp");
+	s.workload.desired_state = STOPPED;
+	ok(apply(&s, &a));
+	store_close(store);
+	store = NULL;
+	run_sql("ALTER TABLE workload DROP COLUMN holds; ALTER TABLE lease DROP COLUMN former;"
+		"ALTER TABLE port DROP COLUMN former; PRAGMA user_version = 2");
+	reopen();
+	holder = port_holder("tcp", 8080);
+	ck_assert_str_eq(holder, "web");
+	ck_assert_uint_eq(address_of("web"), a.address);
+	/* Whether it still runs is not known until the daemon has looked. */
+	s.ports[0].host_port = 8081;
+	ok(apply(&s, &b));
+	spec_init(&other, "other");
+	spec_port(&other, 8080, "tcp");
+	refused(apply(&other, &c), ERR_FAILED_PRECONDITION, "is held by workload web");
+	ok(store_release_claims(store, "web", false, b.revision, &err));
+	ok(apply(&other, &c));
+}
+END_TEST
+
 START_TEST(foreign_database_is_refused)
 {
 	store_close(store);
@@ -259,7 +288,7 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		threads_share_the_store, killed_writer_loses_nothing_that_was_reported, newer_schema_is_refused,
-		foreign_database_is_refused, damage_is_told, database_is_private, full_disk_is_told_and_survived,
+		former_schema_is_brought_up, foreign_database_is_refused, damage_is_told, database_is_private, full_disk_is_told_and_survived,
 		read_only_file_system_is_told,
 	};
 

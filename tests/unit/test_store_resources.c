@@ -52,6 +52,31 @@ START_TEST(network_mode_gives_and_takes_the_lease)
 }
 END_TEST
 
+START_TEST(a_former_lease_is_nobody_elses_until_the_run_has_ended)
+{
+	static const struct store_subnet small = { FIRST, FIRST };
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 }, e = { 0 }, f = { 0 };
+	struct spec s, other;
+
+	spec_init(&s, "web");
+	ok(apply(&s, &a));
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
+	ok(apply(&s, &b));
+	spec_init(&other, "other");
+	refused(store_apply(store, &other.workload, &small, false, &f, NULL, &err), ERR_RESOURCE_EXHAUSTED, "no address");
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_BRIDGE;
+	ok(apply(&s, &c));
+	ck_assert_uint_eq(c.address, FIRST); /* its own again */
+	ok(store_release_claims(store, "web", true, c.revision, &err));
+	ck_assert_uint_eq(address_of("web"), FIRST);
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
+	ok(apply(&s, &d));
+	ok(store_begin_run(store, "web", d.generation, &err));
+	ok(store_apply(store, &other.workload, &small, false, &e, NULL, &err));
+	ck_assert_uint_eq(e.address, FIRST);
+}
+END_TEST
+
 START_TEST(micro_vm_always_has_an_address)
 {
 	Capsule__V1__MicroVMSpec vm = CAPSULE__V1__MICRO_VMSPEC__INIT;
@@ -70,12 +95,16 @@ END_TEST
 START_TEST(another_subnet_moves_the_leases)
 {
 	static const struct store_subnet other = { 0x0a000002, 0x0a000003 };
-	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 };
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
 	struct spec s;
 
 	spec_init(&s, "a");
 	ok(apply(&s, &a));
 	ok(apply_plain("b"));
+	spec_init(&s, "c");
+	ok(apply(&s, &c));
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
+	ok(apply(&s, &d));
 	ok(store_adopt_subnet(store, &subnet, true, &err));
 	ck_assert_uint_eq(address_of("a"), a.address);
 	refused(store_adopt_subnet(store, &other, true, &err), ERR_FAILED_PRECONDITION, "outside of the subnet");
@@ -85,6 +114,7 @@ START_TEST(another_subnet_moves_the_leases)
 	ck_assert_uint_ge(b.address, other.first);
 	ck_assert_uint_le(b.address, other.last);
 	ck_assert_uint_ne(b.address, address_of("b"));
+	ck_assert_uint_eq(address_of("c"), 0); /* its former lease is given no successor */
 	ck_assert_uint_gt(b.revision, a.revision);
 	ck_assert_uint_eq(b.generation, a.generation); /* nothing ran: the writable layer is still that of the spec */
 }
@@ -125,11 +155,62 @@ START_TEST(changed_ports_replace_the_former)
 	ok(apply(&s, &a));
 	s.ports[0].host_port = 8081;
 	ok(apply(&s, &b));
+	ok(store_begin_run(store, "web", b.generation, &err));
 	ck_assert_ptr_null(port_holder("tcp", 8080));
 	holder = port_holder("tcp", 8081);
 	ck_assert_str_eq(holder, "web");
 	spec_port(&s, 8081, "tcp");
 	refused(apply(&s, &c), ERR_INVALID_ARGUMENT, "8081/tcp twice");
+}
+END_TEST
+
+START_TEST(former_ports_stay_until_the_run_has_ended)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 }, e = { 0 }, f = { 0 };
+	struct spec s, other;
+
+	spec_init(&s, "web");
+	spec_port(&s, 8080, "tcp");
+	ok(apply(&s, &a));
+	ok(store_begin_run(store, "web", a.generation, &err));
+	s.ports[0].host_port = 8081;
+	ok(apply(&s, &b));
+	spec_init(&other, "other");
+	spec_port(&other, 8080, "tcp");
+	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is held by workload web until its former run");
+	reopen();
+	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "is held by workload web");
+	s.ports[0].host_port = 8080; /* who holds it may have it back */
+	ok(apply(&s, &c));
+	ok(store_release_claims(store, "web", true, c.revision, &err));
+	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is taken by workload web");
+	s.ports[0].host_port = 8081;
+	s.workload.desired_state = STOPPED;
+	ok(apply(&s, &d));
+	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "is held by workload web");
+	ok(store_release_claims(store, "web", false, d.revision, &err));
+	ok(apply(&other, &e));
+}
+END_TEST
+
+START_TEST(at_rest_ports_change_at_once)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
+	struct spec s, other;
+
+	spec_init(&s, "web");
+	spec_port(&s, 8080, "tcp");
+	s.workload.desired_state = STOPPED;
+	ok(apply(&s, &a));
+	s.ports[0].host_port = 8081;
+	ok(apply(&s, &b));
+	spec_init(&other, "other");
+	spec_port(&other, 8080, "tcp");
+	ok(apply(&other, &c));
+	ok(store_release_claims(store, "other", false, c.revision, &err)); /* it has completed */
+	other.ports[0].host_port = 8082;
+	ok(apply(&other, &d));
+	ck_assert_ptr_null(port_holder("tcp", 8080));
 }
 END_TEST
 
@@ -322,8 +403,10 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		lease_goes_on_and_wraps_around, network_mode_gives_and_takes_the_lease,
-		micro_vm_always_has_an_address, another_subnet_moves_the_leases, port_belongs_to_one,
-		changed_ports_replace_the_former, volume_has_one_holder, claims_of_a_former_spec_stay_until_released,
+		a_former_lease_is_nobody_elses_until_the_run_has_ended, micro_vm_always_has_an_address,
+		another_subnet_moves_the_leases, port_belongs_to_one, changed_ports_replace_the_former,
+		former_ports_stay_until_the_run_has_ended, at_rest_ports_change_at_once, volume_has_one_holder,
+		claims_of_a_former_spec_stay_until_released,
 		a_newer_wish_to_run_keeps_its_claims, a_run_begins_with_the_claims_of_its_spec_only,
 		volume_must_be_there, volume_lives_and_goes, volume_in_use_is_not_deleted,
 	};
