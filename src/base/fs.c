@@ -280,12 +280,12 @@ int fs_remove_tree(int dirfd, const char *path, struct error *err)
 	return fs_remove_tree_counted(dirfd, path, NULL, err);
 }
 
-int fs_open_in(int rootfd, const char *path, int flags, mode_t mode)
+static int open_in(int rootfd, const char *path, int flags, mode_t mode, uint64_t resolve)
 {
 	struct open_how how = {
 		.flags = (uint64_t)(flags | O_CLOEXEC),
 		.mode = flags & (O_CREAT | O_TMPFILE) ? mode : 0,
-		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve,
 	};
 	long fd;
 
@@ -294,6 +294,16 @@ int fs_open_in(int rootfd, const char *path, int flags, mode_t mode)
 		fd = syscall(SYS_openat2, rootfd, path, &how, sizeof how);
 	} while (fd < 0 && (errno == EAGAIN || errno == EINTR));
 	return fd < 0 ? -errno : (int)fd;
+}
+
+int fs_open_in(int rootfd, const char *path, int flags, mode_t mode)
+{
+	return open_in(rootfd, path, flags, mode, 0);
+}
+
+int fs_open_straight(int rootfd, const char *path, int flags)
+{
+	return open_in(rootfd, path, flags, 0, RESOLVE_NO_SYMLINKS);
 }
 
 int fs_sync_dir(int dirfd, const char *path)

@@ -54,6 +54,9 @@ int fs_remove_tree_counted(int dirfd, const char *path, uint64_t *ret_freed, str
  * (openat2(2), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS). Returns an fd (always O_CLOEXEC) or -errno. */
 int fs_open_in(int rootfd, const char *path, int flags, mode_t mode);
 
+/* The same for what is there already, and a symbolic link anywhere in the path is -ELOOP. */
+int fs_open_straight(int rootfd, const char *path, int flags);
+
 /* Syncs the directory itself (its entries). 0, or -errno. */
 int fs_sync_dir(int dirfd, const char *path);
 

@@ -176,12 +176,14 @@ static int run_pack(struct arguments *a, struct error *err)
 	return pack_tree(&options, STDOUT_FILENO, err);
 }
 
-/* The user's own path leads wherever it leads. From its end on nothing does. */
+/* The user's own path leads wherever it leads. From its end on nothing does: not out of a directory that is there already,
+ * and not through a link of the stream's when the root is the directory that the new one is made in. */
 static int unpack_below(struct arguments *a, const char *dir, const char *name, bool rename, struct error *err)
 {
 	_cleanup_close_ int root = -1;
 	struct extract_options options = {
-		.what = "archive", .prefix = name, .rename = rename, .plain = !a->archive, .limits = EXTRACT_UNLIMITED,
+		.what = "archive", .prefix = name, .rename = rename, .straight = *name != '\0', .plain = !a->archive,
+		.limits = EXTRACT_UNLIMITED,
 	};
 
 	if (fs_mkdir_all(AT_FDCWD, dir, 0777, err) < 0)

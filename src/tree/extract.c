@@ -167,18 +167,22 @@ static int parent_failed(int r, const char *path, struct error *err)
 	return error_errno(err, -r, "cannot open its parent %s", path);
 }
 
-static int open_dir_in(int root, const char *path)
+static int open_dir_in(const struct extract *x, const char *path)
 {
-	return fs_open_in(root, *path ? path : ".", O_RDONLY | O_DIRECTORY, 0);
+	const int flags = O_RDONLY | O_DIRECTORY;
+
+	if (!*path)
+		path = ".";
+	return x->options->straight ? fs_open_straight(x->options->root, path, flags)
+				    : fs_open_in(x->options->root, path, flags, 0);
 }
 
 /* Makes the missing directories of a path, from the top; a symbolic link on the way leads where it leads in the
  * tree. */
 static int make_parents(struct extract *x, const char *path, struct error *err)
 {
-	int root = x->options->root;
 	_cleanup_free_ char *prefix = strdup(path);
-	_cleanup_close_ int dir = open_dir_in(root, "");
+	_cleanup_close_ int dir = open_dir_in(x, "");
 	char *at = prefix;
 
 	if (!prefix || dir < 0)
@@ -189,7 +193,7 @@ static int make_parents(struct extract *x, const char *path, struct error *err)
 		int next;
 
 		*end = '\0';
-		next = open_dir_in(root, prefix);
+		next = open_dir_in(x, prefix);
 		if (next == -ENOENT || next == -ENOTDIR) {
 			if (fstatat(dir, at, &st, AT_SYMLINK_NOFOLLOW) == 0 && !is_absent(x, &st))
 				return error_set(err, ERR_INVALID_ARGUMENT, "its parent %s is not a directory", prefix);
@@ -210,17 +214,17 @@ static int make_parents(struct extract *x, const char *path, struct error *err)
 
 static int parent_enter(struct extract *x, const char *path, struct error *err)
 {
-	int root = x->options->root, fd;
 	struct stat st;
+	int fd;
 
 	if (x->parent.fd >= 0 && !strcmp(x->parent.path, path))
 		return 0;
 	parent_leave(x);
-	fd = open_dir_in(root, path);
+	fd = open_dir_in(x, path);
 	if (fd == -ENOENT || fd == -ENOTDIR) {
 		if (make_parents(x, path, err) < 0)
 			return -1;
-		fd = open_dir_in(root, path);
+		fd = open_dir_in(x, path);
 	}
 	if (fd < 0)
 		return parent_failed(fd, path, err);
@@ -338,7 +342,7 @@ static int extract_layer_dir(struct extract *x, const struct item *item, struct 
 /* A directory of a tree in use. What is there stays as it is, also a link to a directory. */
 static int extract_dir(struct extract *x, const struct item *item, struct error *err)
 {
-	_cleanup_close_ int there = open_dir_in(x->options->root, item->path), fd = -1;
+	_cleanup_close_ int there = open_dir_in(x, item->path), fd = -1;
 	bool plain = x->options->plain;
 	struct timespec times[2];
 	struct stat st;
@@ -402,7 +406,7 @@ static int extract_hardlink(struct extract *x, const struct item *item, const ch
 	dir = name_split(target, &name);
 	if (!dir)
 		return error_errno(err, ENOMEM, "cannot make a hard link");
-	fd = open_dir_in(x->options->root, dir);
+	fd = open_dir_in(x, dir);
 	if (fd < 0 || !*name || fstatat(fd, name, &from, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(from.st_mode))
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "hard link to \"%.256s\": the %s has no such file before it", link,
@@ -494,7 +498,7 @@ static int extract_next(struct extract *x, struct error *err)
 				 x->options->what, (unsigned long long)x->options->limits.entries_max);
 	path = place_of(x, name, err);
 	if (path)
-		unfinished_leave(&x->unfinished, x->options->root, path);
+		unfinished_leave(&x->unfinished, x->options->root, x->options->straight, path);
 	if (!path || extract_entry(x, entry, path, err) < 0)
 		return error_wrap(err, "entry \"%.256s\"", name);
 	return 1;
@@ -517,7 +521,7 @@ int extract_tree(const struct extract_options *options, const struct extract_sou
 	}
 	parent_leave(&x);
 	if (r == 0)
-		unfinished_leave(&x.unfinished, options->root, NULL);
+		unfinished_leave(&x.unfinished, options->root, options->straight, NULL);
 	unfinished_release(&x.unfinished);
 	archive_read_free(x.archive);
 	error_release(&x.source_error);

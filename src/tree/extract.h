@@ -61,6 +61,9 @@ struct extract_options {
 	 * top-level entry. */
 	const char *prefix;
 	bool rename;
+	/* What is at prefix comes from the stream alone: no entry goes through a symbolic link. Where root holds more than
+	 * what becomes of the stream, one could lead there. */
+	bool straight;
 	/* Set: the tree is a layer that nobody else sees. An entry replaces what is in its place, and an existing
 	 * directory takes over its attributes. NULL: the stream is added to a tree in use. Directories that were
 	 * there stay as they are, and no directory is replaced by something else or the other way round. */

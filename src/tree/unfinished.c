@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <string.h>
 
 struct unfinished {
@@ -41,9 +40,10 @@ static bool holds(const struct unfinished *d, const char *path)
 	return !strncmp(d->path, path, d->len) && path[d->len] == '/';
 }
 
-static void finish(const struct unfinished *d, int root)
+static void finish(const struct unfinished *d, int root, bool straight)
 {
-	_cleanup_close_ int fd = fs_open_in(root, d->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+	const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+	_cleanup_close_ int fd = straight ? fs_open_straight(root, d->path, flags) : fs_open_in(root, d->path, flags, 0);
 	struct stat st;
 
 	if (fd < 0 || fstat(fd, &st) < 0 || st.st_dev != d->device || st.st_ino != d->inode)
@@ -61,10 +61,10 @@ static void pop(struct unfinished **list)
 	free(d);
 }
 
-void unfinished_leave(struct unfinished **list, int root, const char *path)
+void unfinished_leave(struct unfinished **list, int root, bool straight, const char *path)
 {
 	while (*list && !(path && holds(*list, path))) {
-		finish(*list, root);
+		finish(*list, root, straight);
 		pop(list);
 	}
 }

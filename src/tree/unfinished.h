@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <sys/stat.h>
 
 struct unfinished; /* the innermost directory; NULL: there is none */
@@ -20,8 +21,9 @@ struct unfinished; /* the innermost directory; NULL: there is none */
 int unfinished_add(struct unfinished **list, const char *path, const struct stat *made, mode_t mode,
 		   const struct timespec mtime[2], struct error *err);
 
-/* Finishes those that path does not lie in; NULL: all. root: what the paths are below. */
-void unfinished_leave(struct unfinished **list, int root, const char *path);
+/* Finishes those that path does not lie in; NULL: all. root: what the paths are below; straight: no path goes through a
+ * symbolic link. */
+void unfinished_leave(struct unfinished **list, int root, bool straight, const char *path);
 
 /* Forgets them. */
 void unfinished_release(struct unfinished **list);

@@ -475,6 +475,33 @@ def test_a_hostile_stream_stays_in_its_destination(tmp_path, how):
     assert os.listdir(victim) == ["secret"] and (victim / "secret").stat().st_nlink == 1
 
 
+# What a workload may send when a directory that is not there yet is to become a copy of one of its own.
+TO_A_NEW_DIRECTORY = {
+    "link to a neighbour": [images.Dir("x"), images.Symlink("x/a", "/victim"), images.File("x/a/secret", b"x")],
+    "relative link": [images.Dir("x"), images.Symlink("x/a", "../victim"), images.File("x/a/secret", b"x")],
+    "new directory beyond a link": [images.Dir("x"), images.Symlink("x/a", "/victim"), images.Dir("x/a/planted"),
+                                    images.File("x/a/planted/f", b"x")],
+    "missing parent beyond a link": [images.Dir("x"), images.Symlink("x/a", "/victim"), images.File("x/a/planted/f", b"x")],
+    "link instead of a directory": [images.Dir("x"), images.Symlink("x/a", "/victim"), images.Dir("x/a"),
+                                    images.File("x/a/secret", b"x")],
+    "link at the top": [images.Symlink("x", "/victim"), images.File("x/secret", b"x")],
+    "link to the root at the top": [images.Symlink("x", "/"), images.File("x/victim/secret", b"x")],
+    "hard link through a link": [images.Dir("x"), images.Symlink("x/a", "/victim"), images.Hardlink("x/b", "x/a/secret")],
+}
+
+
+@pytest.mark.parametrize("how", TO_A_NEW_DIRECTORY)
+@pytest.mark.parametrize("options", [[], ["--archive"], ["--contents"]], ids=["plain", "archive", "contents"])
+def test_a_hostile_stream_stays_in_a_new_directory(tmp_path, how, options):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/secret").write_text("secret")
+    done = subprocess.run([COPY_WORKER, "unpack", *options, "new"], input=images.layer_tar(TO_A_NEW_DIRECTORY[how]), cwd=tmp_path,
+                          capture_output=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+    assert set(os.listdir(tmp_path)) <= {"victim", "new"} and os.listdir(tmp_path / "victim") == ["secret"]
+    assert (tmp_path / "victim/secret").read_text() == "secret" and (tmp_path / "victim/secret").stat().st_nlink == 1
+
+
 @both_kinds
 def test_links_in_a_local_destination_lead_nowhere_else(host, tmp_path):
     here, there = Here(tmp_path), There(host, "up")
