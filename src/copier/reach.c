@@ -73,20 +73,35 @@ static void load_conversions(void)
 	}
 }
 
-/* In the namespace, and not only at its root: there the kernel refuses to unlink what something is mounted on. */
+/* In the namespace, and not only at its root: there the kernel refuses to unlink what something is mounted on. And in a copy of
+ * it, whose mounts can be changed for this process alone. */
 static int enter_running(struct error *err)
 {
 	if (setns(COPIER_FD_PROCESS, CLONE_NEWNS) < 0)
 		return errno == ESRCH ? error_set(err, ERR_FAILED_PRECONDITION, "it has just ended; try again")
 				      : error_errno(err, errno, "cannot enter its mount namespace");
 	close(COPIER_FD_PROCESS);
+	if (unshare(CLONE_NEWNS) < 0)
+		return error_errno(err, errno, "cannot make a mount namespace");
+	return 0;
+}
+
+/* Devices of the workload are made and told of, but never opened: this process is not bound by what the workload's device cgroup
+ * allows, and what was a file when it was looked at may be a device when it is opened. Private, because a mount that came in
+ * later would open them again. */
+static int close_devices(struct error *err)
+{
+	struct mount_attr attr = { .attr_set = MOUNT_ATTR_NODEV, .propagation = MS_PRIVATE };
+
+	if (mount_setattr(AT_FDCWD, ".", AT_RECURSIVE, &attr, sizeof attr) < 0)
+		return error_errno(err, errno, "cannot shut out the devices of the workload");
 	return 0;
 }
 
 int reach_root(struct reach *reach, struct error *err)
 {
 	load_conversions();
-	if ((reach->running ? enter_running(err) : mount_root(reach, err)) < 0)
+	if ((reach->running ? enter_running(err) : mount_root(reach, err)) < 0 || close_devices(err) < 0)
 		return -1;
 	return confine(".", CAPABILITIES, err);
 }

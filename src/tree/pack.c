@@ -220,14 +220,25 @@ static bool vanished(int errnum)
 	return errnum == ENOENT || errnum == ENOTDIR || errnum == ELOOP || errnum == ENXIO || errnum == ESTALE;
 }
 
+/* A device in the place of a file, where devices are not to be opened. */
+static bool became_other(int errnum, int dirfd, const char *name)
+{
+	struct stat st;
+
+	return errnum == EACCES && fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISREG(st.st_mode);
+}
+
 static int pack_file(struct pack *p, int dirfd, const char *name, struct error *err)
 {
 	_cleanup_close_ int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	const char *link = NULL;
 	struct stat st;
 
-	if (fd < 0)
-		return vanished(errno) ? 0 : error_errno(err, errno, "cannot open it");
+	if (fd < 0) {
+		int r = errno;
+
+		return vanished(r) || became_other(r, dirfd, name) ? 0 : error_errno(err, r, "cannot open it");
+	}
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return 0;
 	if (st.st_nlink > 1)

@@ -475,6 +475,15 @@ def test_a_hostile_stream_stays_in_its_destination(tmp_path, how):
     assert os.listdir(victim) == ["secret"] and (victim / "secret").stat().st_nlink == 1
 
 
+@containers_only("its files are mounts")
+def test_what_something_is_mounted_on_is_not_replaced(host, tmp_path):
+    (tmp_path / "hosts").write_text("other")
+    there = pathlib.Path(f"/proc/{host.status('up')['pid']}/root/etc/hosts")
+    before = there.read_text()
+    done = host.ctl("cp", tmp_path / "hosts", "up:/etc/hosts", check=False)
+    assert done.returncode == 1 and "something is mounted there" in done.err and there.read_text() == before
+
+
 # What a workload may send when a directory that is not there yet is to become a copy of one of its own.
 TO_A_NEW_DIRECTORY = {
     "link to a neighbour": [images.Dir("x"), images.Symlink("x/a", "/victim"), images.File("x/a/secret", b"x")],

@@ -6,16 +6,18 @@ import pathlib
 import pty
 import queue
 import re
+import stat
 import subprocess
 import threading
 
 import pytest
 
+import images
 import trees
 from capsule import CAPSULECTL, COPY_WORKER, run, wait_for
 from exec_tools import run_in
 from grpc_client import TIMEOUT, Client, Code, fails
-from kinds import both_kinds
+from kinds import both_kinds, containers_only
 
 BIG = 64 << 20  # more than what waits between two ends that do not read
 # A microVM that does not run has no files that could be copied.
@@ -200,6 +202,47 @@ def test_what_is_copied_to_a_stopped_workload_is_there_when_it_runs(capsule, tmp
     capsule.ctl("cp", tmp_path / "mark", "w:/data/mark-data")
     capsule.ctl("workload", "start", "--wait", "w")
     wait_for(lambda: "mark-root\n" in capsule.logs("w") and "mark-data\n" in capsule.logs("w"), "the files in its listing")
+
+
+# ---- what a copy may do ----
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+@containers_only("processes of this host")
+def test_a_copy_cannot_open_devices_of_the_workload(capsule, client, stopped):
+    """It is outside the container's device cgroup: a file that becomes a device under its hands must not be opened by it."""
+    run_with_volume(capsule, stopped=stopped)
+    for place in ("w:/", "w:/data"):
+        capsule.ctl("cp", "-", place, input=images.layer_tar([images.Device("zero", 1, 5)]))
+    held = HeldTo(client, "w")
+    worker = wait_for(lambda: (found := workers(capsule)) and os.path.exists(f"/proc/{found[0]}/root/held/first") and found[0],
+                      "the copy to have begun")
+    for path in ("zero", "data/zero") + (() if stopped else ("dev/zero",)):
+        seen = f"/proc/{worker}/root/{path}"
+        assert stat.S_ISCHR(os.stat(seen).st_mode)
+        with pytest.raises(PermissionError):
+            open(seen, "rb").close()
+    if not stopped:  # whose own mounts are as they were
+        with open(f"/proc/{capsule.status('w')['pid']}/root/zero", "rb") as f:
+            assert f.read(1) == b"\0"
+    held.end()
+    held.call.result()
+
+
+@containers_only("changed from outside")
+def test_files_that_become_devices_while_they_are_copied_are_left_out(capsule, client):
+    run_with_volume(capsule)
+    there = pathlib.Path(f"/proc/{capsule.status('w')['pid']}/root/data/many")
+    there.mkdir()
+    for i in range(20):
+        (there / f"f{i}").write_bytes(bytes([i]) * (4 << 20))
+    held = HeldFrom(client, "w", "/data/many")
+    worker = wait_for(lambda: len(found := workers(capsule)) == 1 and found[0], "the copy to have begun")
+    open_now = {os.readlink(path) for path in pathlib.Path(f"/proc/{worker}/fd").iterdir()}
+    for path in there.iterdir():
+        if f"/data/many/{path.name}" not in open_now:
+            path.unlink()
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    held.drain()
 
 
 # ---- the life of the daemon and of the client ----
