@@ -57,7 +57,8 @@ static void note_changed_root(void)
 
 int confine(const char *root, uint64_t kept, struct error *err)
 {
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return error_errno(err, errno, "cannot confine the process");
 	if (root && (chroot(root) < 0 || chdir("/") < 0))
 		return error_errno(err, errno, "cannot confine the process to %s", root);

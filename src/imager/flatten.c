@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 /* Reads whatever the image's owners and modes are. */
-static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_DAC_OVERRIDE);
+static const uint64_t CAPABILITIES = CONFINE_KEEP(CAP_DAC_OVERRIDE) | CONFINE_FOREIGN;
 
 /* A single layer, too, has to be seen through an overlay, which needs two: so there is an empty one below. */
 static int mount_layers(const char *base, const char *root, char *const *layers, size_t n, struct error *err)

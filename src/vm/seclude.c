@@ -99,6 +99,9 @@ int seclude(const struct vm_options *o, struct error *err)
 {
 	if (give_up_files(o, err) < 0)
 		return -1;
+	/* With no more than a container has it would be open to one that sees the host's processes: base/confine.h. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return error_errno(err, errno, "cannot shut off /proc/PID");
 	holder_lower_capabilities(CONFINE_KEEP(CAP_KILL) | CONFINE_KEEP(CAP_DAC_OVERRIDE), true);
 	return give_up_calls(err);
 }

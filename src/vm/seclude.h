@@ -5,7 +5,7 @@
  * What capsule-vm gives up before it reads the first bytes of a guest that is one to keep: from then on it starts nothing,
  * connects to nothing and opens no files but its logs, its record of the end and the cgroup's. It has the system calls for
  * that (a filter answers EPERM to all others), those files (where the kernel has Landlock) and two capabilities, to kill the
- * monitor and to write its logs.
+ * monitor and to write its logs. It is not dumpable: a container with the host's processes in sight has no way into it.
  */
 #ifndef CAPSULE_VM_SECLUDE_H
 #define CAPSULE_VM_SECLUDE_H

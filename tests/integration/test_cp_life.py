@@ -228,6 +228,21 @@ def test_a_copy_cannot_open_devices_of_the_workload(capsule, client, stopped):
     held.call.result()
 
 
+@containers_only("hostPid")
+def test_a_container_that_sees_a_copy_cannot_go_to_it(capsule, client):
+    run_sleeper(capsule)
+    capsule.run_container("spy", "busybox:test", command=["sleep", "100000"], hostPid=True, stopGracePeriodSeconds=0)
+    held = HeldTo(client, "w")
+    worker = wait_for(lambda: (found := workers(capsule)) and os.path.exists(f"/proc/{found[0]}/root/held/first") and found[0],
+                      "the copy to have begun")
+    assert "capsule-copy" in run_in(capsule, "spy", "--", "cat", f"/proc/{worker}/cmdline").stdout.decode()
+    for path in ("root/", "cwd/", "fd/", "exe"):
+        done = run_in(capsule, "spy", "--", "ls", "-L", f"/proc/{worker}/{path}")
+        assert done.returncode != 0 and not done.stdout, path
+    held.end()
+    held.call.result()
+
+
 @containers_only("changed from outside")
 def test_files_that_become_devices_while_they_are_copied_are_left_out(capsule, client):
     run_with_volume(capsule)

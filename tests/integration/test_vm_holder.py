@@ -224,6 +224,11 @@ def test_holder_has_few_rights(web):
     status = pathlib.Path(f"/proc/{web.pid}/status").read_text()
     for line in ("CapPrm:\t0000000000000022", "CapEff:\t0000000000000022", "NoNewPrivs:\t1", "Seccomp:\t2"):  # KILL, DAC_OVERRIDE
         assert line in status
+    # As a container with the host's processes in sight, whose root has these rights too.
+    for what, expected in ((os.getpid(), 1), (web.pid, 1), ("self", 0)):
+        done = subprocess.run(["setpriv", "--inh-caps=-all", "--bounding-set=-all,+kill,+dac_override,+chown,+fowner", "readlink",
+                               f"/proc/{what}/root"], capture_output=True)
+        assert done.returncode == expected, what
 
 
 def test_console_is_logged(payload):

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,10 +99,69 @@ START_TEST(what_may_be_searched)
 }
 END_TEST
 
+/* ---- who may go to it ---- */
+
+/* What a container's root has: docs/runtime.md. */
+#define OF_A_CONTAINER                                                                                                \
+	(CONFINE_KEEP(CAP_CHOWN) | CONFINE_KEEP(CAP_DAC_OVERRIDE) | CONFINE_KEEP(CAP_FSETID) | CONFINE_KEEP(CAP_FOWNER) | \
+	 CONFINE_KEEP(CAP_MKNOD) | CONFINE_KEEP(CAP_NET_RAW) | CONFINE_KEEP(CAP_SETGID) | CONFINE_KEEP(CAP_SETUID) |      \
+	 CONFINE_KEEP(CAP_SETFCAP) | CONFINE_KEEP(CAP_SETPCAP) | CONFINE_KEEP(CAP_NET_BIND_SERVICE) |                     \
+	 CONFINE_KEEP(CAP_SYS_CHROOT) | CONFINE_KEEP(CAP_KILL) | CONFINE_KEEP(CAP_AUDIT_WRITE))
+
+/* A process that has confined itself and waits. It ends with this one. */
+static pid_t start_confined(uint64_t kept, int dumpable)
+{
+	int fds[2];
+	char byte;
+	pid_t pid;
+
+	ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+	pid = fork();
+	if (pid == 0) {
+		if (confine(NULL, kept, NULL) < 0 || (dumpable && prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0) ||
+		    write(fds[1], "", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(fds[1]);
+	ck_assert_int_eq(read(fds[0], &byte, 1), 1);
+	close(fds[0]);
+	return pid;
+}
+
+static int try_process(pid_t pid, const char *what)
+{
+	char path[64];
+
+	snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, what);
+	return try_open(AT_FDCWD, path, O_RDONLY);
+}
+
+START_TEST(a_container_cannot_go_to_it)
+{
+	const uint64_t kept = CONFINE_KEEP(CAP_DAC_OVERRIDE);
+	pid_t open_to_all = start_confined(kept, 1), confined = start_confined(kept, 0);
+	pid_t foreign = start_confined(kept | CONFINE_FOREIGN, 1); /* as after an execve() */
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	ck_assert_int_eq(confine(NULL, OF_A_CONTAINER, &err), 0);
+	ck_assert_int_eq(try_process(open_to_all, "root"), 0);
+	for (int i = 0; i < 2; i++) {
+		pid_t pid = i ? foreign : confined;
+
+		ck_assert_int_eq(try_process(pid, "root"), EACCES);
+		ck_assert_int_eq(try_process(pid, "exe"), EACCES);
+		ck_assert_int_eq(try_process(pid, "fd/0"), EACCES);
+		ck_assert_int_eq(try_process(pid, "mem"), EACCES);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("confine");
-	TCase *files = tcase_create("files");
+	TCase *files = tcase_create("files"), *process = tcase_create("process");
 
 	tcase_add_unchecked_fixture(files, make_tree, remove_tree);
 	tcase_add_test(files, others_are_out_of_reach);
@@ -109,5 +169,7 @@ int main(void)
 	tcase_add_test(files, what_may_be_modified);
 	tcase_add_test(files, what_may_be_searched);
 	suite_add_tcase(suite, files);
+	tcase_add_test(process, a_container_cannot_go_to_it);
+	suite_add_tcase(suite, process);
 	return run_suite(suite);
 }
