@@ -5,13 +5,16 @@
 #include "base/buf.h"
 #include "net/subnet.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
 #include <nftables/libnftables.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define COMMANDS_MAX (16u << 20) /* 65,536 ports are about 6 MiB */
 
@@ -31,6 +34,22 @@ static int nft_error(const char *what, struct error *err)
 			 *message ? message : "no reason given");
 }
 
+/* The library opens its socket without close-on-exec and does not show it. All sockets of this kind are for this process alone. */
+static void keep_from_children(void)
+{
+	_cleanup_closedir_ DIR *dir = opendir("/proc/self/fd");
+	const struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		int fd = (int)strtol(entry->d_name, NULL, 10), domain = 0, kind = 0; /* "." is standard input: no such socket */
+		socklen_t len = sizeof domain;
+
+		if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_NETLINK &&
+		    getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &kind, &len) == 0 && kind == NETLINK_NETFILTER)
+			(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+	}
+}
+
 static int nft_run_locked(const char *commands, const char *what, struct error *err)
 {
 	if (!nft) {
@@ -39,6 +58,7 @@ static int nft_run_locked(const char *commands, const char *what, struct error *
 			nft_ctx_free(nft);
 			nft = NULL;
 		}
+		keep_from_children();
 	}
 	if (!nft)
 		return error_set(err, ERR_INTERNAL, "%s: libnftables cannot be used", what);

@@ -3,6 +3,7 @@
 """Networks as users see them. The daemon's host is a network namespace, another host is a second one (`Lan`)."""
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -150,6 +151,16 @@ def test_the_hosts_network(host, lan):
     assert "address" not in host.status("web")
     for name, where, address in everywhere(host, lan, "other", "web"):
         assert fetch(where, address, 80) == PAGE, name
+
+
+def test_the_daemons_sockets_are_for_itself_alone(host):
+    run_web(host)
+    inherited = {}
+    for path in pathlib.Path(f"/proc/{host.process.pid}/fdinfo").iterdir():
+        flags = int(re.search(r"^flags:\s+(\d+)$", path.read_text(), re.M).group(1), 8)
+        if int(path.name) > 2 and not flags & os.O_CLOEXEC:
+            inherited[path.name] = os.readlink(f"/proc/{host.process.pid}/fd/{path.name}")
+    assert inherited == {}
 
 
 def test_rules_come_and_go_with_the_workload(host, lan):
