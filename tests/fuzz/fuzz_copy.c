@@ -6,7 +6,8 @@
  * circles, to what is no directory. Whatever the stream says, what lies beside the tree stays as it was.
  *
  * The first byte of the input chooses: bit 0, the copy belongs to its new place (without --archive); bit 1, the one
- * top-level entry is renamed; bits 2 and 3, where it goes.
+ * top-level entry is renamed; bits 2 and 3, where it goes. Bit 4: it goes to this side, to `new`, which is not there yet, and
+ * whose neighbours the canary and the tree are.
  */
 #include "checksums.h"
 
@@ -22,7 +23,7 @@
 
 static const char *const places[] = { "", "dir/new", "through", "outside" };
 
-/* The parent of the tree: it holds `tree` and `canary`, nothing else. */
+/* The parent of the tree: it holds `tree`, `canary` and `new`, nothing else. */
 static char place[] = "/dev/shm/capsule-fuzz-copy-XXXXXX";
 static int beside = -1;
 
@@ -64,7 +65,7 @@ static void make_tree(void)
 	must(symlinkat("circle", tree, "circle"));
 }
 
-/* The canary has the content, mode and number of names that it was made with, and no neighbour but the tree. */
+/* The canary has the content, mode and number of names that it was made with, and no neighbours but those. */
 static void check_beside(void)
 {
 	_cleanup_close_ int again = openat(beside, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -80,7 +81,8 @@ static void check_beside(void)
 	if (fstatat(beside, "canary", &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_mode != (S_IFREG | 0600) || st.st_nlink != 1)
 		abort();
 	while ((entry = readdir(dir)))
-		if (entry->d_name[0] != '.' && strcmp(entry->d_name, "tree") != 0 && strcmp(entry->d_name, "canary") != 0)
+		if (entry->d_name[0] != '.' && strcmp(entry->d_name, "tree") != 0 && strcmp(entry->d_name, "canary") != 0 &&
+		    strcmp(entry->d_name, "new") != 0)
 			abort();
 	closedir(dir);
 }
@@ -126,10 +128,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	options.plain = data[0] & 1;
 	options.rename = data[0] & 2;
 	options.prefix = places[data[0] >> 2 & 3];
+	if (data[0] & 16) {
+		options.root = beside;
+		options.prefix = "new";
+		options.rename = options.straight = true;
+	}
 	if (extract_tree(&options, &source, &err) < 0 && !err.message)
 		abort();
 	free(copy);
 	check_beside();
 	must(fs_remove_tree(beside, "tree", NULL));
+	must(fs_remove_tree(beside, "new", NULL));
 	return 0;
 }
