@@ -3,6 +3,7 @@
 
 /* capsuled: opens what it owns, takes up what still runs, serves until it is told to stop. */
 #include "capsuled/down.h"
+#include "capsuled/locks.h"
 #include "capsuled/logfile.h"
 #include "capsuled/notify.h"
 #include "capsuled/options.h"
@@ -30,7 +31,7 @@
 
 struct daemon {
 	struct options options;
-	int lock_fd;
+	struct locks locks;
 	char *registries_file, *log_file, *dns_dir, *socket;
 	uv_loop_t loop;
 	struct task_runner *tasks;
@@ -56,27 +57,6 @@ struct daemon {
 
 /* ---- the two roots ---- */
 
-/* A record lock, not flock(2): a child that is about to execute a program holds none, so that a daemon which is killed at
- * that moment is not in the way of the next one. The file must not be opened a second time in this process. */
-static int take_lock(struct daemon *d, struct error *err)
-{
-	_cleanup_free_ char *path = fs_path("%s/lock", d->options.root);
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-
-	if (!path)
-		return error_errno(err, ENOMEM, "cannot lock %s", d->options.root);
-	d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (d->lock_fd < 0)
-		return error_errno(err, errno, "cannot open %s", path);
-	if (fcntl(d->lock_fd, F_SETLK, &lock) == 0)
-		return 0;
-	if ((errno != EAGAIN && errno != EACCES) || fcntl(d->lock_fd, F_GETLK, &lock) < 0)
-		return error_errno(err, errno, "cannot lock %s", path);
-	return error_set(err, ERR_FAILED_PRECONDITION,
-			 "another capsuled, pid %d, uses %s; stop it, or choose another --root and --run", (int)lock.l_pid,
-			 d->options.root);
-}
-
 /* Also where it was open before. */
 static int make_closed(const char *directory, struct error *err)
 {
@@ -101,9 +81,9 @@ static int prepare_roots(struct daemon *d, struct error *err)
 		return error_errno(err, ENOMEM, "cannot prepare %s", d->options.root);
 	/* Others may pass through the root, not look; of what is below it they reach nothing: a set-user-ID program or a device that
 	 * a container has made in its layer would be theirs. */
-	if (fs_mkdir_all(AT_FDCWD, d->options.root, 0711, err) < 0 || take_lock(d, err) < 0 ||
-	    make_closed(workloads, err) < 0 || make_closed(volumes, err) < 0 ||
-	    fs_mkdir_all(AT_FDCWD, d->options.run, 0755, err) < 0 || fs_mkdir_all(AT_FDCWD, running, 0711, err) < 0)
+	if (fs_mkdir_all(AT_FDCWD, d->options.root, 0711, err) < 0 || fs_mkdir_all(AT_FDCWD, d->options.run, 0755, err) < 0 ||
+	    locks_take(&d->options, &d->locks, err) < 0 || make_closed(workloads, err) < 0 || make_closed(volumes, err) < 0 ||
+	    fs_mkdir_all(AT_FDCWD, running, 0711, err) < 0)
 		return -1;
 	/* What a daemon that was killed was about to rename. */
 	if (fs_sweep_tmp(AT_FDCWD, d->options.root, err) < 0 || fs_sweep_tmp(AT_FDCWD, d->options.run, err) < 0 ||
@@ -383,7 +363,7 @@ static void release(struct daemon *d)
 	image_store_free(d->images);
 	store_close(d->store);
 	logfile_close();
-	cleanup_closep(&d->lock_fd);
+	locks_release(&d->locks);
 	free(d->registries_file);
 	free(d->log_file);
 	free(d->dns_dir);
@@ -447,7 +427,7 @@ static int start(struct daemon *d, struct error *err)
 
 int main(int argc, char **argv)
 {
-	static struct daemon d = { .lock_fd = -1 };
+	static struct daemon d = { .locks = LOCKS_NONE };
 	_cleanup_error_ struct error err = ERROR_INIT;
 	int result;
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from capsule import CAPSULECTL, CAPSULED, PATIENCE, SHIM, alive, free_port, host_state, http_get, run, wait_for
+from capsule import CAPSULECTL, CAPSULED, MARK, PATIENCE, SHIM, alive, free_port, host_state, http_get, run, wait_for
 
 HTTPD = ["sh", "-c", "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -v -p 80 -h /www"]
 
@@ -173,6 +173,47 @@ def test_a_second_daemon_on_the_same_root_is_refused(capsule):
     assert capsule.names() == []
 
 
+def test_a_second_daemon_with_a_name_of_the_first_is_refused(capsule, tmp_path):
+    """It would take the first one's workloads for what is left of its own, kill them, and take away the bridge."""
+    port = web(capsule)
+    before = capsule.status("web")
+    own = {"--root": tmp_path / "root", "--run": tmp_path / "run", "--bridge": f"{capsule.bridge}b",
+           "--table": f"{capsule.table}b", "--cgroup-parent": f"/{capsule.table}b"}
+    for option, value, shown in [("--root", capsule.root, capsule.root), ("--run", capsule.run_dir, capsule.run_dir),
+                                 ("--bridge", capsule.bridge, capsule.bridge), ("--table", capsule.table, capsule.table),
+                                 ("--cgroup-parent", f"/{capsule.table}", f"/{capsule.table}"),
+                                 ("--cgroup-parent", f"//{capsule.table}/./x/../", f"/{capsule.table}"),
+                                 ("--cgroup-parent", f"/{capsule.table}/web", f"/{capsule.table}")]:
+        argv = [a for pair in {**own, option: value}.items() for a in pair]
+        for down in ([], ["--down"]):
+            done = run(*capsule.argv(), *argv, *down, check=False)
+            message = done.stderr.decode()
+            assert done.returncode == 1 and len(message.splitlines()) == 1, message
+            assert f"another capsuled, pid {capsule.process.pid}, uses {option} {shown}; stop it" in message
+            assert all(name in message for name in (*own, "--subnet"))
+    assert capsule.status("web") == before
+    assert http_get("127.0.0.1", port) == "hello\n"
+    capsule.kill()
+    capsule.start()  # what was the first one's is free at once
+    assert capsule.status("web") == before
+
+
+def test_daemons_side_by_side(lan, make_capsule):
+    """In another network namespace bridge and table may have the same names. Cgroup parents may lie below one cgroup, which then
+    is nobody's parent."""
+    first = make_capsule()
+    first.run_container("w", "busybox:test", command=["sleep", "1000"])
+    before = first.status("w")
+    second = make_capsule("--bridge", first.bridge, "--table", first.table, netns=lan.host)
+    second.run_container("w", "busybox:test", command=["sleep", "1000"])
+    assert first.status("w") == before
+    make_capsule("--cgroup-parent", f"/{MARK}common/a", push=())
+    third = make_capsule("--cgroup-parent", f"/{MARK}common/b", push=())
+    third.stop()
+    refused = run(*third.argv(), "--cgroup-parent", f"/{MARK}common", check=False)
+    assert refused.returncode == 1 and f"uses --cgroup-parent /{MARK}common/...; stop it".encode() in refused.stderr
+
+
 def test_listen_addresses(make_capsule, tmp_path):
     port = free_port()
     capsule = make_capsule("--listen", f"127.0.0.1:{port}", "--listen", f"unix:{tmp_path}/other.sock", "--listen",
@@ -200,7 +241,8 @@ def test_listen_addresses(make_capsule, tmp_path):
 ])
 def test_wrong_options_are_refused(tmp_path, options, message):
     done = subprocess.run([str(CAPSULED), "--config", "/dev/null", "--root", str(tmp_path / "root"), "--run",
-                           str(tmp_path / "run"), "--bridge", "ctbad", "--table", "capsule-test-bad", "--shim", str(SHIM),
+                           str(tmp_path / "run"), "--bridge", f"ctbad{os.getpid() % 10**7}", "--table", f"{MARK}bad",
+                           "--cgroup-parent", f"/{MARK}bad", "--shim", str(SHIM),
                            *options],
                           capture_output=True, timeout=30)
     assert done.returncode in (1, 2)
