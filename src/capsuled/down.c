@@ -3,6 +3,8 @@
 #include "capsuled/down.h"
 
 #include "base/log.h"
+#include "reconcile/reconcile.h"
+#include "reconcile/spec.h"
 #include "runtime/shim_client.h"
 
 #include <errno.h>
@@ -14,17 +16,20 @@ struct ending {
 	size_t running;
 };
 
+/* A workload's. */
+struct run {
+	struct ending *ending;
+	const struct store_workload *record;
+	struct shim_client *shim; /* asked to stop it; NULL where nothing runs */
+	bool silent;              /* its holder did not say soon whether it runs */
+	uint64_t generation;
+	int64_t started_at_ns;
+};
+
 /* Hands over an error; it is dropped if there was one before. */
 static void note(struct ending *ending, struct error *err)
 {
 	(void)error_move(ending->first.message ? NULL : &ending->first, err);
-}
-
-static void on_exit_event(const struct shim_exit *exit, void *arg)
-{
-	struct ending *ending = arg;
-
-	ending->running--;
 }
 
 static int64_t grace_ms(const struct ending *ending, const Capsule__V1__Workload *spec)
@@ -34,59 +39,92 @@ static int64_t grace_ms(const struct ending *ending, const Capsule__V1__Workload
 	return ending->host->stop_grace_ms;
 }
 
-/* The shim of a running workload, asked to stop it; NULL where nothing runs, or where its holder does not say soon whether it does
- * (ret_silent). With patience that is waited for. */
-static struct shim_client *stop(struct ending *ending, const Capsule__V1__Workload *spec, bool patient, bool *ret_silent)
+static void keep_end(struct run *run, const struct driver_instance *instance)
 {
-	struct driver *driver = ending->host->driver;
-	struct driver_instance instance = { .shim_fd = -1 };
 	_cleanup_error_ struct error err = ERROR_INIT;
-	struct shim_client *shim = NULL;
 
-	*ret_silent = false;
-	if (driver->ops->recover(driver, spec->name, patient, &instance, &err) < 0) {
-		note(ending, &err);
-		return NULL;
-	}
-	if (instance.shim_fd >= 0) {
-		log_info("workload %s: stopping", spec->name);
-		shim = shim_client_new(ending->host->loop, steal_fd(&instance.shim_fd), on_exit_event, ending);
-		ending->running++;
-		if (shim_client_stop(shim, 0, grace_ms(ending, spec), &err) < 0)
-			note(ending, &err);
-	}
-	*ret_silent = instance.starting;
-	driver_instance_release(&instance);
-	return shim;
+	if (reconciler_keep_end(run->ending->host->store, run->record, instance, &err) < 0)
+		note(run->ending, &err);
 }
 
-static void stop_all(struct ending *ending, struct store_workload *records, size_t n)
+/* It may have ended before it was asked to. */
+static void on_exit_event(const struct shim_exit *exit, void *arg)
 {
-	_cleanup_free_ struct shim_client **shims = calloc(n + 1, sizeof *shims);
-	_cleanup_free_ bool *silent = calloc(n + 1, sizeof *silent);
+	struct run *run = arg;
+	struct driver_instance instance = {
+		.generation = run->generation,
+		.started_at_ns = run->started_at_ns,
+		.shim_fd = -1,
+		.ended = true,
+		.exit_code = exit->exit_code,
+		.oom_killed = exit->oom_killed,
+		.finished_at_ns = exit->finished_at_ns,
+	};
+
+	run->ending->running--;
+	if (!exit->known || exit->stopped)
+		return;
+	snprintf(instance.reason, sizeof instance.reason, "%s", exit->reason);
+	keep_end(run, &instance);
+}
+
+/* With patience a holder is waited for that does not say soon whether its payload runs. */
+static void stop(struct run *run, bool patient)
+{
+	struct ending *ending = run->ending;
+	const Capsule__V1__Workload *spec = run->record->spec;
+	struct driver *driver = spec_is_container(spec) ? ending->host->container : ending->host->micro_vm;
+	struct driver_instance instance = { .shim_fd = -1 };
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (!shims || !silent) {
+	run->silent = false;
+	if (driver->ops->recover(driver, spec->name, patient, &instance, &err) < 0) {
+		note(ending, &err);
+		return;
+	}
+	if (instance.ended) {
+		keep_end(run, &instance);
+	} else if (instance.shim_fd >= 0) {
+		log_info("workload %s: stopping", spec->name);
+		run->generation = instance.generation;
+		run->started_at_ns = instance.started_at_ns;
+		run->shim = shim_client_new(ending->host->loop, steal_fd(&instance.shim_fd), on_exit_event, run);
+		ending->running++;
+		if (shim_client_stop(run->shim, 0, grace_ms(ending, spec), &err) < 0)
+			note(ending, &err);
+	}
+	run->silent = instance.starting;
+	driver_instance_release(&instance);
+}
+
+static void stop_all(struct ending *ending, const struct store_workload *records, size_t n)
+{
+	_cleanup_free_ struct run *runs = calloc(n + 1, sizeof *runs);
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (!runs) {
 		error_errno(&err, ENOMEM, "cannot stop the workloads");
 		note(ending, &err);
 		return;
 	}
-	for (size_t i = 0; i < n; i++)
-		shims[i] = stop(ending, records[i].spec, false, &silent[i]);
+	for (size_t i = 0; i < n; i++) {
+		runs[i] = (struct run){ .ending = ending, .record = &records[i] };
+		stop(&runs[i], false);
+	}
 	/* A holder that is silent starts its payload, or waits for its turn on a busy host: its payload is due its grace, too. */
 	for (size_t i = 0; i < n; i++)
-		if (silent[i])
-			shims[i] = stop(ending, records[i].spec, true, &silent[i]);
+		if (runs[i].silent)
+			stop(&runs[i], true);
 	while (ending->running)
 		uv_run(ending->host->loop, UV_RUN_ONCE);
 	for (size_t i = 0; i < n; i++)
-		shim_client_free(shims[i]);
+		shim_client_free(runs[i].shim);
 }
 
 static void clean_up(const char *name, void *arg)
 {
 	struct ending *ending = arg;
-	struct driver *driver = ending->host->driver;
+	struct driver *driver = ending->host->container; /* cleans up after both kinds */
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	if (driver->ops->cleanup(driver, name, &err) < 0)

@@ -4,7 +4,7 @@
 /*
  * `capsuled --down`: ends everything that runs, as for a shutdown or before the package is removed. Each workload gets its
  * stop signal and its grace; then its cgroup, its run directory, and the bridge with rules and resolver go. Nothing that
- * is declared changes: the next daemon starts the same workloads again.
+ * is declared changes: the next daemon starts the same workloads again, but for those that had ended by themselves for good.
  */
 #ifndef CAPSULE_CAPSULED_DOWN_H
 #define CAPSULE_CAPSULED_DOWN_H
@@ -19,7 +19,7 @@ struct down_host {
 	uv_loop_t *loop;
 	struct store *store;
 	struct net *net;
-	struct driver *driver;
+	struct driver *container, *micro_vm;
 	const struct driver_options *driver_options;
 	int64_t stop_grace_ms; /* where a workload does not say */
 };

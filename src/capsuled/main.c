@@ -409,7 +409,8 @@ static int take_down(struct daemon *d, struct error *err)
 		return -1;
 	host.store = d->store;
 	host.net = d->net;
-	host.driver = d->container; /* finds, stops and cleans up after both kinds */
+	host.container = d->container;
+	host.micro_vm = d->micro_vm;
 	host.stop_grace_ms = d->options.stop_grace_ns / NSEC_PER_MSEC;
 	return down(&host, err);
 }

@@ -55,6 +55,11 @@ void reconciler_free(struct reconciler *r);
 /* Reads the store, takes up what still runs, removes what belongs to nobody, and sets every workload on its way. */
 int reconciler_recover(struct reconciler *r, struct error *err);
 
+/* For a process that acts in the reconciler's place, before it removes what is left of a run: if the run has ended by itself and is
+ * not to be followed by another one, the store is told. Borrows all. */
+int reconciler_keep_end(struct store *store, const struct store_workload *record, const struct driver_instance *instance,
+			struct error *err);
+
 /* From now on no new step begins: for the end of the daemon. Steps under way end by themselves; a start
  * that waits for its payload is left to its holder, and to the next daemon. */
 void reconciler_halt(struct reconciler *r);

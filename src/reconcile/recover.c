@@ -32,6 +32,20 @@ static void take_result(struct workload *w, const struct driver_instance *instan
 	workload_note_end(w, &result, instance->stopped);
 }
 
+/* The state machine decides, about a workload that nothing else knows of. */
+int reconciler_keep_end(struct store *store, const struct store_workload *record, const struct driver_instance *instance,
+			struct error *err)
+{
+	struct reconciler nobody = { 0 };
+	struct workload w = { .owner = &nobody, .record = *record };
+
+	snprintf(w.name, sizeof w.name, "%s", record->spec->name);
+	take_result(&w, instance);
+	if (!w.completed)
+		return 0;
+	return store_set_completed(store, w.name, w.run_generation, w.result.exit_code, w.result.finished_at_ns, err);
+}
+
 void workload_found(struct workload *w, struct driver_instance *instance)
 {
 	if (instance->ended) {

@@ -137,6 +137,33 @@ def test_down_ends_everything_but_what_is_declared(capsule):
     assert "asked" in capsule.logs("polite")
 
 
+def test_down_keeps_how_runs_ended_by_themselves(capsule):
+    """While no daemon looked. What the restart policy does not start again does not run after the next start either."""
+    command = ["sh", "-c", "trap 'exit 0' INT; echo run; while :; do sleep 1000 & wait; done"]
+    policies = {"never": "Never", "done": "OnFailure", "failed": "OnFailure", "always": "Always", "asked": "Never", "lost": "Never"}
+    for name, policy in policies.items():
+        capsule.run_container(name, "busybox:test", command=command, restartPolicy=policy, stopGracePeriodSeconds=0)
+        wait_for(lambda: "run" in capsule.logs(name), "the trap")
+    pids = {name: capsule.status(name)["pid"] for name in policies}
+    shims = {name: capsule.shim(name) for name in policies}
+    capsule.kill()
+    for name, sig in {"never": signal.SIGKILL, "done": signal.SIGINT, "failed": signal.SIGKILL, "always": signal.SIGINT}.items():
+        os.kill(pids[name], sig)
+        wait_for(lambda: not alive(shims[name]), "the shim to be gone")
+    os.kill(shims["lost"], signal.SIGKILL)
+    run(*capsule.argv(), "--down")
+    for _ in range(2):
+        capsule.start()
+        capsule.wait_phase("never", "failed")
+        capsule.wait_phase("lost", "failed")
+        capsule.wait_phase("done", "stopped")
+        for name in ("failed", "always", "asked"):
+            wait_for(lambda: capsule.logs(name) == "run\nrun\n", f"another run of {name}")
+        assert [capsule.status(name).get("exitCode", 0) for name in ("never", "done", "lost")] == [137, 0, 255]
+        assert [capsule.logs(name) for name in ("never", "done", "lost")] == ["run\n"] * 3
+        capsule.stop()
+
+
 def test_down_waits_for_a_shim_that_waits_for_its_turn(capsule):
     """Its payload gets its grace on a busy host, too."""
     capsule.run_container("polite", "busybox:test",

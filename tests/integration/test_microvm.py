@@ -185,6 +185,19 @@ def test_a_start_that_was_cut_off_is_no_run(capsule):
     assert capsule.status("vm")["exitCode"] == 255
 
 
+def test_down_keeps_that_a_machine_was_lost(capsule):
+    """Its payload had run, so it is done."""
+    capsule.run_vm("vm", "busybox:test", "echo up", IDLE, restartPolicy="Never")
+    said(capsule, "vm", "up")
+    holder = capsule.shim("vm")
+    capsule.kill()
+    os.kill(holder, signal.SIGKILL)
+    run(*capsule.argv(), "--down")
+    capsule.start()
+    capsule.wait_phase("vm", "failed", BOOT)
+    assert capsule.status("vm")["exitCode"] == 255
+
+
 # ---- payloads ----
 
 def test_the_machines_of_an_image_share_one_payload_that_goes_with_it(capsule):
