@@ -10,12 +10,12 @@
 #include <string.h>
 
 #define TIMEOUT_MS (2 * 60 * 1000)
-/* LVM heeds SIGTERM where it can. Killed within a change it would leave devices suspended, and whoever uses them would hang. */
+/* Of a change. LVM heeds SIGTERM where it can; killed elsewhere it would leave devices suspended, and whoever uses them would hang. */
 #define PATIENCE_MS (30 * 60 * 1000)
 #define REPORT_MAX (4u << 20)
 
 /* Numbers are read, so they come in one language. */
-static int run(const char *const *argv, size_t output_max, struct process_result *ret, struct error *err)
+static int run(const char *const *argv, size_t output_max, int64_t patience_ms, struct process_result *ret, struct error *err)
 {
 	const char *system_dir = getenv("LVM_SYSTEM_DIR");
 	_cleanup_free_ char *settings = fs_path("LVM_SYSTEM_DIR=%s", system_dir ? system_dir : "/etc/lvm");
@@ -24,7 +24,7 @@ static int run(const char *const *argv, size_t output_max, struct process_result
 	const struct process_run command = {
 		.spawn = { .argv = argv, .env = env },
 		.timeout_ms = TIMEOUT_MS,
-		.patience_ms = PATIENCE_MS,
+		.patience_ms = patience_ms,
 		.output_max = output_max,
 	};
 
@@ -79,7 +79,7 @@ int lvm_run(const char *const *argv, struct error *err)
 {
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run(argv, 0, &result, err) < 0)
+	if (run(argv, 0, PATIENCE_MS, &result, err) < 0)
 		return -1;
 	return result.exit_code ? failed(argv[0], &result, err) : 0;
 }
@@ -100,7 +100,7 @@ int lvm_autoextend(const char *profile, struct lvm_autoextend *ret, struct error
 				     "activation/thin_pool_autoextend_percent", *profile ? "--profile" : NULL, profile, NULL };
 	_cleanup_process_result_ struct process_result result = { 0 };
 
-	if (run(argv, REPORT_MAX, &result, err) < 0)
+	if (run(argv, REPORT_MAX, 0, &result, err) < 0)
 		return -1;
 	if (result.exit_code)
 		return failed("lvmconfig", &result, err);
@@ -173,7 +173,7 @@ static json_t *select_rows(const char *vg, const char *selection, json_t **ret_r
 	_cleanup_process_result_ struct process_result result = { 0 };
 	json_t *rows;
 
-	if (run(argv, REPORT_MAX, &result, err) < 0)
+	if (run(argv, REPORT_MAX, 0, &result, err) < 0)
 		return NULL;
 	if (result.exit_code) {
 		error_set(err, ERR_INTERNAL, "lvs failed: %s", first_message(result.output));
