@@ -71,8 +71,10 @@ struct host {
 
 static void host_init(struct host *h)
 {
-	static const struct guest_events events = { ignore_hello, ignore, ignore_output, ignore_exited, ignore_volume, ignore_end,
-						    NULL };
+	static const struct guest_events events = {
+		.hello = ignore_hello, .started = ignore, .output = ignore_output, .ending = ignore, .exited = ignore_exited,
+		.volume_failed = ignore_volume, .run_ended = ignore_end,
+	};
 	static const struct shim_exec exec = { .terminal = 1, .columns = 80, .rows = 24 };
 	static const struct shim_copy copy = { .in = 1, .path = "/tmp" };
 	const struct vm_options options = { .name = "web", .run_dir = run_dir, .n_disks = 2 };

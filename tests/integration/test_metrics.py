@@ -163,6 +163,7 @@ def test_the_daemon_ends_while_it_is_asked(measured):
 
 def test_options(make_capsule, tmp_path):
     capsule = make_capsule()
+    capsule.stop()
     for value, why in (("nowhere", "nowhere"), ("unix:/run/x", "is not of the form HOST:PORT"), ("host.example:1", "numeric")):
         done = subprocess.run([str(a) for a in capsule.argv()] + ["--metrics", value, "--root", tmp_path / "r", "--run",
                                                                   tmp_path / "run"], capture_output=True, timeout=PATIENCE)
