@@ -20,6 +20,7 @@ struct worker {
 	uv_pipe_t input, output, errors;
 	struct worker_callbacks callbacks;
 	bool abandoned;
+	bool killed; /* what it still says is not wanted */
 	bool exited, output_ended, errors_ended;
 	bool input_open;      /* more may be written */
 	bool above_high;      /* the caller has been told to wait */
@@ -119,6 +120,7 @@ void worker_kill(struct worker *w)
 	if (!w->exited && kill(-w->process.pid, SIGKILL) < 0)
 		uv_process_kill(&w->process, SIGKILL);
 	/* It may be paused, and then the end of its output would not be seen. */
+	w->killed = true;
 	worker_resume(w);
 }
 
@@ -151,7 +153,7 @@ static void on_output(uv_stream_t *stream, ssize_t n, const uv_buf_t *chunk)
 {
 	struct worker *w = stream->data;
 
-	if (n > 0 && !w->abandoned)
+	if (n > 0 && !w->killed)
 		w->callbacks.output(chunk->base, (size_t)n, w->callbacks.arg);
 	if (n >= 0)
 		return;
@@ -186,7 +188,8 @@ static void on_errors(uv_stream_t *stream, ssize_t n, const uv_buf_t *chunk)
 
 void worker_pause(struct worker *w)
 {
-	uv_read_stop((uv_stream_t *)&w->output);
+	if (!w->killed)
+		uv_read_stop((uv_stream_t *)&w->output);
 }
 
 void worker_resume(struct worker *w)

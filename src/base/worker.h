@@ -44,7 +44,7 @@ struct worker_end {
 struct worker_callbacks {
 	void (*output)(const char *data, size_t len, void *arg);
 	void (*drained)(void *arg); /* room for more input; may be NULL */
-	/* Exactly once, when the process is gone and all of its output has been handed on. After it the worker is
+	/* Exactly once, when the process is gone and all of its output has been handed on (or dropped, if it was killed). After it the worker is
 	 * gone. */
 	void (*ended)(const struct worker_end *end, void *arg);
 	void *arg;
@@ -66,7 +66,7 @@ void worker_resume(struct worker *w);
 /* Of its process. */
 pid_t worker_pid(const struct worker *w);
 
-/* `ended` comes when it is dead. */
+/* `ended` comes when it is dead, paused or not. What it wrote and was not handed on yet is dropped. */
 void worker_kill(struct worker *w);
 
 /* Kills it; no callback runs any more, and the worker is gone for the caller. */
