@@ -6,6 +6,8 @@
 
 #include <inttypes.h>
 
+#define LARGE_MAX (64u << 20) /* more than any message may have */
+
 static void reply_peer(struct rpc_call *call)
 {
 	const struct rpc_peer *peer = rpc_call_peer(call);
@@ -26,11 +28,15 @@ static void reply_failure(struct rpc_call *call, const Echo__V1__EchoMessage *re
 	rpc_call_fail(call, &err);
 }
 
-static void reply_large(struct rpc_call *call, size_t len)
+static void reply_large(struct rpc_call *call, uint64_t len)
 {
 	Echo__V1__EchoMessage reply = ECHO__V1__ECHO_MESSAGE__INIT;
-	_cleanup_free_ uint8_t *bytes = calloc(1, len);
+	_cleanup_free_ uint8_t *bytes = len <= LARGE_MAX ? calloc(1, len) : NULL;
 
+	if (!bytes) {
+		rpc_call_finish(call, ERR_INVALID_ARGUMENT, "too large");
+		return;
+	}
 	reply.blob.data = bytes;
 	reply.blob.len = len;
 	rpc_reply(call, &reply.base);
