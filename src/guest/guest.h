@@ -24,6 +24,7 @@
 #include "guest/payload.h"
 #include "guest/stream.h"
 #include "rpc/uv.h"
+#include "shim/protocol.h"
 
 #include "guest.pb-c.h"
 
@@ -31,7 +32,6 @@
 #define GUEST_EXECS_MAX 256
 #define GUEST_COPIES_MAX 32
 #define GUEST_HOLDS_MAX 32
-#define GUEST_VOLUMES_MAX 32
 
 /* A volume that may be written. */
 struct watched_volume {
@@ -52,7 +52,7 @@ struct guest {
 	struct exec_call *execs;
 	struct copy_call *copies;
 	struct hold_call *holds;
-	struct watched_volume volumes[GUEST_VOLUMES_MAX];
+	struct watched_volume volumes[SHIM_VOLUMES_MAX];
 	size_t n_volumes;
 	unsigned protocol;  /* that host and guest speak; 0: the host has not said Hello */
 	bool connected;     /* the byte stream is there */

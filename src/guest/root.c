@@ -23,6 +23,7 @@
 #define DISK "/run/capsule/disk"
 #define ROOTFS GUEST_BUNDLE "/rootfs"
 #define KILL_TIMEOUT_MS 10000
+#define SCSI_PAGE_HEADER 4
 
 typedef Capsule__Guest__V1__Disk Disk;
 typedef Capsule__Guest__V1__Volume Volume;
@@ -30,24 +31,29 @@ typedef Capsule__Guest__V1__RunRequest RunRequest;
 
 /* ---- disks ---- */
 
+/* A virtio disk tells it in a line of text, a SCSI disk in a page: four bytes before it, spaces around it (SPC-4, 7.8.15). */
 static bool has_serial(const char *device, const char *serial)
 {
-	_cleanup_free_ char *path = fs_path("/sys/block/%s/serial", device), *text = NULL;
+	bool scsi = !strncmp(device, "sd", 2);
+	_cleanup_free_ char *path = fs_path(scsi ? "/sys/block/%s/device/vpd_pg80" : "/sys/block/%s/serial", device);
+	_cleanup_free_ char *text = NULL;
+	size_t skip = scsi ? SCSI_PAGE_HEADER : 0, len;
 
-	if (!path || fs_read(AT_FDCWD, path, 256, &text, NULL, NULL) < 0)
+	if (!path || fs_read(AT_FDCWD, path, 256, &text, &len, NULL) < 0 || len < skip)
 		return false;
-	text[strcspn(text, "\n")] = '\0';
-	return !strcmp(text, serial);
+	skip += strspn(text + skip, " ");
+	text[skip + strcspn(text + skip, " \n")] = '\0';
+	return !strcmp(text + skip, serial);
 }
 
-/* Its path, the caller's; NULL: no virtio disk has this serial number. */
+/* Its path, the caller's; NULL: no disk has this serial number. */
 static char *find_by_serial(const char *serial)
 {
 	_cleanup_closedir_ DIR *dir = opendir("/sys/block");
 	struct dirent *entry;
 
 	while (dir && *serial && (entry = readdir(dir)))
-		if (!strncmp(entry->d_name, "vd", 2) && has_serial(entry->d_name, serial))
+		if ((!strncmp(entry->d_name, "vd", 2) || !strncmp(entry->d_name, "sd", 2)) && has_serial(entry->d_name, serial))
 			return fs_path("/dev/%s", entry->d_name);
 	return NULL;
 }

@@ -48,7 +48,7 @@ static void watch(struct watched_volume *v)
 
 void volumes_note(struct guest *g, const Capsule__Guest__V1__RunRequest *request)
 {
-	for (size_t i = 0; i < request->n_volumes && g->n_volumes < GUEST_VOLUMES_MAX; i++) {
+	for (size_t i = 0; i < request->n_volumes && g->n_volumes < SHIM_VOLUMES_MAX; i++) {
 		struct watched_volume *v = &g->volumes[g->n_volumes];
 
 		if (request->volumes[i]->read_only)

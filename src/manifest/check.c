@@ -496,7 +496,7 @@ static void check_micro_vm(const Capsule__V1__MicroVMSpec *v, struct manifest_mi
 
 	check_boot(v, &spec, m);
 	check_process(&process, &spec, m);
-	check_mounts(v->mounts, v->n_mounts, MANIFEST_VM_MOUNTS_MAX, &targets, &spec, m);
+	check_mounts(v->mounts, v->n_mounts, MANIFEST_MOUNTS_MAX, &targets, &spec, m);
 	check_ports(v->ports, v->n_ports, &spec, m);
 	check_enum(&capsule__v1__micro_vmbackend__descriptor, v->backend, &backend, m);
 	check_disk_size(v->disk_size, &spec, m);

@@ -32,7 +32,6 @@
 #define MANIFEST_STRINGS_MAX (1u << 20) /* all words and variables */
 #define MANIFEST_PORTS_MAX 1024
 #define MANIFEST_MOUNTS_MAX 64
-#define MANIFEST_VM_MOUNTS_MAX 3       /* QEMU's microvm machine has eight devices without ACPI, five of them used */
 #define MANIFEST_BINDS_MAX 64
 #define MANIFEST_IMAGE_MAX 512
 #define MANIFEST_PATH_MAX 4095

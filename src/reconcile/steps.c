@@ -10,9 +10,13 @@
 #include "base/log.h"
 #include "manifest/manifest.h"
 #include "reconcile/volumes.h"
+#include "shim/protocol.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <string.h>
+
+static_assert(MANIFEST_MOUNTS_MAX <= SHIM_VOLUMES_MAX, "a spec may hold more than a shim takes");
 
 struct step {
 	struct workload *w; /* for the loop's side only: a workload is not freed while a step is under way */

@@ -80,9 +80,6 @@ int places_prepare(struct places *p, struct driver *driver, const struct driver_
 {
 	const char *name = plan->spec->name;
 
-	if (plan->n_volumes > SHIM_VOLUMES_MAX)
-		return error_set(err, ERR_INVALID_ARGUMENT, "workload %s mounts more than %d volumes", name,
-				 SHIM_VOLUMES_MAX);
 	if (places_init(p, driver, name, err) < 0)
 		return -1;
 	return access(p->run_dir, F_OK) == 0 ? places_cleanup(driver, name, err) : 0;

@@ -73,7 +73,7 @@
 
 /* One shim can mount this many layers and volumes. */
 #define SHIM_LAYERS_MAX OVERLAY_LAYERS_MAX
-#define SHIM_VOLUMES_MAX 32
+#define SHIM_VOLUMES_MAX 64
 
 enum shim_type {
 	SHIM_HELLO = 1,       /* to the daemon: struct shim_hello */

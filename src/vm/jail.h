@@ -22,8 +22,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#define JAIL_ARGS_MAX 255
-#define JAIL_FDS_MAX 48
+#define JAIL_ARGS_MAX 511
+#define JAIL_FDS_MAX 80
 #define JAIL_BINDS_MAX 48
 #define JAIL_SCRATCH "/scratch"
 #define JAIL_FD_FIRST 3 /* number in the process of the first descriptor that was added */

@@ -18,6 +18,9 @@
 #include <sys/socket.h>
 
 #define CMDLINE_MAX 4096
+/* The machine has eight devices for a kernel without ACPI: two disks, network, agent and balloon leave room for so many
+ * volumes. More of them are disks of one SCSI controller. */
+#define VIRTIO_VOLUMES_MAX 3
 /* ACPI: 5.2.5.3, the root pointer's, which a kernel with ACPI looks for in memory. */
 #define ACPI_SIGNATURE "RSD PTR "
 #define KERNEL_READ_SIZE (64u << 10)
@@ -92,7 +95,7 @@ static int add_socket(struct jail *jail, int *ret_fd, struct error *err)
 
 /* Errors are the guest's to see: by default the machine would stop when the host's disk is full. Host caches are used, shared
  * by the machines of an image; a flush of the guest reaches the disk. */
-static int add_disk(struct jail *jail, const struct vm_disk *disk, size_t number, struct error *err)
+static int add_disk(struct jail *jail, const struct vm_disk *disk, size_t number, bool scsi, struct error *err)
 {
 	int fd = monitor_open_disk(disk, err);
 	struct stat st;
@@ -114,7 +117,23 @@ static int add_disk(struct jail *jail, const struct vm_disk *disk, size_t number
 		     "file.driver=%s,file.filename=/dev/fdset/%zu,file.aio=threads,file.locking=off",
 		     number, disk->read_only ? "on" : "off", S_ISBLK(st.st_mode) ? "host_device" : "file", number);
 	jail_add_arg(jail, "-device");
-	jail_add_arg(jail, "virtio-blk-device,drive=disk%zu,serial=%s,werror=report,rerror=report", number, disk->serial);
+	jail_add_arg(jail, "%s,drive=disk%zu,serial=%s,werror=report,rerror=report", scsi ? "scsi-hd" : "virtio-blk-device",
+		     number, disk->serial);
+	return 0;
+}
+
+static int add_disks(struct jail *jail, const struct vm_options *o, struct error *err)
+{
+	size_t first_volume = o->n_disks - o->n_volumes;
+	bool scsi = o->n_volumes > VIRTIO_VOLUMES_MAX;
+
+	if (scsi) {
+		jail_add_arg(jail, "-device");
+		jail_add_arg(jail, "virtio-scsi-device");
+	}
+	for (size_t i = 0; i < o->n_disks; i++)
+		if (add_disk(jail, &o->disks[i], i, scsi && i >= first_volume, err) < 0)
+			return -1;
 	return 0;
 }
 
@@ -162,7 +181,7 @@ static void add_machine(struct jail *jail, const struct vm_options *o, bool acpi
 	static const char *const entropy[] = { "-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng", NULL };
 
 	add_all(jail, always);
-	/* The agent gets entropy with Hello, and its machine has eight devices in all: one more for volumes. */
+	/* The agent gets entropy with Hello: one more device for volumes. */
 	if (!o->agent)
 		add_all(jail, entropy);
 	jail_add_arg(jail, "-machine");
@@ -222,10 +241,7 @@ static int qemu_describe(struct monitor *m, struct jail *jail, struct error *err
 		return -1;
 	if (o->tap)
 		add_network(jail, o);
-	for (size_t i = 0; i < o->n_disks; i++)
-		if (add_disk(jail, &o->disks[i], i, err) < 0)
-			return -1;
-	return 0;
+	return add_disks(jail, o, err);
 }
 
 static void on_ready(void *arg)

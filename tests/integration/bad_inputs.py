@@ -124,8 +124,8 @@ MANIFESTS = [
              "5:10: microVm.vcpus: must be 1 to 256, not 1000",
              "6:14: microVm.memoryMib: must be 64 to 16777216, not 1"),
     manifest("name: vm\nkind: MicroVM\nmicroVm:\n  image: a\n  mounts:\n"
-             + "".join(f"    - {{volumeName: v{i}, mountPath: /v{i}}}\n" for i in range(4)),
-             "5:3: microVm.mounts: has 4 entries; 3 are allowed"),
+             + "".join(f"    - {{volumeName: v{i}, mountPath: /v{i}}}\n" for i in range(65)),
+             "5:3: microVm.mounts: has 65 entries; 64 are allowed"),
     manifest("{\"name\": \"web\", \"kind\": \"Container\", \"container\": {\"image\": 1}}",
              '1:61: container.image: must be a string, not a number; write it in quotes: "1"'),
     manifest("name: &a web\nkind: Container\ncontainer:\n  image: *a\n",

@@ -37,6 +37,21 @@ def test_debians_cloud_kernel_boots(cloud_capsule):
     assert (initramfs.stat().st_ino, initramfs.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
+@pytest.mark.parametrize("daemon,count", [("capsule", 64), ("cloud_capsule", 8)])
+def test_many_volumes(request, daemon, count):
+    """More than the machine has devices for. Each is the right one, which a container sees afterwards."""
+    capsule = request.getfixturevalue(daemon)
+    names = [f"v{i}" for i in range(count)]
+    capsule.apply("\n---\n".join(f"{{name: {name}, kind: Volume, size: 16MiB}}" for name in names))
+    mounts = [{"volumeName": name, "mountPath": f"/{name}", "readOnly": name == "v7"} for name in names]
+    script = f"for v in {' '.join(names)}; do echo $v > /$v/name || echo refused $v; done 2>/dev/null; sync; df -a | grep -c ' /v[0-9]'"
+    capsule.run_vm("vm", "busybox:test", script, wait=False, restartPolicy="Never", mounts=mounts)
+    assert log_at_the_end(capsule, "vm") == f"refused v7\n{count}\n"
+    capsule.ctl("workload", "delete", "vm")
+    capsule.run_container("c", "busybox:test", wait=False, restartPolicy="Never", mounts=mounts, command=["sh", "-c", "cat /v*/name"])
+    assert sorted(log_at_the_end(capsule, "c").split()) == sorted(set(names) - {"v7"})
+
+
 def test_a_payload_finds_what_containers_find(capsule):
     """Of our kernel, which was built for them and has nothing to load."""
     capsule.run_vm("vm", "busybox:test", "uname -r", "cat /proc/filesystems", "cat /sys/fs/cgroup/cgroup.controllers",

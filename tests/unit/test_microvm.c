@@ -206,6 +206,9 @@ static const char dependencies[] =
 	"kernel/drivers/virtio/virtio_ring.ko:\n"
 	"kernel/drivers/virtio/virtio_balloon.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n"
 	"kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko\n"
+	"kernel/drivers/scsi/virtio_scsi.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko\n"
+	"kernel/drivers/scsi/scsi_mod.ko: kernel/drivers/scsi/scsi_common.ko\n"
+	"kernel/drivers/scsi/scsi_common.ko:\n"
 	"kernel/net/core/failover.ko:\n"
 	"kernel/drivers/net/net_failover.ko: kernel/net/core/failover.ko\n"
 	"kernel/drivers/net/virtio_net.ko: kernel/drivers/net/net_failover.ko kernel/net/core/failover.ko\n"
@@ -214,7 +217,7 @@ static const char dependencies[] =
 	"kernel/fs/erofs/erofs.ko: kernel/lib/libcrc32c.ko\n"
 	"kernel/lib/libcrc32c.ko:\n";
 static const char builtin[] = "kernel/fs/ext4/ext4.ko\nkernel/fs/fuse/fuse.ko\nkernel/drivers/char/virtio_console.ko\n"
-			      "kernel/drivers/char/hw_random/virtio-rng.ko\n"
+			      "kernel/drivers/char/hw_random/virtio-rng.ko\nkernel/drivers/scsi/sd_mod.ko\n"
 			      "kernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko\n";
 
 static void write_cloud_kernel(void)
@@ -295,7 +298,8 @@ START_TEST(the_initramfs_has_modules_in_their_order)
 	ck_assert_ptr_nonnull(strstr(list, "modules/order="
 					   "/modules/virtio_ring.ko\n/modules/virtio.ko\n/modules/virtio_mmio.ko\n"
 					   "/modules/virtio_blk.ko\n/modules/failover.ko\n/modules/net_failover.ko\n"
-					   "/modules/virtio_net.ko\n/modules/virtio_balloon.ko\n/modules/libcrc32c.ko\n"
+					   "/modules/virtio_net.ko\n/modules/virtio_balloon.ko\n/modules/scsi_common.ko\n"
+					   "/modules/scsi_mod.ko\n/modules/virtio_scsi.ko\n/modules/libcrc32c.ko\n"
 					   "/modules/erofs.ko\n/modules/overlay.ko\n/modules/tun.ko\n"));
 }
 END_TEST

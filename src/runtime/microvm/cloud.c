@@ -96,7 +96,7 @@ int cloud_kernel_find(const char *dir, struct cloud_kernel *ret, struct error *e
 /* The transports first, which no module names as its need. Those that this kernel has built in are passed over. */
 static const char *const wanted[] = {
 	"virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "virtio_balloon",
-	"erofs", "ext4", "overlay", "vmw_vsock_virtio_transport", "fuse", "tun",
+	"virtio_scsi", "sd_mod", "erofs", "ext4", "overlay", "vmw_vsock_virtio_transport", "fuse", "tun",
 };
 
 struct module_list {
