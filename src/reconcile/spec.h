@@ -22,6 +22,12 @@ static inline const char *spec_image(const Capsule__V1__Workload *w)
 	return spec_is_container(w) ? w->container->image : w->micro_vm ? w->micro_vm->image : "";
 }
 
+/* A kernel and a root file system of the user's own: nothing of ours runs in it. */
+static inline bool spec_is_own_system(const Capsule__V1__Workload *w)
+{
+	return w->micro_vm && *w->micro_vm->kernel_path;
+}
+
 static inline bool spec_on_bridge(const Capsule__V1__Workload *w)
 {
 	return !spec_is_container(w) ||

@@ -139,9 +139,9 @@ struct driver_ops {
 	 * to the holder and to the next daemon's recover(). Any thread. */
 	void (*leave)(struct driver *d);
 
-	/* Has a volume of a workload held still where the host cannot do that itself (volume/freeze.h): in the guest that has
-	 * mounted it. *ret_hold: for holder_let_go(); -1 where no guest of ours has it mounted now. `what` names the volume
-	 * in messages. NULL: the host can. */
+	/* Has a volume of a workload held still where the host cannot do that itself (volume/freeze.h): in the guest of ours
+	 * that has mounted it. *ret_hold: for holder_let_go(); -1 where no machine runs. UNAVAILABLE while it starts or ends.
+	 * `what` names the volume in messages. NULL: the host can. */
 	int (*hold)(struct driver *d, const char *name, const char *volume, const char *what, int *ret_hold, struct error *err);
 
 	void (*free)(struct driver *d);

@@ -373,11 +373,13 @@ static int await_hold(int fd, enum shim_type type, int timeout_ms, struct shim_m
 static int hold(int fd, const char *volume, struct error *err)
 {
 	struct shim_hold request = { .seconds = FREEZE_SECONDS_MAX };
+	_cleanup_error_ struct error why = ERROR_INIT;
 	struct shim_message m;
-	int r = await_hello(fd, -1, IMPATIENCE_MS, &m, err);
+	int r;
 
-	if (r <= 0)
-		return -1;
+	if (await_hello(fd, -1, IMPATIENCE_MS, &m, &why) <= 0)
+		return error_set(err, ERR_UNAVAILABLE, "its machine is %s; try again",
+				 why.code == ERR_DEADLINE_EXCEEDED ? "starting" : "ending");
 	snprintf(request.volume, sizeof request.volume, "%s", volume);
 	r = shim_send(fd, SHIM_HOLD, &request, sizeof request);
 	if (r < 0)

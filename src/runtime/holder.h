@@ -70,7 +70,8 @@ int holder_connect(int dirfd);
 int holder_connect_process(int dirfd, struct driver_process *process, struct error *err);
 
 /* Has the volume held still in the guest of the run directory, for as long as freeze.h says. *ret_fd is the hold: its end, also
- * with this process, lets go. `what` names the volume in messages. UNIMPLEMENTED by a holder that is too old. */
+ * with this process, lets go. `what` names the volume in messages. UNAVAILABLE while the machine starts or ends,
+ * UNIMPLEMENTED by a holder that is too old. */
 int holder_hold(int dirfd, const char *volume, const char *what, int *ret_fd, struct error *err);
 
 /* Lets go and closes it. ABORTED or DEADLINE_EXCEEDED: it was not held until now, and what was copied meanwhile is worth

@@ -34,7 +34,8 @@ static Capsule__V1__VolumeSnapshot *message_of(const struct store_snapshot *s)
 
 /* ---- copies ---- */
 
-/* Where the host cannot hold the volume still, in a microVM that has mounted it. *ret_hold is -1 where nothing is to be done. */
+/* Where the host cannot hold the volume still, in a microVM that has mounted it. *ret_hold is -1 where nothing is to be done, or
+ * nothing can be: in a system of the user's own. */
 static int hold_in_guest(struct service_host *host, const struct store_volume *v, const char *what, int *ret_hold,
 			 struct error *err)
 {
@@ -46,7 +47,7 @@ static int hold_in_guest(struct service_host *host, const struct store_volume *v
 		return 0;
 	if (store_get(host->store, v->claimed_by, &holder, err) < 0)
 		return -1;
-	if (spec_is_container(holder.spec))
+	if (spec_is_container(holder.spec) || spec_is_own_system(holder.spec))
 		return 0;
 	return driver->ops->hold(driver, v->claimed_by, v->name, what, ret_hold, err);
 }

@@ -2,6 +2,7 @@
 # Copyright The Capsule authors
 """Copies of volumes that a microVM writes to: its guest holds them still, and goes on whatever happens to the daemon."""
 import os
+import pathlib
 import signal
 import struct
 import subprocess
@@ -58,6 +59,38 @@ def test_copies_under_a_writer_are_clean_and_have_what_was_told(writer):
         assert fsck(writer.root / f"volumes/{name}.img")
         assert numbers(content(writer, name, "numbers")) >= before
     assert "data+.img" not in storage(writer)
+
+
+def children(pid):
+    return [int(c) for c in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def expect_starting(capsule):
+    for command in (("snapshot", "create", "data", "s"), ("clone", "data", "copy"), ("export", "data", "/dev/null")):
+        refused(capsule.ctl("volume", *command, check=False), "cannot hold volume data still: its machine is starting; try again")
+
+
+def test_a_machine_that_starts_is_to_be_waited_for(capsule):
+    """Its monitor is stopped while it boots."""
+    capsule.apply(volume(size="128MiB"))
+    run_with_volume(capsule, command=TELLER, wait=False)
+    run_dir = capsule.run_dir / "workloads/w"
+    wait_for((run_dir / "shim.pid").exists, "the holder")
+    holder = int((run_dir / "shim.pid").read_text().split()[0])
+    monitor, = wait_for(lambda: children(holder), "the monitor")
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        wait_for((run_dir / "config.json").exists, "the bundle")
+        expect_starting(capsule)
+        # As before the bundle is written.
+        (run_dir / "config.json").rename(run_dir / "config")
+        expect_starting(capsule)
+        (run_dir / "config").rename(run_dir / "config.json")
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    wait_for(lambda: told(capsule) > 10, "some numbers")
+    capsule.ctl("volume", "snapshot", "create", "data", "s")
+    assert snapshots(capsule) == ["data/s"] and storage(capsule) == ["data+s.img", "data.img"]
 
 
 @pytest.fixture

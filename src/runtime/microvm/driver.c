@@ -158,8 +158,9 @@ static int prepare_and_run(struct microvm_driver *d, const struct places *p, con
 	_cleanup_boot_ struct boot boot = { 0 };
 	_cleanup_free_ char *payload = NULL;
 
-	if (boot_choose(&d->boot, plan->spec->micro_vm, &boot, err) < 0 ||
-	    make_disks(d, p, plan, &boot, &payload, err) < 0 || fs_mkdir_all(AT_FDCWD, p->run_dir, 0711, err) < 0)
+	/* First, as it tells that the machine is starting (microvm_hold()). */
+	if (fs_mkdir_all(AT_FDCWD, p->run_dir, 0711, err) < 0 || boot_choose(&d->boot, plan->spec->micro_vm, &boot, err) < 0 ||
+	    make_disks(d, p, plan, &boot, &payload, err) < 0)
 		return -1;
 	build_command(&command, d, p, plan, &boot, payload);
 	return run_holder(d, &command, p, plan, ret, err);
@@ -303,12 +304,18 @@ static int microvm_exec(struct driver *driver, const struct driver_exec *exec, s
 static int microvm_hold(struct driver *driver, const char *name, const char *volume, const char *what, int *ret_hold,
 			struct error *err)
 {
+	_cleanup_places_ struct places p = { 0 };
 	_cleanup_close_ int dirfd = -1;
 
-	/* It does not run, or in it runs nothing of ours. */
 	*ret_hold = -1;
-	if (open_run(driver, name, &dirfd, NULL) < 0)
-		return 0;
+	if (places_init(&p, driver, name, err) < 0)
+		return -1;
+	dirfd = open(p.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0)
+		return errno == ENOENT ? 0 : error_errno(err, errno, "cannot open %s", p.run_dir);
+	/* A start writes it while the machine boots. */
+	if (faccessat(dirfd, "config.json", F_OK, 0) < 0)
+		return error_set(err, ERR_UNAVAILABLE, "cannot hold %s still: its machine is starting; try again", what);
 	return holder_hold(dirfd, volume, what, ret_hold, err);
 }
 
