@@ -324,6 +324,8 @@ void payload_abort(struct payload *p)
 	kill_all(p);
 	if (p->state == PAYLOAD_STARTING && !p->runtime)
 		begin_end(p);
+	/* It may wait only for the host to take the last output. */
+	payload_continue_end(p);
 }
 
 /* ---- the start ---- */

@@ -131,15 +131,16 @@ class Result:
 
 
 class Run:
-    """The call that runs the payload: its events, read by a thread as they come."""
+    """The call that runs the payload: its events, read by a thread as they come, or by nobody."""
 
-    def __init__(self, vm, request):
+    def __init__(self, vm, request, reads=True):
         self.call = vm.stub.Run(request, timeout=None)
         self.out, self.err, self.started, self.exited, self.error = b"", b"", None, None, None
         self.ending, self.order = None, []
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self.read, daemon=True)
-        self.thread.start()
+        if reads:
+            self.thread.start()
 
     def read(self):
         try:
@@ -230,7 +231,7 @@ class GuestVM:
                   **fields}
         return self.stub.Hello(self.pb.HelloRequest(**fields), timeout=TIMEOUT, wait_for_ready=True)
 
-    def run(self, *command, link=None, hello=True, **config):
+    def run(self, *command, link=None, hello=True, reads=True, **config):
         if self.stub is None:
             self.connect()
         if hello:
@@ -244,7 +245,7 @@ class GuestVM:
             volumes=[self.pb.Volume(name=name, disk=disk(f"volume-{i}"), read_only=mounts.get(name) == "ro")
                      for i, (name, _, _) in enumerate(self.volumes)],
             files=[self.pb.File(name=name, content=content) for name, content in files.items()])
-        return Run(self, request)
+        return Run(self, request, reads)
 
     def start_exec(self, *command, **fields):
         start = self.pb.ExecStart(command=command, **fields)

@@ -201,6 +201,28 @@ def test_a_host_that_is_gone_ends_the_machine(boot):
     assert "unmounting" in vm.console_text()
 
 
+def test_a_host_that_reads_nothing_and_goes_ends_the_machine(boot):
+    """The guest waits only for it to take what the payload has printed last."""
+    vm = boot()
+    vm.run("yes", reads=False)
+
+    def time_used():
+        return vm.exec("cut", "-d", " ", "-f", "14-15", "/proc/1/stat").out
+
+    def stands():
+        before = time_used()
+        time.sleep(1)
+        return before and before == time_used()
+
+    wait_for(stands, "the payload to have filled what there is on its way")
+    vm.stop(grace_ms=0)
+    wait_for(lambda: "unmounting" in vm.console_text(), "the end of the payload")
+    time.sleep(2)  # all is unmounted then, most likely
+    assert vm.process.poll() is None
+    vm.channel.close()
+    vm.wait_off()
+
+
 def test_garbage_on_the_stream_ends_the_machine(boot):
     vm = boot()
     with socket.socket(socket.AF_UNIX) as s:
