@@ -32,10 +32,9 @@
 #define RUN_TIMEOUT_EMULATED_MS 120000
 #define END_TIMEOUT_MS 15000
 #define END_TIMEOUT_EMULATED_MS 45000
-/* After the grace, for a guest that does not do what it was told. One that tells of no Ending unmounts and syncs in it. */
+/* After the grace, for a guest that does not do what it was told; and for one that has lost its stream, which ends its machine then.
+ * One that tells of no Ending unmounts and syncs in it. */
 #define STOP_MARGIN_MS 20000
-/* For a machine to end whose guest's stream has ended. */
-#define SILENCE_MS 1000
 #define ATTEMPTS 2
 #define EXIT_UNKNOWN 255
 
@@ -233,8 +232,8 @@ static void note_end(struct vm *vm, int status)
 	if (WIFSIGNALED(status))
 		snprintf(why, sizeof why, "%s was killed by signal %d", vm->options->monitor->name, WTERMSIG(status));
 	else
-		snprintf(why, sizeof why, "the machine ended (exit code %d of %s) before its payload did", WEXITSTATUS(status),
-			 vm->options->monitor->name);
+		snprintf(why, sizeof why, "the machine ended (exit code %d of %s) before %s", WEXITSTATUS(status),
+			 vm->options->monitor->name, vm->cleaning ? "it told how its payload had ended" : "its payload did");
 	note_reason(vm, why);
 }
 
@@ -348,10 +347,12 @@ static void on_run_ended(const struct error *why, void *arg)
 			add_console(vm, &err);
 		fail(vm, &err);
 	} else {
-		/* Most likely the machine is ending, which tells more. */
+		/* Most likely the machine is ending, which tells more, or the guest ends it: for that it has the time that it had
+		 * before, or a margin. */
 		error_set(&vm->silence, ERR_UNAVAILABLE, "%s",
 			  why ? error_message(why) : "the guest said no more of its payload");
-		arm(vm, SILENCE_MS, on_silence_timeout);
+		if (!vm->cleaning)
+			arm(vm, STOP_MARGIN_MS, on_silence_timeout);
 	}
 }
 
@@ -476,8 +477,8 @@ static void on_stop(int sig, int64_t grace_ms, void *arg)
 		cancel(vm, "the workload was stopped during its start");
 		return;
 	}
-	/* No grace is left to be shortened once the guest unmounts. */
-	if (vm->state != VM_RUNNING || vm->cleaning)
+	/* No grace is left to be shortened once the guest unmounts, and nobody hears of it where it has lost its stream. */
+	if (vm->state != VM_RUNNING || vm->cleaning || vm->silence.code != ERR_OK)
 		return;
 	grace_ms = grace_ms > 0 ? grace_ms : 0;
 	at = now + (grace_ms + margin) * NSEC_PER_MSEC;

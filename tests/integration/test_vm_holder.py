@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -30,6 +31,7 @@ from vm_holder import Holder, wait_ended, wait_for
 
 QEMU = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64"
 MIB = 1 << 20
+SYS_pidfd_getfd = 438
 STOP_MARGIN = 20  # seconds: STOP_MARGIN_MS in src/vm/holder.c
 LIVE = ("/bin/sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1; done")
 
@@ -350,6 +352,72 @@ def test_guest_that_syncs_is_not_cut_off_by_the_grace(payload, tmp_path, command
         assert (result["code"], result["stopped"], result["reason"]) == (code, True, "")
         wait_ended(holder.pid)
         assert subprocess.run(["debugfs", "-R", "cat /file", volume], capture_output=True, check=True).stdout == b"kept\n"
+
+
+def takes_nothing(holder):
+    e = Exec(holder, "/bin/true")
+    answer = e.connection.receive()
+    e.close()
+    return answer.kind == vm_holder.EXEC_FAILED and "the payload does not run" in answer.text
+
+
+def cut_stream(monitor):
+    """Both ends of a guest's stream see its end."""
+    arguments = pathlib.Path(f"/proc/{monitor}/cmdline").read_text()
+    fd = int(re.search(r"socket,id=agent,fd=(\d+)", arguments)[1])
+    pidfd = os.pidfd_open(monitor)
+    with socket.socket(fileno=ctypes.CDLL(None).syscall(SYS_pidfd_getfd, pidfd, fd, 0)) as stream:
+        stream.shutdown(socket.SHUT_RDWR)
+    os.close(pidfd)
+
+
+@pytest.mark.parametrize("limit, reason", [
+    (600000, "the machine ended (exit code 0 of QEMU) before it told how its payload had ended"),
+    (8000, "the guest did not unmount and sync within 8 s of its payload's end"),
+], ids=["thawed", "stuck"])
+def test_guest_that_loses_its_stream_while_it_syncs_has_its_time(payload, tmp_path, limit, reason):
+    with frozen_disk(tmp_path) as (volume, freeze), \
+            machine(payload, "--clean-up", str(limit), volumes=[("v", "rw", volume)],
+                    command=("/bin/sh", "-c", "mkfifo /end; echo kept > /v/file; echo up; read x < /end; exit 7")) as holder:
+        connection, monitor = running(holder, up=True)
+        freeze()
+        assert run(holder, "/bin/sh", "-c", "echo > /end")[0] in (0, 137)
+        wait_for(lambda: takes_nothing(holder), "the end of the payload")
+        cut_stream(monitor)
+        with pytest.raises(TimeoutError):
+            connection.receive(timeout=4)
+        connection.stop(0)
+        if limit == 8000:
+            wait_for(lambda: killed(monitor), "the kill")
+        freeze(FITHAW)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (137, True)
+        assert result["reason"].startswith(reason)
+        if limit != 8000:
+            assert subprocess.run(["debugfs", "-R", "cat /file", volume], capture_output=True, check=True).stdout == b"kept\n"
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_guest_that_loses_its_stream_ends_its_machine(payload, tmp_path, stuck):
+    """The payload is killed, and what it wrote is synced. Who asks for a stop then makes it no longer."""
+    write = "echo kept > /v/file; echo up; exec sleep 1000"
+    with frozen_disk(tmp_path) as (volume, freeze), \
+            machine(payload, volumes=[("v", "rw", volume)], command=("/bin/sh", "-c", write)) as holder:
+        connection, monitor = running(holder, up=True)
+        freeze()
+        cut_stream(monitor)
+        with pytest.raises(TimeoutError):
+            connection.receive(timeout=4)
+        if stuck:
+            connection.stop(600000)
+            wait_for(lambda: killed(monitor), "the kill", timeout=STOP_MARGIN + 10)
+        freeze(FITHAW)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (137 if stuck else 255, stuck)
+        assert result["reason"].startswith("lost the connection to the guest" if stuck else
+                                           "the machine ended (exit code 0 of QEMU) before its payload did")
+        if not stuck:
+            assert subprocess.run(["debugfs", "-R", "cat /file", volume], capture_output=True, check=True).stdout == b"kept\n"
 
 
 def test_guest_that_never_ends_its_clean_up_is_killed(payload, tmp_path):
