@@ -54,7 +54,8 @@ struct vm {
 	struct guest *guest; /* NULL: the agent's stream is not there */
 	bool bundle;         /* SHIM_START was here */
 	bool stopping;
-	bool cleaning; /* the payload has ended or was killed; the guest unmounts and syncs */
+	bool grace_over; /* the machine was killed for that */
+	bool cleaning;   /* the payload has ended or was killed; the guest unmounts and syncs */
 	bool monitor_ended;
 	unsigned attempts;
 	int64_t kill_at_ns; /* of a stop */
@@ -173,6 +174,14 @@ static void on_end_timeout(uv_timer_t *timer)
 	monitor_kill(vm->monitor);
 }
 
+static void on_grace_over(uv_timer_t *timer)
+{
+	struct vm *vm = timer->data;
+
+	vm->grace_over = true;
+	monitor_kill(vm->monitor);
+}
+
 static void note_reason(struct vm *vm, const char *why)
 {
 	char lines[CONSOLE_LINES_MAX];
@@ -229,6 +238,9 @@ static void note_end(struct vm *vm, int status)
 	    !strstr(console_last_lines(&vm->console, lines), "Kernel panic"))
 		return;
 	r->exit_code = vm->stopping ? 128 + SIGKILL : EXIT_UNKNOWN;
+	/* A system of the user's own that did not hear the power button, as a payload that did not hear its signal. */
+	if (!vm->options->agent && vm->grace_over)
+		return;
 	if (WIFSIGNALED(status))
 		snprintf(why, sizeof why, "%s was killed by signal %d", vm->options->monitor->name, WTERMSIG(status));
 	else
@@ -490,7 +502,7 @@ static void on_stop(int sig, int64_t grace_ms, void *arg)
 		guest_stop(vm->guest, sig ? sig : vm->options->stop_signal, grace_ms);
 	else
 		monitor_power_off(vm->monitor);
-	arm(vm, grace_ms + margin, on_end_timeout);
+	arm(vm, grace_ms + margin, on_grace_over);
 }
 
 static void on_terminate(uv_signal_t *handle, int sig)

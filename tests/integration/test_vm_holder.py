@@ -658,7 +658,7 @@ def test_own_system_is_stopped_and_takes_no_processes(tmp_path):
         assert "no agent" in Exec(holder, "/bin/true").failed()[1]
         connection.stop(500)
         result = connection.expect_exit()
-        assert (result["code"], result["stopped"]) == (137, True)
+        assert (result["code"], result["stopped"], result["reason"]) == (137, True, "")
 
 
 ACPI_SIGNATURE = b"RSD PTR "
