@@ -501,7 +501,7 @@ static ssize_t read_out(nghttp2_session *session, int32_t stream, uint8_t *to, s
 		call->out_tail = &call->out;
 	call->queued -= n;
 	call->conn->queued -= n;
-	if (call->full && call->queued < RPC_SEND_LOW) {
+	if (call->full && call->queued < call->conn->send_low) {
 		call->full = false;
 		call_schedule(call, WORK_WRITABLE);
 	}
@@ -639,7 +639,7 @@ int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
 	call->out_tail = &frame->next;
 	call->queued += frame->len;
 	call->conn->queued += frame->len;
-	if (call->queued > RPC_SEND_HIGH)
+	if (call->queued > call->conn->send_high)
 		call->full = true;
 	send_queued(call);
 	return 0;

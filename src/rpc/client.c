@@ -248,7 +248,7 @@ static const char *authority_of(const struct rpc_client *client)
 	return client->address.is_unix ? "localhost" : client->target;
 }
 
-static struct rpc_client *client_new(uv_loop_t *loop, const char *target, const struct rpc_address *address,
+static struct rpc_client *client_new(uv_loop_t *loop, const char *target, const struct rpc_address *address, bool shared,
 				     struct error *err)
 {
 	_cleanup_free_ struct rpc_client *client = calloc(1, sizeof(*client));
@@ -268,6 +268,7 @@ static struct rpc_client *client_new(uv_loop_t *loop, const char *target, const 
 	client->link.ended = on_link_ended;
 	client->link.closed = on_link_closed;
 	options = rpc_link_conn_options(&client->link);
+	options.shared = shared;
 	client->link.conn = rpc_conn_new_client(authority_of(client), &options);
 	if (!client->link.conn) {
 		error_set(err, ERR_RESOURCE_EXHAUSTED, "no memory");
@@ -290,7 +291,7 @@ struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_clien
 
 	if (rpc_address_parse(target, &address, err) < 0)
 		return NULL;
-	client = client_new(loop, target, &address, err);
+	client = client_new(loop, target, &address, false, err);
 	if (!client)
 		return NULL;
 	client->connected = connected;
@@ -303,7 +304,7 @@ struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_clien
 struct rpc_client *rpc_client_adopt(uv_loop_t *loop, int fd, const char *name, struct error *err)
 {
 	const struct rpc_address nowhere = { .is_unix = true };
-	struct rpc_client *client = client_new(loop, name, &nowhere, err);
+	struct rpc_client *client = client_new(loop, name, &nowhere, true, err);
 	int r;
 
 	if (!client) {

@@ -260,7 +260,7 @@ static int session_new(struct rpc_conn *conn)
 static int session_greet(struct rpc_conn *conn)
 {
 	nghttp2_settings_entry settings[] = {
-		{ NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, RPC_WINDOW },
+		{ NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, conn->window },
 		{ NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, RPC_HEADERS_MAX },
 		{ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, RPC_STREAMS_MAX },
 		{ NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 },
@@ -283,6 +283,9 @@ static struct rpc_conn *conn_new(const struct rpc_services *services, const char
 		return NULL;
 	conn->services = services;
 	conn->options = *options;
+	conn->window = options->shared ? RPC_SHARED_WINDOW : RPC_WINDOW;
+	conn->send_high = options->shared ? RPC_SHARED_WINDOW : RPC_SEND_HIGH;
+	conn->send_low = options->shared ? RPC_SHARED_WINDOW / 4 : RPC_SEND_LOW;
 	conn->deadline_ns = -1;
 	conn->work_tail = &conn->work;
 	buf_init(&conn->out, RPC_OUT_CHUNK + (128u << 10));

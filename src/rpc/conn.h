@@ -19,6 +19,7 @@
 #include "rpc/rpc.h"
 
 #define RPC_WINDOW (1u << 20)     /* what a peer may send to a call that does not read */
+#define RPC_SHARED_WINDOW (128u << 10)
 #define RPC_UNREAD_MAX (64u << 20)
 #define RPC_QUEUED_MAX (64u << 20)
 #define RPC_HEADERS_MAX (16u << 10)
@@ -48,6 +49,9 @@ struct rpc_conn_options {
 	void (*wake)(struct rpc_conn *conn, void *arg);
 	void *arg;
 	struct rpc_peer peer;       /* .fd = -1 where there is none */
+	/* Its calls are for many who do not know of each other: each has RPC_SHARED_WINDOW instead of RPC_WINDOW, and as much to
+	 * be sent, so that some hundreds that nobody reads stay below the limits of the connection and end no other. */
+	bool shared;
 };
 
 /* NULL without memory. */

@@ -63,7 +63,7 @@ struct rpc_call {
 	bool local_done, remote_done;          /* no more messages will be sent, received */
 	bool half_close_told;
 	bool paused;
-	bool full;                             /* queued went above RPC_SEND_HIGH */
+	bool full;                             /* queued went above send_high */
 	bool delivering;
 	bool cut;                              /* the stream is to be reset: nothing is sent or delivered any more */
 	bool closed;                           /* `close` was called */
@@ -82,6 +82,8 @@ struct rpc_conn {
 	struct rpc_call *work, **work_tail;
 	size_t unread;                         /* sum of the calls' in.len */
 	size_t queued;                         /* sum of the calls' queued */
+	uint32_t window;                       /* of a call */
+	size_t send_high, send_low;            /* of what is queued in a call */
 	int64_t deadline_ns;                   /* no call's is earlier; -1: none */
 	unsigned busy;                         /* inside the driver's call: no need to wake it */
 	bool draining;

@@ -28,6 +28,7 @@
 #define RPC_STREAMS_MAX 1024u
 #define RPC_SEND_HIGH (1u << 20) /* queued bytes above which rpc_call_writable() is false */
 #define RPC_SEND_LOW (256u << 10) /* `writable` is called when the queue has fallen below this */
+/* Both are smaller in a connection of many (rpc/conn.h). */
 
 struct rpc_conn;
 struct rpc_call;

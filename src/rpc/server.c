@@ -124,7 +124,7 @@ static void read_peer(int fd, struct rpc_peer *peer)
 }
 
 /* Takes over the descriptor, in any case. */
-static int serve(struct rpc_server *server, int fd, rpc_server_lost_fn lost, void *arg)
+static int serve(struct rpc_server *server, int fd, bool shared, rpc_server_lost_fn lost, void *arg)
 {
 	struct connection *c = calloc(1, sizeof(*c));
 	struct rpc_conn_options options;
@@ -140,6 +140,7 @@ static int serve(struct rpc_server *server, int fd, rpc_server_lost_fn lost, voi
 	c->link.ended = on_connection_ended;
 	c->link.closed = on_connection_closed;
 	options = rpc_link_conn_options(&c->link);
+	options.shared = shared;
 	read_peer(fd, &options.peer);
 	c->link.conn = rpc_conn_new_server(server->services, &options);
 	if (!c->link.conn) {
@@ -161,7 +162,7 @@ static int serve(struct rpc_server *server, int fd, rpc_server_lost_fn lost, voi
 
 int rpc_server_adopt(struct rpc_server *server, int fd, rpc_server_lost_fn lost, void *arg, struct error *err)
 {
-	int r = serve(server, fd, lost, arg);
+	int r = serve(server, fd, true, lost, arg);
 
 	return r < 0 ? error_errno(err, -r, "cannot serve a connection") : 0;
 }
@@ -181,7 +182,7 @@ static void on_acceptable(uv_poll_t *poll, int status, int events)
 		}
 		fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
-			(void)serve(server, fd, NULL, NULL);
+			(void)serve(server, fd, false, NULL, NULL);
 			continue;
 		}
 		if (errno == EINTR || errno == ECONNABORTED)

@@ -44,9 +44,9 @@ int rpc_server_listen_unix(struct rpc_server *server, const char *path, mode_t m
 int rpc_server_listen_tcp(struct rpc_server *server, const char *host, uint16_t port, uint16_t *ret_port,
 			  struct error *err);
 
-/* Serves one connection over any non-blocking descriptor that is a byte stream: a socket, a virtio-serial port. It is the server's
- * in any case. `lost` (may be NULL) is called once, from the loop, when the connection has ended and its calls are closed,
- * unless the server is being closed. */
+/* Serves one shared connection (rpc/conn.h) over any non-blocking descriptor that is a byte stream: a socket, a virtio-serial
+ * port. It is the server's in any case. `lost` (may be NULL) is called once, from the loop, when the connection has ended and
+ * its calls are closed, unless the server is being closed. */
 typedef void (*rpc_server_lost_fn)(void *arg);
 int rpc_server_adopt(struct rpc_server *server, int fd, rpc_server_lost_fn lost, void *arg, struct error *err);
 
@@ -74,8 +74,8 @@ typedef void (*rpc_client_connected_fn)(struct rpc_client *client, int errnum, v
 struct rpc_client *rpc_client_new(uv_loop_t *loop, const char *target, rpc_client_connected_fn connected, void *arg,
 				  struct error *err);
 
-/* A client over a connected, non-blocking stream socket, which is the client's in any case. The name is for messages:
- * "lost the connection to NAME". NULL with err set on failure. */
+/* A client over a connected, non-blocking stream socket, a shared connection (rpc/conn.h). The socket is the client's in any
+ * case. The name is for messages: "lost the connection to NAME". NULL with err set on failure. */
 struct rpc_client *rpc_client_adopt(uv_loop_t *loop, int fd, const char *name, struct error *err);
 
 /* Ends every call with CANCELLED, closes and frees; `closed` (may be NULL) is called from the loop when it let go of

@@ -263,6 +263,42 @@ START_TEST(paused_receiver_bounds_both_sides)
 }
 END_TEST
 
+/* As many as a guest has further processes, and nobody reads what any of them says. */
+START_TEST(calls_of_a_shared_connection_that_nobody_reads_harm_no_other)
+{
+	enum { CALLS = 256 };
+	const struct rpc_conn_options options = { .peer = { .fd = -1 }, .shared = true };
+	static struct notes n[CALLS];
+	struct pair shared = pair;
+	struct notes last = { 0 };
+	struct rpc_call *call;
+
+	shared.client = rpc_conn_new_client("localhost", &options);
+	shared.server = rpc_conn_new_server(pair.services, &options);
+	for (unsigned i = 0; i < CALLS; i++) {
+		call = rpc_conn_call(shared.client, &server_stream, 0, &n[i]);
+		rpc_call_pause(call);
+		send_echo(call, "", 250, 10000);
+		rpc_call_half_close(call);
+		pair_run(&shared);
+	}
+	ck_assert_uint_le(shared.client->unread, RPC_UNREAD_MAX);
+	ck_assert_uint_le(shared.server->queued, RPC_QUEUED_MAX);
+	call = rpc_conn_call(shared.client, &server_stream, 0, &last);
+	send_echo(call, "", 250, 10000);
+	rpc_call_half_close(call);
+	pair_run(&shared);
+	ck_assert(last.closes == 1 && last.code == ERR_OK && last.messages == 250 && last.in_order);
+	for (call = shared.client->calls; call; call = call->next)
+		rpc_call_resume(call);
+	pair_run(&shared);
+	for (unsigned i = 0; i < CALLS; i++)
+		ck_assert(n[i].closes == 1 && n[i].code == ERR_OK && n[i].messages == 250 && n[i].in_order);
+	rpc_conn_free(shared.client);
+	rpc_conn_free(shared.server);
+}
+END_TEST
+
 START_TEST(messages_come_before_the_status_even_when_paused)
 {
 	struct notes n = { .pause_each = true };
@@ -785,6 +821,7 @@ int main(void)
 	tcase_add_test(t, server_reply_above_the_limit);
 	tcase_add_test(t, streams_of_40_mb);
 	tcase_add_test(t, paused_receiver_bounds_both_sides);
+	tcase_add_test(t, calls_of_a_shared_connection_that_nobody_reads_harm_no_other);
 	tcase_add_test(t, messages_come_before_the_status_even_when_paused);
 	tcase_add_test(t, resume_just_before_the_end_loses_nothing);
 	tcase_add_test(t, cancel_of_a_paused_call_that_has_ended);

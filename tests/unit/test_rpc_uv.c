@@ -209,6 +209,38 @@ START_TEST(one_connection_over_a_device)
 }
 END_TEST
 
+/* Of a shared one: the settings that it begins with (RFC 9113, 6.5.2: number 4 is the window). */
+static void expect_small_window(int fd)
+{
+	static const uint8_t window[] = { 0, 4, 0, RPC_SHARED_WINDOW >> 16, 0, 0 };
+	uint8_t said[4096];
+	ssize_t n;
+
+	while ((n = read(fd, said, sizeof(said))) < 0)
+		uv_run(&loop, UV_RUN_NOWAIT);
+	ck_assert_ptr_nonnull(memmem(said, (size_t)n, window, sizeof(window)));
+}
+
+START_TEST(an_adopted_connection_is_shared)
+{
+	struct rpc_client *client;
+	int a[2], b[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, a), 0);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, b), 0);
+	ck_assert_int_eq(rpc_server_adopt(server, a[0], NULL, NULL, NULL), 0);
+	client = rpc_client_adopt(&loop, b[0], "other", NULL);
+	ck_assert_ptr_nonnull(client);
+	expect_small_window(a[1]);
+	expect_small_window(b[1]);
+	client_close(client);
+	close(a[1]);
+	close(b[1]);
+	while (rpc_server_connections(server))
+		uv_run(&loop, UV_RUN_ONCE);
+}
+END_TEST
+
 static int connected_errnum = -1;
 
 static void on_connected(struct rpc_client *client, int errnum, void *arg)
@@ -519,6 +551,7 @@ int main(void)
 	tcase_add_test(t, call_over_a_unix_socket);
 	tcase_add_loop_test(t, call_over_tcp, 0, 4);
 	tcase_add_test(t, one_connection_over_a_device);
+	tcase_add_test(t, an_adopted_connection_is_shared);
 	tcase_add_test(t, nobody_there);
 	tcase_add_test(t, close_in_callbacks);
 	tcase_add_test(t, deadlines);
