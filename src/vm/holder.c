@@ -57,6 +57,7 @@ struct vm {
 	bool grace_over; /* the machine was killed for that */
 	bool cleaning;   /* the payload has ended or was killed; the guest unmounts and syncs */
 	bool monitor_ended;
+	int monitor_status;
 	unsigned attempts;
 	int64_t kill_at_ns; /* of a stop */
 	int run_fd;
@@ -255,14 +256,13 @@ static void on_monitor_ended(int status, void *arg)
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	vm->monitor_ended = true;
+	vm->monitor_status = status;
 	if (vm->failure.code != ERR_OK) {
 		uv_stop(&vm->loop);
 	} else if (vm->state < VM_RUNNING) {
 		describe_end(vm, status, &err);
 		boot_failed(vm, &err);
 	} else {
-		if (vm->state == VM_RUNNING)
-			note_end(vm, status);
 		try_to_finish(vm);
 	}
 }
@@ -281,9 +281,12 @@ static void on_monitor_failed(const struct error *why, void *arg)
 
 static void try_to_finish(struct vm *vm)
 {
-	/* The monitor held the other end of the guest's stream, so that ends too. */
-	if (vm->monitor_ended && !(vm->guest && guest_runs(vm->guest)))
-		uv_stop(&vm->loop);
+	/* The monitor held the other end of the guest's stream, so that ends too. How the payload ended may be in it yet. */
+	if (!vm->monitor_ended || (vm->guest && guest_runs(vm->guest)))
+		return;
+	if (vm->state == VM_RUNNING)
+		note_end(vm, vm->monitor_status);
+	uv_stop(&vm->loop);
 }
 
 static void on_started(void *arg)
