@@ -282,7 +282,44 @@ static int compare_workload(struct cli *cli, const Capsule__V1__Workload *wanted
 	return 0;
 }
 
-static int apply_workload(struct cli *cli, const struct sources *s, Capsule__V1__Workload *workload, struct error *err)
+/* One that was refused for what another workload of the same manifests may give up. */
+struct refusal {
+	Capsule__V1__Workload *workload; /* of the manifests, as below */
+	struct error err;
+};
+
+struct applied {
+	char **names; /* of workloads that are accepted */
+	Capsule__V1__Workload **judged; /* by the daemon, each alone, and accepted */
+	size_t n, n_judged;
+	struct refusal *refusals;
+	size_t n_refusals;
+	size_t failed;
+};
+
+static void applied_release(struct applied *a)
+{
+	for (size_t i = 0; i < a->n_refusals; i++)
+		error_release(&a->refusals[i].err);
+	free(a->refusals);
+	free(a->judged);
+	free(a->names);
+}
+
+static int applied_init(struct applied *a, const struct sources *s, struct error *err)
+{
+	size_t n = 1;
+
+	for (size_t i = 0; i < s->n; i++)
+		n += s->items[i].manifest.n;
+	a->names = calloc(n, sizeof *a->names);
+	a->judged = calloc(n, sizeof(*a->judged));
+	a->refusals = calloc(n, sizeof *a->refusals);
+	return a->names && a->judged && a->refusals ? 0 : error_errno(err, ENOMEM, "cannot apply");
+}
+
+static int apply_workload(struct cli *cli, const struct sources *s, Capsule__V1__Workload *workload, struct applied *applied,
+			  struct error *err)
 {
 	Capsule__V1__WorkloadApplyRequest request = CAPSULE__V1__WORKLOAD_APPLY_REQUEST__INIT;
 	_cleanup_message_ Capsule__V1__WorkloadApplyResponse *reply = NULL;
@@ -296,20 +333,22 @@ static int apply_workload(struct cli *cli, const struct sources *s, Capsule__V1_
 		error_release(err);
 		return compare_workload(cli, workload, err);
 	}
-	if (r == 0)
+	if (r == 0) {
 		print_result(workload, reply, dry_run);
+		applied->judged[applied->n_judged++] = workload;
+	}
 	return r;
 }
 
 static int apply_object(struct cli *cli, const struct sources *s, const struct manifest_object *object,
-			struct error *err)
+			struct applied *applied, struct error *err)
 {
 	int r;
 
 	if (object->kind == MANIFEST_VOLUME)
 		r = volume_apply(cli, object->volume, is_dry_run(cli), err);
 	else
-		r = apply_workload(cli, s, object->workload, err);
+		r = apply_workload(cli, s, object->workload, applied, err);
 	/* Whoever applies a directory wants to see how far it is. */
 	fflush(stdout);
 	if (r == -1 && !client_lost(cli))
@@ -318,11 +357,13 @@ static int apply_object(struct cli *cli, const struct sources *s, const struct m
 	return r;
 }
 
-struct applied {
-	char **names; /* of workloads, into the manifests */
-	size_t n;
-	size_t failed;
-};
+static bool may_be_given_up(const struct manifest_object *object, const struct error *err)
+{
+	const Capsule__V1__Workload *w = object->workload;
+
+	return object->kind == MANIFEST_WORKLOAD && err->code == ERR_FAILED_PRECONDITION &&
+	       (w->container ? w->container->n_ports : w->micro_vm->n_ports);
+}
 
 /* All objects of one kind, in the order given. One that is refused does not keep the others from being applied; a
  * daemon that is gone does. */
@@ -336,10 +377,15 @@ static int apply_kind(struct cli *cli, const struct sources *s, enum manifest_ki
 
 			if (object->kind != kind)
 				continue;
-			r = apply_object(cli, s, object, err);
+			r = apply_object(cli, s, object, applied, err);
 			if (r == CLI_USAGE || (r < 0 && client_lost(cli)))
 				return r;
-			if (r < 0) {
+			if (r < 0 && may_be_given_up(object, err)) {
+				struct refusal *refusal = &applied->refusals[applied->n_refusals++];
+
+				refusal->workload = object->workload;
+				error_move(&refusal->err, err);
+			} else if (r < 0) {
 				cli_report(cli, err);
 				applied->failed++;
 			} else if (kind == MANIFEST_WORKLOAD) {
@@ -349,12 +395,66 @@ static int apply_kind(struct cli *cli, const struct sources *s, enum manifest_ki
 	return 0;
 }
 
+/* The daemon judges n of those that were refused together: one gives up what another one takes. What it has accepted before is in
+ * place by now, but for a trial. */
+static int apply_together(struct cli *cli, const struct applied *applied, const struct refusal *refusals, size_t n,
+			  struct error *err)
+{
+	size_t more = is_dry_run(cli) ? applied->n_judged : 0;
+	_cleanup_free_ Capsule__V1__Workload **others = calloc(n + more, sizeof(*others));
+	Capsule__V1__WorkloadApplyRequest request = CAPSULE__V1__WORKLOAD_APPLY_REQUEST__INIT;
+	_cleanup_message_ Capsule__V1__WorkloadApplyResponse *reply = NULL;
+	int r;
+
+	if (!others)
+		return error_errno(err, ENOMEM, "cannot apply");
+	for (size_t i = 1; i < n; i++)
+		others[i - 1] = refusals[i].workload;
+	for (size_t i = 0; i < more; i++)
+		others[n - 1 + i] = applied->judged[i];
+	request.workload = refusals[0].workload;
+	request.others = others;
+	request.n_others = n - 1 + more;
+	request.dry_run = is_dry_run(cli);
+	r = client_call(cli, &workload_apply, &request, &reply, err);
+	if (r < 0)
+		return r;
+	if (reply->n_others != request.n_others)
+		return error_set(err, ERR_UNIMPLEMENTED, "the daemon is older than this program");
+	for (size_t i = 0; i < n; i++)
+		print_result(refusals[i].workload, i ? reply->others[i - 1] : reply, request.dry_run);
+	return 0;
+}
+
+/* If one is refused once more, for whatever it is, what was said first is told: it is about that one alone. */
+static int apply_refused(struct cli *cli, struct applied *applied, struct refusal *refusals, size_t n, struct error *err)
+{
+	int r = apply_together(cli, applied, refusals, n, err);
+
+	if (r == CLI_USAGE || (r < 0 && client_lost(cli)))
+		return r;
+	error_release(err);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		applied->names[applied->n++] = refusals[i].workload->name;
+	if (r == 0)
+		return 0;
+	if (n == 1) {
+		cli_report(cli, &refusals[0].err);
+		applied->failed++;
+		return 0;
+	}
+	for (size_t i = 0; i < n; i++) {
+		r = apply_refused(cli, applied, &refusals[i], 1, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 static int run_apply(struct cli *cli, struct error *err)
 {
 	_cleanup_(sources_release) struct sources sources = { 0 };
-	_cleanup_free_ char **names = NULL;
-	struct applied applied = { 0 };
-	size_t objects = 0;
+	_cleanup_(applied_release) struct applied applied = { 0 };
 	int r;
 
 	if (cli_has(cli, OPT_WAIT) && is_dry_run(cli))
@@ -362,16 +462,14 @@ static int run_apply(struct cli *cli, struct error *err)
 	r = load_all(cli, &sources, err);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < sources.n; i++)
-		objects += sources.items[i].manifest.n;
-	names = calloc(objects + 1, sizeof *names);
-	if (!names)
-		return error_errno(err, ENOMEM, "cannot apply");
-	applied.names = names;
+	if (applied_init(&applied, &sources, err) < 0)
+		return -1;
 	/* Volumes first: the workloads that mount them may stand before them. */
 	r = apply_kind(cli, &sources, MANIFEST_VOLUME, &applied, err);
 	if (r == 0)
 		r = apply_kind(cli, &sources, MANIFEST_WORKLOAD, &applied, err);
+	if (r == 0 && applied.n_refusals)
+		r = apply_refused(cli, &applied, applied.refusals, applied.n_refusals, err);
 	if (r == 0 && cli_has(cli, OPT_WAIT))
 		r = watch_wait(cli, applied.names, applied.n, WATCH_RUNNING, 0, err);
 	return r < 0 ? r : applied.failed ? -1 : 0;
@@ -391,7 +489,8 @@ const struct command apply_command = {
 		"may hold several documents, YAML or JSON; of a directory all *.yaml, *.yml and *.json\n"
 		"are taken in the order of their names. Everything is checked first: if there is any\n"
 		"mistake, all of them are shown and nothing is applied. Volumes are applied before\n"
-		"workloads, otherwise the order is kept.\n"
+		"workloads, otherwise the order is kept; a host port that one workload gives up another\n"
+		"one may take, whichever stands first, and has it once the former run has ended.\n"
 		"\n"
 		"Under --wait a failure is told at once, but ends the wait only if the workload's restart\n"
 		"policy is Never; otherwise it is tried again, until it runs or --timeout is over.\n"

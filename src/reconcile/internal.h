@@ -79,6 +79,7 @@ struct workload {
 	unsigned attempts;      /* ends in a row without a stable minute: decides the back-off */
 	int64_t due_at_ns;      /* monotonic: no start before this; 0: at any time */
 	bool image_missing;     /* what the last attempt to start found out */
+	bool waits_for_port;    /* it found that another workload's run has a port of this one: `failure` says which */
 	bool pulled;            /* since the last attempt to start: a missing image is not pulled once more */
 	uv_timer_t timer;
 
@@ -170,6 +171,9 @@ void workload_changed(struct workload *w);
 	workload_record((w), CAPSULE__V1__WORKLOAD_OCCURRENCE_TYPE__WORKLOAD_OCCURRENCE_TYPE_##type, __VA_ARGS__)
 void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* A run has ended and what it had is free: those that wait for a port try again. */
+void reconciler_port_freed(struct reconciler *r);
 
 /* The workload was removed as it was at this revision. Frees it and tells the watchers that it is gone; one of the same
  * name that was applied since takes its place. */

@@ -29,6 +29,7 @@
 
 #define BACKOFF_FIRST_MS 1000
 #define BACKOFF_MAX_MS 30000
+#define PORT_WAIT_MS 1000
 #define STABLE_NS (60 * NSEC_PER_SEC)
 
 static void on_timer(uv_timer_t *timer)
@@ -220,6 +221,7 @@ void workload_note_end(struct workload *w, const struct run_result *result, bool
 void workload_step_failed(struct workload *w, const char *what, const struct error *err)
 {
 	w->failed = true;
+	w->waits_for_port = false;
 	free(w->failure);
 	if (asprintf(&w->failure, "cannot %s: %s", what, error_message(err)) < 0)
 		w->failure = NULL;
@@ -241,6 +243,31 @@ static void note_failure(struct workload *w, const struct error *err)
 		w->completed = true;
 	else
 		back_off(w);
+}
+
+/* Nothing has failed. Whoever has the port wakes this one when it ends; the timer is for an end between the look and now. */
+static void wait_for_port(struct workload *w, const struct error *err)
+{
+	bool told = w->failure && !strcmp(w->failure, error_message(err));
+
+	if (!told)
+		log_info("workload %s: %s", w->name, error_message(err));
+	free(w->failure);
+	w->failure = strdup(error_message(err));
+	w->failed = false;
+	w->due_at_ns = time_monotonic_ns() + PORT_WAIT_MS * NSEC_PER_MSEC;
+}
+
+void reconciler_port_freed(struct reconciler *r)
+{
+	struct workload *w, *next;
+
+	HASH_ITER(hh, r->workloads, w, next)
+		if (w->state == STATE_WAITING && w->waits_for_port) {
+			w->due_at_ns = 0;
+			workload_advance(w);
+			workload_changed(w);
+		}
 }
 
 /* ---- the running process ---- */
@@ -390,6 +417,7 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 	Capsule__V1__VolumeMount **mounts;
 
 	w->state = STATE_DOWN;
+	w->waits_for_port &= counts;
 	w->pulled = false;
 	if (instance) {
 		workload_adopt(w, instance);
@@ -399,6 +427,8 @@ void workload_started(struct workload *w, struct driver_instance *instance, uint
 			storage_look(w->owner);
 	} else if (w->owner->halted) {
 		log_info("workload %s: its start goes on without this daemon", w->name);
+	} else if (counts && w->waits_for_port) {
+		wait_for_port(w, err);
 	} else if (counts && pull) {
 		begin_pull(w);
 	} else if (counts) {
@@ -416,6 +446,7 @@ void workload_reset(struct workload *w)
 	w->attempts = 0;
 	w->completed = false;
 	w->failed = false;
+	w->waits_for_port = false;
 	if (w->state == STATE_PULLING) {
 		puller_drop(w->ticket);
 		pull_forget(w);

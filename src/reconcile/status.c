@@ -50,6 +50,10 @@ static Capsule__V1__WorkloadPhase describe_waiting(const struct workload *w, cha
 {
 	char end[RUN_RESULT_TEXT];
 
+	if (w->waits_for_port) {
+		snprintf(out, size, "%s", w->failure ? w->failure : "out of memory");
+		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_PENDING;
+	}
 	if (w->failed) {
 		snprintf(out, size, "%s; trying again in %u s", w->failure ? w->failure : "out of memory", workload_seconds_left(w));
 		return CAPSULE__V1__WORKLOAD_PHASE__WORKLOAD_PHASE_FAILED;
@@ -164,7 +168,7 @@ void status_fill(const struct workload *w, struct status_view *view)
 		view->status.image_digest = w->image_digest;
 	view->status.health = health_state(w, &health_message);
 	view->status.health_message = (char *)(uintptr_t)health_message;
-	if (w->state == STATE_WAITING && workload_wants_run(w))
+	if (w->state == STATE_WAITING && workload_wants_run(w) && !w->waits_for_port)
 		view->status.next_attempt_unix_ms =
 			(time_realtime_ns() + w->due_at_ns - time_monotonic_ns()) / NSEC_PER_MSEC;
 	view->status.pid = up ? (uint32_t)w->pid : 0;

@@ -29,7 +29,7 @@ struct step {
 	uint64_t run_generation;
 	/* Outcome. */
 	struct error err;
-	bool ok, image_missing;
+	bool ok, image_missing, waits_for_port;
 	struct driver_instance instance;
 	struct image image;
 	struct bridge_look look;
@@ -155,17 +155,22 @@ static int start_on_network(struct step *s, const struct volumes *volumes)
 static int start_run(struct step *s)
 {
 	_cleanup_(volumes_release) struct volumes volumes = { 0 };
-
 	const char *image = spec_image(s->record.spec);
 
+	/* First: others may wait for what a former run had, while an image is fetched or a port is waited for here. */
+	if (store_release_claims(s->host->store, s->name, true, s->record.revision, &s->err) < 0)
+		return -1;
 	/* A microVM with a root file system of its own has none. */
 	if (*image && image_store_resolve(s->host->images, image, &s->image, &s->err) < 0) {
 		/* A damaged image is fetched again, like a missing one. */
 		s->image_missing = s->err.code == ERR_NOT_FOUND || s->err.code == ERR_DATA_LOSS;
 		return -1;
 	}
-	if (store_begin_run(s->host->store, s->name, s->record.generation, &s->err) < 0 ||
-	    volumes_attach(s->host, s->record.spec, &volumes, &s->err) < 0)
+	if (store_begin_run(s->host->store, s->name, s->record.generation, &s->err) < 0) {
+		s->waits_for_port = s->err.code == ERR_ABORTED;
+		return -1;
+	}
+	if (volumes_attach(s->host, s->record.spec, &volumes, &s->err) < 0)
 		return -1;
 	return start_on_network(s, &volumes);
 }
@@ -184,6 +189,7 @@ static void start_done(void *arg)
 	struct limits limits;
 
 	w->image_missing = s->image_missing;
+	w->waits_for_port = s->waits_for_port;
 	bridge_note(w->owner, &s->look);
 	if (s->ok) {
 		limits = limits_of(s->record.spec->resources);
@@ -275,6 +281,8 @@ static void clean_done(void *arg)
 	if (!s->ok)
 		workload_step_failed(w, "clean up after it", &s->err);
 	bridge_left(w->owner);
+	if (s->ok)
+		reconciler_port_freed(w->owner);
 	step_free(s);
 	workload_advance(w);
 	workload_changed(w);
@@ -310,6 +318,7 @@ static void remove_done(void *arg)
 	bridge_left(w->owner);
 	if (s->ok) {
 		log_info("workload %s: deleted", w->name);
+		reconciler_port_freed(w->owner);
 		workload_gone(w, s->record.revision);
 	} else {
 		w->state = STATE_DOWN;

@@ -30,7 +30,6 @@ void unary_finish(struct unary *u)
 	if (u->reply)
 		protobuf_c_message_free_unpacked(u->reply, NULL);
 	store_workload_release(&u->record);
-	store_workload_release(&u->before);
 	error_release(&u->err);
 	free(u);
 }

@@ -21,7 +21,7 @@ struct unary {
 	struct error err;          /* set by work: the answer, unless done says otherwise */
 	unary_fn work, done;
 	/* Outcome of work, by method. */
-	struct store_workload record, before;
+	struct store_workload record;
 	ProtobufCMessage *reply;   /* owned, unpacked or built with protobuf-c's allocator (malloc) */
 	void *state;               /* owned by the method */
 };

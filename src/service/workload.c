@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define NAME "workload name"
+#define APPLIED_MAX 1000
 #define DESIRED(s) CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_##s
 
 static int not_found(const char *name, struct error *err)
@@ -114,45 +115,128 @@ static int check_machine(const char *root, const Capsule__V1__MicroVMSpec *v, st
 	return check_rootfs(root, v->rootfs_path, err);
 }
 
+/* Those of one request; workloads are the request's. */
+struct applied {
+	size_t n;
+	Capsule__V1__Workload **workloads;
+	struct store_workload *records, *before;
+	Capsule__V1__WorkloadApplyResponse *replies; /* what they point to is owned */
+};
+
+static struct applied *applied_new(const Capsule__V1__WorkloadApplyRequest *request)
+{
+	size_t n = request->n_others + 1;
+	struct applied *a = calloc(1, sizeof *a);
+
+	if (!a || !(a->workloads = calloc(n, sizeof(*a->workloads))) || !(a->records = calloc(n, sizeof(*a->records))) ||
+	    !(a->before = calloc(n, sizeof(*a->before))) || !(a->replies = calloc(n, sizeof(*a->replies))))
+		abort();
+	a->n = n;
+	a->workloads[0] = request->workload;
+	for (size_t i = 1; i < n; i++)
+		a->workloads[i] = request->others[i - 1];
+	for (size_t i = 0; i < n; i++)
+		capsule__v1__workload_apply_response__init(&a->replies[i]);
+	return a;
+}
+
+static void applied_free(struct applied *a)
+{
+	for (size_t i = 0; i < a->n; i++) {
+		store_workload_release(&a->records[i]);
+		store_workload_release(&a->before[i]);
+		manifest_changes_free(a->replies[i].changes, a->replies[i].n_changes);
+		if (a->replies[i].workload)
+			protobuf_c_message_free_unpacked(&a->replies[i].workload->base, NULL);
+	}
+	free(a->workloads);
+	free(a->records);
+	free(a->before);
+	free(a->replies);
+	free(a);
+}
+
+static int check_host(struct unary *u, const Capsule__V1__Workload *workload)
+{
+	if (check_image(workload, &u->err) < 0 || check_host_ports(u, workload) < 0)
+		return -1;
+	return workload->micro_vm ? check_machine(u->host->root, workload->micro_vm, &u->err) : 0;
+}
+
 static void apply_work(struct unary *u)
 {
 	const Capsule__V1__WorkloadApplyRequest *request = (const void *)u->request;
+	struct applied *a = u->state = applied_new(request);
 
-	if (check_image(request->workload, &u->err) < 0 || check_host_ports(u, request->workload) < 0)
+	for (size_t i = 0; i < a->n; i++)
+		if (check_host(u, a->workloads[i]) < 0) {
+			if (a->n > 1)
+				error_wrap(&u->err, "workload %s", a->workloads[i]->name);
+			return;
+		}
+	(void)store_apply_all(u->host->store, a->workloads, a->n, &u->host->subnet, request->dry_run, a->records, a->before, &u->err);
+}
+
+/* Also what could not be compared was stored. */
+static void submit(struct unary *u, struct applied *a, size_t i, bool dry_run)
+{
+	Capsule__V1__WorkloadApplyResponse *reply = &a->replies[i];
+
+	reply->created = !a->before[i].spec;
+	if (manifest_diff(a->before[i].spec, a->records[i].spec, &reply->changes, &reply->n_changes) < 0)
+		error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	if (dry_run) {
+		reply->workload = (Capsule__V1__Workload *)message_copy(&a->records[i].spec->base);
 		return;
-	if (request->workload->micro_vm && check_machine(u->host->root, request->workload->micro_vm, &u->err) < 0)
-		return;
-	(void)store_apply(u->host->store, request->workload, &u->host->subnet, request->dry_run, &u->record, &u->before,
-			  &u->err);
+	}
+	reconciler_submit(u->host->reconciler, &a->records[i]);
+	reply->workload = reconciler_get(u->host->reconciler, a->workloads[i]->name);
 }
 
 static void apply_done(struct unary *u)
 {
 	const Capsule__V1__WorkloadApplyRequest *request = (const void *)u->request;
-	Capsule__V1__WorkloadApplyResponse reply = CAPSULE__V1__WORKLOAD_APPLY_RESPONSE__INIT;
-	Capsule__V1__Workload *now;
+	struct applied *a = u->state;
+	Capsule__V1__WorkloadApplyResponse **others = calloc(a->n, sizeof *others);
+	bool stored = u->err.code == ERR_OK;
 
-	if (u->err.code != ERR_OK) {
+	if (!others)
+		abort();
+	for (size_t i = 0; stored && i < a->n; i++)
+		submit(u, a, i, request->dry_run);
+	for (size_t i = 1; i < a->n; i++)
+		others[i - 1] = &a->replies[i];
+	a->replies[0].others = others;
+	a->replies[0].n_others = a->n - 1;
+	if (u->err.code == ERR_OK)
+		unary_reply(u, &a->replies[0].base);
+	else
 		unary_fail(u);
-		return;
+	free(others);
+	applied_free(a);
+}
+
+static int check_request(const Capsule__V1__WorkloadApplyRequest *request, struct manifest_mistakes *ret, struct error *err)
+{
+	size_t n = request->n_others;
+
+	if (!request->workload)
+		return error_set(err, ERR_INVALID_ARGUMENT, "the request holds no workload");
+	if (n >= APPLIED_MAX)
+		return error_set(err, ERR_INVALID_ARGUMENT, "the request holds more than %d workloads", APPLIED_MAX);
+	for (size_t i = 0; i <= n; i++) {
+		Capsule__V1__Workload *w = i < n ? request->others[i] : request->workload;
+
+		manifest_normalize_workload(w);
+		if (manifest_check_workload(w, ret) < 0) {
+			manifest_mistakes_error(ret, err);
+			return n ? error_wrap(err, "workload %s", w->name) : -1;
+		}
+		for (size_t j = 0; j < i; j++)
+			if (!strcmp(w->name, request->others[j]->name))
+				return error_set(err, ERR_INVALID_ARGUMENT, "workload %s is given twice", w->name);
 	}
-	reply.created = !u->before.spec;
-	if (manifest_diff(u->before.spec, u->record.spec, &reply.changes, &reply.n_changes) < 0) {
-		error_set(&u->err, ERR_RESOURCE_EXHAUSTED, "out of memory");
-		unary_fail(u);
-		return;
-	}
-	now = (Capsule__V1__Workload *)message_copy(&u->record.spec->base);
-	if (!request->dry_run) {
-		protobuf_c_message_free_unpacked(&now->base, NULL);
-		reconciler_submit(u->host->reconciler, &u->record);
-		now = reconciler_get(u->host->reconciler, request->workload->name);
-	}
-	reply.workload = now;
-	unary_reply(u, &reply.base);
-	manifest_changes_free(reply.changes, reply.n_changes);
-	if (now)
-		protobuf_c_message_free_unpacked(&now->base, NULL);
+	return 0;
 }
 
 static void apply_message(struct rpc_call *call, const ProtobufCMessage *message)
@@ -161,16 +245,10 @@ static void apply_message(struct rpc_call *call, const ProtobufCMessage *message
 	struct manifest_mistakes mistakes = { 0 };
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (!request->workload) {
-		error_set(&err, ERR_INVALID_ARGUMENT, "the request holds no workload");
+	if (check_request(request, &mistakes, &err) < 0)
 		rpc_call_fail(call, &err);
-	} else if (manifest_normalize_workload(request->workload),
-		   manifest_check_workload(request->workload, &mistakes) < 0) {
-		manifest_mistakes_error(&mistakes, &err);
-		rpc_call_fail(call, &err);
-	} else {
+	else
 		unary_start(call, &request->base, apply_work, apply_done);
-	}
 	manifest_mistakes_release(&mistakes);
 	protobuf_c_message_free_unpacked(&request->base, NULL);
 }

@@ -126,47 +126,30 @@ int resource_forget(struct store *store, const char *name, struct error *err)
 
 	if (holds(store, name, &in_use, err) < 0)
 		return -1;
+	/* One that another's run still has was never this one's to hold. */
 	if (in_use)
-		r = db_run(store, err, "UPDATE port SET former = 1 WHERE workload = ?", "t", name);
-	else
-		r = db_run(store, err, "DELETE FROM port WHERE workload = ?", "t", name);
+		r = db_run(store, err, "UPDATE OR IGNORE port SET former = 1 WHERE workload = ? AND NOT former", "t", name);
+	if (!in_use || r == 0)
+		r = db_run(store, err, "DELETE FROM port WHERE workload = ?1 AND former <= ?2", "ti", name, (int64_t)!in_use);
 	if (r < 0)
 		return -1;
 	return db_run(store, err, "DELETE FROM mount WHERE workload = ?", "t", name);
 }
 
-/* *ret_holder (caller frees) is NULL if nobody has the port. */
-static int find_port(struct store *store, const char *protocol, int64_t host_port, char **ret_holder, bool *ret_former,
-		     struct error *err)
+/* Of the present spec, or of a run that may not have ended. *ret (caller frees) is NULL if nobody has the port. */
+static int find_port(struct store *store, const char *protocol, int64_t host_port, bool former, char **ret, struct error *err)
 {
-	_cleanup_db_stmt_ sqlite3_stmt *stmt = NULL;
-	int r;
-
-	stmt = db_query(store, err, "SELECT workload, former FROM port WHERE protocol = ? AND host_port = ?", "ti", protocol,
-			host_port);
-	if (!stmt || (r = db_step(store, stmt, err)) < 0)
-		return -1;
-	*ret_former = r && sqlite3_column_int(stmt, 1);
-	*ret_holder = r ? db_column_text(stmt, 0) : NULL;
-	return r && !*ret_holder ? error_errno(err, ENOMEM, "cannot read %s", db_path(store)) : 0;
+	return db_text(store, ret, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ? AND former = ?", "tii",
+		       protocol, host_port, (int64_t)former);
 }
 
 static int publish_one(struct store *store, const char *name, const Capsule__V1__PortMapping *port, struct error *err)
 {
 	const char *protocol = *port->protocol ? port->protocol : "tcp";
 	_cleanup_free_ char *holder = NULL;
-	bool former;
 
-	if (find_port(store, protocol, port->host_port, &holder, &former, err) < 0)
+	if (find_port(store, protocol, port->host_port, false, &holder, err) < 0)
 		return -1;
-	if (holder && former && !strcmp(holder, name))
-		return db_run(store, err, "UPDATE port SET former = 0 WHERE protocol = ? AND host_port = ?", "ti", protocol,
-			      (int64_t)port->host_port);
-	if (holder && former)
-		return error_set(err, ERR_FAILED_PRECONDITION,
-				 "host port %u/%s is held by workload %s until its former run has ended; try again then, or "
-				 "choose another host port",
-				 port->host_port, protocol, holder);
 	if (holder && !strcmp(holder, name))
 		return error_set(err, ERR_INVALID_ARGUMENT,
 				 "workload %s publishes host port %u/%s twice; give each port a host port of its own",
@@ -177,7 +160,11 @@ static int publish_one(struct store *store, const char *name, const Capsule__V1_
 				 "host port %u/%s is taken by workload %s; choose another host port or delete that "
 				 "workload",
 				 port->host_port, protocol, holder);
-	return db_run(store, err, "INSERT INTO port (protocol, host_port, workload) VALUES (?, ?, ?)", "tit", protocol,
+	/* What the workload's own run has already it keeps. */
+	if (db_run(store, err, "DELETE FROM port WHERE protocol = ? AND host_port = ? AND former AND workload = ?", "tit", protocol,
+		   (int64_t)port->host_port, name) < 0)
+		return -1;
+	return db_run(store, err, "INSERT INTO port (protocol, host_port, workload, former) VALUES (?, ?, ?, 0)", "tit", protocol,
 		      (int64_t)port->host_port, name);
 }
 
@@ -189,15 +176,33 @@ int resource_publish(struct store *store, const char *name, const struct resourc
 	return 0;
 }
 
+int resource_await_ports(struct store *store, const char *name, struct error *err)
+{
+	_cleanup_db_stmt_ sqlite3_stmt *stmt = NULL;
+	int r;
+
+	stmt = db_query(store, err,
+			"SELECT mine.host_port, mine.protocol, other.workload FROM port AS mine JOIN port AS other ON "
+			"other.protocol = mine.protocol AND other.host_port = mine.host_port AND other.former "
+			"WHERE mine.workload = ? AND NOT mine.former LIMIT 1", "t", name);
+	if (!stmt || (r = db_step(store, stmt, err)) < 0)
+		return -1;
+	if (r == 0)
+		return 0;
+	return error_set(err, ERR_ABORTED, "waiting for host port %d/%s, which the former run of workload %s has until it has ended",
+			 sqlite3_column_int(stmt, 0), (const char *)sqlite3_column_text(stmt, 1),
+			 (const char *)sqlite3_column_text(stmt, 2));
+}
+
 int store_port_holder(struct store *store, const char *protocol, uint16_t host_port, char **ret_name, struct error *err)
 {
 	_cleanup_free_ char *holder = NULL;
-	bool former;
 	int r;
 
 	if (db_begin(store, err) < 0)
 		return -1;
-	r = find_port(store, *protocol ? protocol : "tcp", host_port, &holder, &former, err);
+	r = db_text(store, &holder, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ? ORDER BY former LIMIT 1",
+		    "ti", *protocol ? protocol : "tcp", (int64_t)host_port);
 	if (db_end(store, r, err) < 0)
 		return -1;
 	*ret_name = steal_ptr(&holder);

@@ -31,8 +31,12 @@ int resource_lease(struct store *store, const char *name, bool wanted, const str
  * that a process may still publish. */
 int resource_forget(struct store *store, const char *name, struct error *err);
 
-/* Takes the host ports that the workload publishes. */
+/* Takes the host ports that the workload publishes. One that a former run of another workload has is taken, too, but not had
+ * before resource_await_ports() succeeds. */
 int resource_publish(struct store *store, const char *name, const struct resource_wish *wish, struct error *err);
+
+/* ABORTED: another workload's run has a port of this one. */
+int resource_await_ports(struct store *store, const char *name, struct error *err);
 
 /* Notes the volumes that the workload's spec names; each must exist. */
 int resource_name_volumes(struct store *store, const char *name, const struct resource_wish *wish, struct error *err);

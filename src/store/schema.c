@@ -83,6 +83,19 @@ const char *const schema_migrations[] = {
 	"UPDATE workload SET holds = 1;"
 	"ALTER TABLE lease ADD COLUMN former INTEGER NOT NULL DEFAULT 0;"
 	"ALTER TABLE port ADD COLUMN former INTEGER NOT NULL DEFAULT 0;",
+
+	/* A port that a run still has may be another workload's by its spec already. */
+	"CREATE TABLE port_of_two ("
+	"  protocol TEXT NOT NULL,"
+	"  host_port INTEGER NOT NULL,"
+	"  former INTEGER NOT NULL,"
+	"  workload TEXT NOT NULL REFERENCES workload (name) ON DELETE CASCADE,"
+	"  PRIMARY KEY (protocol, host_port, former)"
+	") STRICT, WITHOUT ROWID;"
+	"INSERT INTO port_of_two SELECT protocol, host_port, former, workload FROM port;"
+	"DROP TABLE port;"
+	"ALTER TABLE port_of_two RENAME TO port;"
+	"CREATE INDEX port_workload ON port (workload);",
 };
 
 const size_t schema_version = sizeof schema_migrations / sizeof schema_migrations[0];

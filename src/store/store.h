@@ -52,12 +52,18 @@ struct store_subnet {
  * for a new workload), leases an address if the spec needs one, replaces the ports and, when the result is desired
  * RUNNING, claims the volumes. What a process of a former spec may still use (claims, ports, the address) stays the
  * workload's until store_begin_run() or store_release_claims().
- * Errors: FAILED_PRECONDITION "host port 8080/tcp is taken by workload web; ..." or "... is held by ..." or "volume data
- * is in use by ..." or "... is being deleted"; NOT_FOUND for a volume that does not exist; RESOURCE_EXHAUSTED when no address is left.
+ * A port that another workload gives up is taken at once, and had when that one's run has ended (store_begin_run()).
+ * Errors: FAILED_PRECONDITION "host port 8080/tcp is taken by workload web; ..." or "volume data is in use by ..." or
+ * "... is being deleted"; NOT_FOUND for a volume that does not exist; RESOURCE_EXHAUSTED when no address is left.
  * With dry_run everything is checked and nothing changes.
  * ret_before (may be NULL): spec is NULL if the workload is new. */
 int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet, bool dry_run,
 		struct store_workload *ret, struct store_workload *ret_before, struct error *err);
+
+/* The same for several of different names, in one transaction: all or none. All give up ports before any takes one. Both arrays have
+ * n members and are zeroed. */
+int store_apply_all(struct store *store, Capsule__V1__Workload *const *workloads, size_t n, const struct store_subnet *subnet,
+		    bool dry_run, struct store_workload *ret, struct store_workload *ret_before, struct error *err);
 
 /* RUNNING claims the volumes (errors as above), STOPPED and DELETING only record. NOT_FOUND if there is no such
  * workload; FAILED_PRECONDITION when it is being deleted and the state is not DELETING. */
@@ -80,7 +86,8 @@ int store_set_completed(struct store *store, const char *name, uint64_t generati
 
 /* A run of this generation is about to start and no other one is left: claims what the spec names, gives up all other
  * claims, the ports and the address of former specs, and forgets that the generation had ended for good.
- * FAILED_PRECONDITION unless the workload is desired RUNNING and has this generation; as for store_apply() for what cannot be claimed. */
+ * FAILED_PRECONDITION unless the workload is desired RUNNING and has this generation; as for store_apply() for what cannot be
+ * claimed. ABORTED with what it waits for: another workload's run has a port of this one. */
 int store_begin_run(struct store *store, const char *name, uint64_t generation, struct error *err);
 
 /* The same for one that may be stopped: somebody looks at its volumes while it does not run. */

@@ -224,13 +224,11 @@ static int record(struct store *store, const struct change *change, struct error
 	return change->process || change->start ? forget_completion(store, change->wish->name, err) : 0;
 }
 
-/* Resources refer to the workload's row: it comes first. */
-static int apply(struct store *store, const Capsule__V1__Workload *wish, const struct store_subnet *subnet,
-		 const struct store_workload *before, struct error *err)
+/* The first half: the row, to which resources refer, and what the workload no longer needs. */
+static int apply_row(struct store *store, const Capsule__V1__Workload *wish, const struct store_subnet *subnet,
+		     const struct store_workload *before, struct change *ret, struct error *err)
 {
-	struct resource_wish resources = resource_wish(wish);
 	const char *name = wish->name;
-	struct change change;
 	uint32_t address;
 
 	if (wish->desired_state == DELETING)
@@ -238,42 +236,80 @@ static int apply(struct store *store, const Capsule__V1__Workload *wish, const s
 				 "workload %s cannot be applied as DELETING; delete it instead", name);
 	if (before->spec && before->spec->desired_state == DELETING)
 		return being_deleted(name, err);
-	if (change_find(wish, before, &change, err) < 0)
+	if (change_find(wish, before, ret, err) < 0)
 		return -1;
-	if (change.any && (db_check_room(store, err) < 0 || record(store, &change, err) < 0))
+	if (ret->any && (db_check_room(store, err) < 0 || record(store, ret, err) < 0))
 		return -1;
-	if (resource_lease(store, name, resources.address, subnet, &address, err) < 0)
+	if (resource_lease(store, name, resource_wish(wish).address, subnet, &address, err) < 0)
 		return -1;
-	if (!change.process && address != before->address) {
+	if (!ret->process && address != before->address) {
 		/* The subnet is another one than when the workload was stored: its process needs the new address. */
-		change.process = true;
-		if (record(store, &change, err) < 0)
+		ret->process = true;
+		if (record(store, ret, err) < 0)
 			return -1;
 	}
-	if (change.process &&
-	    (resource_forget(store, name, err) < 0 || resource_publish(store, name, &resources, err) < 0))
+	return ret->process ? resource_forget(store, name, err) : 0;
+}
+
+/* The second half: what it needs now. */
+static int apply_resources(struct store *store, const struct change *change, struct error *err)
+{
+	struct resource_wish resources = resource_wish(change->wish);
+	const char *name = change->wish->name;
+
+	if (change->process && resource_publish(store, name, &resources, err) < 0)
 		return -1;
 	if (resource_name_volumes(store, name, &resources, err) < 0)
 		return -1;
-	return change.desired == RUNNING ? resource_claim(store, name, err) : 0;
+	return change->desired == RUNNING ? resource_claim(store, name, err) : 0;
 }
 
-int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet,
-		bool dry_run,
-		struct store_workload *ret, struct store_workload *ret_before, struct error *err)
+static int blame(const Capsule__V1__Workload *workload, size_t n, int r, struct error *err)
 {
-	_cleanup_store_workload_ struct store_workload before = { 0 }, after = { 0 };
+	return r < 0 && n > 1 ? error_wrap(err, "workload %s", workload->name) : r;
+}
+
+static int apply(struct store *store, Capsule__V1__Workload *const *wishes, size_t n, const struct store_subnet *subnet,
+		 struct store_workload *ret, struct store_workload *ret_before, struct error *err)
+{
+	_cleanup_free_ struct change *changes = calloc(n, sizeof *changes);
+	int r = changes ? 0 : error_errno(err, ENOMEM, "cannot store the workloads");
+
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		r = row_find(store, wishes[i]->name, &ret_before[i], err);
+		if (r == 0)
+			r = blame(wishes[i], n, apply_row(store, wishes[i], subnet, &ret_before[i], &changes[i], err), err);
+	}
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = blame(wishes[i], n, apply_resources(store, &changes[i], err), err);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = row_get(store, wishes[i]->name, &ret[i], err);
+	return r;
+}
+
+int store_apply_all(struct store *store, Capsule__V1__Workload *const *workloads, size_t n, const struct store_subnet *subnet,
+		    bool dry_run, struct store_workload *ret, struct store_workload *ret_before, struct error *err)
+{
 	int r;
 
 	if (db_begin(store, err) < 0)
 		return -1;
-	r = row_find(store, workload->name, &before, err);
-	if (r == 0)
-		r = apply(store, workload, subnet, &before, err);
-	if (r == 0)
-		r = row_get(store, workload->name, &after, err);
+	r = apply(store, workloads, n, subnet, ret, ret_before, err);
 	r = dry_run ? db_end_trial(store, r) : db_end(store, r, err);
-	if (r < 0)
+	for (size_t i = 0; r < 0 && i < n; i++) {
+		store_workload_release(&ret[i]);
+		store_workload_release(&ret_before[i]);
+	}
+	return r;
+}
+
+int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet, bool dry_run,
+		struct store_workload *ret, struct store_workload *ret_before, struct error *err)
+{
+	_cleanup_store_workload_ struct store_workload before = { 0 }, after = { 0 };
+	Capsule__V1__Workload *one = (Capsule__V1__Workload *)(uintptr_t)workload;
+
+	if (store_apply_all(store, &one, 1, subnet, dry_run, &after, &before, err) < 0)
 		return -1;
 	workload_move(ret, &after);
 	if (ret_before)
@@ -382,7 +418,8 @@ static int begin_run(struct store *store, const char *name, uint64_t generation,
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s shall not run; start it first", name);
 	if (w.generation != generation)
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s has been changed meanwhile", name);
-	if (resource_trim(store, name, err) < 0 || resource_claim(store, name, err) < 0)
+	if (resource_trim(store, name, err) < 0 || resource_await_ports(store, name, err) < 0 ||
+	    resource_claim(store, name, err) < 0)
 		return -1;
 	return forget_completion(store, name, err);
 }

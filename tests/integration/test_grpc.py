@@ -80,6 +80,23 @@ def test_a_dry_run_changes_nothing(client):
     assert client.get("web") == before
 
 
+def test_workloads_of_one_apply_are_stored_all_or_none(client, w):
+    one, two, no_volume = (client.spec(name, *SLEEP) for name in ("one", "two", "three"))
+    no_volume.container.mounts.add(volume_name="none", mount_path="/data")
+    assert fails(lambda: client.apply(one, others=[no_volume]), Code.NOT_FOUND).startswith("workload three: volume none,")
+    assert fails(lambda: client.apply(one, others=[client.spec("Two")]), Code.INVALID_ARGUMENT).startswith("workload Two: ")
+    assert fails(lambda: client.apply(one, others=[two, one]), Code.INVALID_ARGUMENT) == "workload one is given twice"
+    assert "more than 1000" in fails(lambda: client.apply(one, others=[two] * 1000), Code.INVALID_ARGUMENT)
+    assert client.apply(one, others=[two], dry_run=True).others[0].created
+    assert client.names() == []
+    reply = client.apply(one, others=[two])
+    assert (reply.workload.name, [other.workload.name for other in reply.others]) == ("one", ["two"])
+    client.wait_phase("one", "RUNNING")
+    client.wait_phase("two", "RUNNING")
+    again = client.apply(client.spec("two", "sleep", "2000"), others=[one])
+    assert [c.path for c in again.changes] == ["container.command"] and not again.others[0].changes
+
+
 def test_desired_state_of_an_apply(client, w):
     """UNSPECIFIED is RUNNING for a new workload and keeps what is stored of an old one."""
     assert client.apply(client.spec("new", *SLEEP)).workload.desired_state == w.DESIRED_STATE_RUNNING

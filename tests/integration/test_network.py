@@ -220,21 +220,86 @@ def test_a_port_of_another_workload_is_refused(host):
     run_web(host, "second")
 
 
+def publishing(host, name, port, **spec):
+    return host.manifest(name, "busybox:test", kind="Container", ports=[{"containerPort": 80, "hostPort": port}],
+                         **{"command": SLEEP, **spec})
+
+
+def documents(*manifests):
+    return "\n---\n".join(json.dumps(m) for m in manifests)
+
+
 def test_a_former_port_is_held_until_its_run_has_ended(host, lan):
-    stubborn = ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"]
-    ports = [{"containerPort": 80, "hostPort": PORT}]
-    host.run_container("first", "busybox:test", command=stubborn, ports=ports, stopGracePeriodSeconds=8)
+    stubborn = {"command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"], "stopGracePeriodSeconds": 8}
+    host.apply(publishing(host, "first", PORT, **stubborn), "--wait")
     wait_for(lambda: "up" in host.logs("first"), "the trap")
-    host.run_container("first", "busybox:test", wait=False, command=stubborn, ports=[{"containerPort": 80, "hostPort": PORT + 1}],
-                       stopGracePeriodSeconds=8)
-    second = {"command": SLEEP, "ports": ports, "restartPolicy": "RESTART_POLICY_NEVER"}
-    refused = host.run_container("second", "busybox:test", check=False, **second)
-    assert refused.returncode == 1 and f"host port {PORT}/tcp is held by workload first" in refused.err
-    assert host.names() == ["first"]
-    wait_for(lambda: ("tcp", PORT + 1) in ports_of(host), "the next run")
-    host.run_container("second", "busybox:test", **second)
-    assert host.phase("second") == "Running"
+    host.apply(publishing(host, "first", PORT + 1, **stubborn))
+    host.apply(publishing(host, "second", PORT, restartPolicy="RESTART_POLICY_NEVER"))
+    assert wait_for(lambda: host.status("second").get("message", "").startswith("waiting"), "the second to wait")
+    status = host.status("second")
+    assert status["message"] == f"waiting for host port {PORT}/tcp, which the former run of workload first has until it has ended"
+    assert status["phase"] == "WORKLOAD_PHASE_PENDING" and "nextAttemptUnixMs" not in status
+    assert ports_of(host) == {("tcp", PORT): (host.address("first"), 80)}
+    host.wait_phase("second", "Running")
+    host.wait_phase("first", "Running")
     assert ports_of(host) == {("tcp", PORT): (host.address("second"), 80), ("tcp", PORT + 1): (host.address("first"), 80)}
+
+
+def test_a_port_passes_on_while_the_daemon_is_away(host, lan):
+    stubborn = {"command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"], "stopGracePeriodSeconds": 8}
+    host.apply(publishing(host, "first", PORT, **stubborn), "--wait")
+    wait_for(lambda: "up" in host.logs("first"), "the trap")
+    host.apply(documents(publishing(host, "second", PORT), publishing(host, "first", PORT + 1, **stubborn)))
+    host.kill()
+    host.start()
+    host.wait_phase("second", "Running")
+    host.wait_phase("first", "Running")
+    assert ports_of(host) == {("tcp", PORT): (host.address("second"), 80), ("tcp", PORT + 1): (host.address("first"), 80)}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["giver first", "taker first"])
+def test_one_apply_moves_a_port(host, lan, order):
+    host.apply(documents(publishing(host, "first", PORT), publishing(host, "second", PORT + 1)), "--wait")
+    moved = publishing(host, "first", PORT + 2), publishing(host, "second", PORT)
+    text = documents(*(moved[i] for i in order))
+    diff = host.ctl("diff", "-f", "-", input=text).out
+    assert "workload/first would be configured\n" in diff and "workload/second would be configured\n" in diff
+    assert f"  ~ container.ports[0].hostPort: {PORT + 1} -> {PORT}\n" in diff
+    done = host.apply(text, "--wait")
+    assert sorted(done.out.splitlines()[:2]) == ["workload/first configured", "workload/second configured"] and not done.err
+    assert ports_of(host) == {("tcp", PORT + 2): (host.address("first"), 80), ("tcp", PORT): (host.address("second"), 80)}
+    assert "would be" not in host.ctl("diff", "-f", "-", input=text).out
+
+
+def test_one_apply_swaps_ports(host, lan):
+    host.apply(documents(publishing(host, "first", PORT), publishing(host, "second", PORT + 1)), "--wait")
+    swapped = publishing(host, "first", PORT + 1), publishing(host, "second", PORT)
+    other = publishing(host, "third", PORT)
+    text = documents(*swapped)
+    assert "workload/second would be configured" in host.ctl("diff", "-f", "-", input=text).out
+    # One of them alone is told who has it, and so is one whose wish nobody fulfils.
+    refused = host.apply(swapped[0], check=False)
+    assert refused.returncode == 1
+    assert refused.err == (f"capsulectl: workload/first: host port {PORT + 1}/tcp is taken by workload second; choose another host "
+                           "port or delete that workload\n")
+    refused = host.apply(documents(other, publishing(host, "fourth", PORT + 3)), check=False)
+    assert refused.returncode == 1 and refused.out == "workload/fourth created\n"
+    assert f"workload/third: host port {PORT}/tcp is taken by workload first" in refused.err
+    done = host.apply(text, "--wait")
+    assert done.out.startswith("workload/first configured\nworkload/second configured\n") and not done.err
+    assert ports_of(host) == {("tcp", PORT + 1): (host.address("first"), 80), ("tcp", PORT): (host.address("second"), 80),
+                              ("tcp", PORT + 3): (host.address("fourth"), 80)}
+
+
+def test_no_port_is_waited_for_of_a_run_that_is_not_there(host, lan):
+    """Two that exchange theirs between attempts to start, of which one cannot start again."""
+    def crashing(name, port, image):
+        return host.manifest(name, image, kind="Container", command=["false"], ports=[{"containerPort": 80, "hostPort": port}])
+    host.apply(documents(crashing("first", PORT, "busybox:test"), crashing("second", PORT + 1, "busybox:test")))
+    wait_for(lambda: all(host.status(name).get("restartCount", 0) >= 2 for name in ("first", "second")), "the restarts")
+    host.apply(documents(crashing("first", PORT + 1, "localhost:1/none:1"), publishing(host, "second", PORT)))
+    host.wait_phase("second", "Running")
+    assert ports_of(host) == {("tcp", PORT): (host.address("second"), 80)}
 
 
 @pytest.mark.parametrize("protocol,kind", [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])

@@ -154,7 +154,10 @@ START_TEST(former_schema_is_brought_up)
 	store_close(store);
 	store = NULL;
 	run_sql("ALTER TABLE workload DROP COLUMN holds; ALTER TABLE lease DROP COLUMN former;"
-		"ALTER TABLE port DROP COLUMN former; PRAGMA user_version = 2");
+		"CREATE TABLE old (protocol TEXT NOT NULL, host_port INTEGER NOT NULL, workload TEXT NOT NULL "
+		"REFERENCES workload (name) ON DELETE CASCADE, PRIMARY KEY (protocol, host_port)) STRICT, WITHOUT ROWID;"
+		"INSERT INTO old SELECT protocol, host_port, workload FROM port; DROP TABLE port;"
+		"ALTER TABLE old RENAME TO port; CREATE INDEX port_workload ON port (workload); PRAGMA user_version = 2");
 	reopen();
 	holder = port_holder("tcp", 8080);
 	ck_assert_str_eq(holder, "web");
@@ -164,9 +167,10 @@ START_TEST(former_schema_is_brought_up)
 	ok(apply(&s, &b));
 	spec_init(&other, "other");
 	spec_port(&other, 8080, "tcp");
-	refused(apply(&other, &c), ERR_FAILED_PRECONDITION, "is held by workload web");
-	ok(store_release_claims(store, "web", false, b.revision, &err));
 	ok(apply(&other, &c));
+	refused(store_begin_run(store, "other", c.generation, &err), ERR_ABORTED, "former run of workload web");
+	ok(store_release_claims(store, "web", false, b.revision, &err));
+	ok(store_begin_run(store, "other", c.generation, &err));
 }
 END_TEST
 

@@ -175,21 +175,86 @@ START_TEST(former_ports_stay_until_the_run_has_ended)
 	ok(store_begin_run(store, "web", a.generation, &err));
 	s.ports[0].host_port = 8081;
 	ok(apply(&s, &b));
-	spec_init(&other, "other");
-	spec_port(&other, 8080, "tcp");
-	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is held by workload web until its former run");
-	reopen();
-	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "is held by workload web");
 	s.ports[0].host_port = 8080; /* who holds it may have it back */
 	ok(apply(&s, &c));
+	spec_init(&other, "other");
+	spec_port(&other, 8080, "tcp");
+	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is taken by workload web");
 	ok(store_release_claims(store, "web", true, c.revision, &err));
 	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is taken by workload web");
 	s.ports[0].host_port = 8081;
 	s.workload.desired_state = STOPPED;
 	ok(apply(&s, &d));
-	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "is held by workload web");
-	ok(store_release_claims(store, "web", false, d.revision, &err));
 	ok(apply(&other, &e));
+	refused(store_begin_run(store, "other", e.generation, &err), ERR_ABORTED,
+		"waiting for host port 8080/tcp, which the former run of workload web has");
+	reopen();
+	refused(store_begin_run(store, "other", e.generation, &err), ERR_ABORTED, "workload web");
+	ok(store_release_claims(store, "web", false, d.revision, &err));
+	ok(store_begin_run(store, "other", e.generation, &err));
+}
+END_TEST
+
+/* It is given up by who waited for it, and wanted back by who has it. */
+START_TEST(a_port_that_is_waited_for_may_be_given_up)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 }, e = { 0 }, f = { 0 };
+	struct spec s, other;
+
+	spec_init(&s, "web");
+	spec_port(&s, 8080, "tcp");
+	ok(apply(&s, &a));
+	s.ports[0].host_port = 8081;
+	ok(apply(&s, &b));
+	spec_init(&other, "other");
+	spec_port(&other, 8080, "tcp");
+	ok(apply(&other, &c));
+	s.ports[0].host_port = 8080;
+	refused(apply(&s, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is taken by workload other");
+	other.ports[0].host_port = 8082;
+	ok(apply(&other, &d));
+	ok(store_begin_run(store, "other", d.generation, &err));
+	ok(apply(&s, &e));
+	ok(store_begin_run(store, "web", e.generation, &err));
+}
+END_TEST
+
+/* Neither order of the two would do. */
+START_TEST(ports_are_exchanged_in_one_transaction)
+{
+	struct store_workload now[2] = { 0 }, before[2] = { 0 };
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
+	struct spec first, second;
+	Capsule__V1__Workload *both[] = { &first.workload, &second.workload };
+
+	spec_init(&first, "first");
+	spec_port(&first, 8080, "tcp");
+	ok(apply(&first, &a));
+	spec_init(&second, "second");
+	spec_port(&second, 8081, "tcp");
+	ok(apply(&second, &b));
+	first.ports[0].host_port = 8081;
+	refused(apply(&first, &c), ERR_FAILED_PRECONDITION, "is taken by workload second");
+	refused(store_apply_all(store, both, 2, &subnet, false, now, before, &err), ERR_FAILED_PRECONDITION,
+		"workload first: host port 8081/tcp is taken by workload second");
+	second.ports[0].host_port = 8080;
+	ok(store_apply_all(store, both, 2, &subnet, true, now, before, &err));
+	for (size_t i = 0; i < 2; i++) {
+		ck_assert_uint_eq(before[i].spec->container->ports[0]->host_port, 8080 + i);
+		store_workload_release(&now[i]);
+		store_workload_release(&before[i]);
+	}
+	refused(apply(&first, &c), ERR_FAILED_PRECONDITION, "is taken by workload second");
+	ok(store_apply_all(store, both, 2, &subnet, false, now, before, &err));
+	refused(store_begin_run(store, "first", now[0].generation, &err), ERR_ABORTED, "former run of workload second");
+	refused(store_begin_run(store, "second", now[1].generation, &err), ERR_ABORTED, "former run of workload first");
+	ok(store_release_claims(store, "second", true, now[1].revision, &err));
+	ok(store_begin_run(store, "first", now[0].generation, &err));
+	ok(store_begin_run(store, "second", now[1].generation, &err));
+	for (size_t i = 0; i < 2; i++) {
+		store_workload_release(&now[i]);
+		store_workload_release(&before[i]);
+	}
 }
 END_TEST
 
@@ -405,7 +470,8 @@ int main(void)
 		lease_goes_on_and_wraps_around, network_mode_gives_and_takes_the_lease,
 		a_former_lease_is_nobody_elses_until_the_run_has_ended, micro_vm_always_has_an_address,
 		another_subnet_moves_the_leases, port_belongs_to_one, changed_ports_replace_the_former,
-		former_ports_stay_until_the_run_has_ended, at_rest_ports_change_at_once, volume_has_one_holder,
+		former_ports_stay_until_the_run_has_ended, a_port_that_is_waited_for_may_be_given_up,
+		ports_are_exchanged_in_one_transaction, at_rest_ports_change_at_once, volume_has_one_holder,
 		claims_of_a_former_spec_stay_until_released,
 		a_newer_wish_to_run_keeps_its_claims, a_run_begins_with_the_claims_of_its_spec_only,
 		volume_must_be_there, volume_lives_and_goes, volume_in_use_is_not_deleted,
