@@ -6,6 +6,7 @@
 #include "reconcile/reconcile.h"
 #include "reconcile/spec.h"
 #include "runtime/shim_client.h"
+#include "shim/cgroup.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -148,5 +149,7 @@ int down(const struct down_host *host, struct error *err)
 		note(&ending, &e);
 	if (net_recover(host->net, NULL, 0, NULL, &e) < 0)
 		note(&ending, &e);
+	/* This daemon has it for itself (locks.h). What is above it may be others'. */
+	cgroup_remove_empty(host->driver_options->cgroup_parent);
 	return ending.first.message ? error_move(err, &ending.first) : 0;
 }

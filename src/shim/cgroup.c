@@ -433,6 +433,17 @@ int cgroup_remove(const char *path, struct error *err)
 	return pass.error ? error_errno(err, pass.error, "cannot remove the cgroup %s", path) : 0;
 }
 
+static int remove_empty_in_hierarchy(int rootfd, void *arg)
+{
+	(void)unlinkat(rootfd, relative(arg), AT_REMOVEDIR);
+	return 0;
+}
+
+void cgroup_remove_empty(const char *path)
+{
+	each_hierarchy(remove_empty_in_hierarchy, (void *)(uintptr_t)path);
+}
+
 struct directory_pass {
 	const char *path;
 	int (*fn)(int dirfd, void *arg);

@@ -61,6 +61,9 @@ void cgroup_hasten_moves(void);
 /* Removes the cgroup and those below it from all hierarchies. Missing: success. It must be empty. */
 int cgroup_remove(const char *path, struct error *err);
 
+/* Removes the cgroup from every hierarchy where it is empty: no process, no cgroup below it. */
+void cgroup_remove_empty(const char *path);
+
 /* Calls fn with the cgroup's directory in every hierarchy; stops at the first call that does not return 0, and returns that. */
 int cgroup_each_directory(const char *path, int (*fn)(int dirfd, void *arg), void *arg);
 
