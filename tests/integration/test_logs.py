@@ -149,6 +149,20 @@ def test_files_are_limited_in_size_and_number(make_capsule):
     assert log_files(capsule) == {}
 
 
+def test_files_of_the_daemons_log_beyond_a_lowered_limit_go(make_capsule):
+    capsule = make_capsule("--log-max-files", "5", push=())
+    capsule.stop()
+    log = capsule.root / "capsuled.log"
+    for number in (1, 2, 4):
+        log.with_suffix(f".log.{number}").write_text(f"{number}\n")
+    capsule.start()
+    capsule.stop()
+    assert len(list(capsule.root.glob("capsuled.log*"))) == 4
+    capsule.options = ["--log-max-files", "2"]
+    capsule.start()
+    assert sorted(path.name for path in capsule.root.glob("capsuled.log*")) == ["capsuled.log", "capsuled.log.1"]
+
+
 def test_one_file_is_possible(make_capsule):
     capsule = make_capsule("--log-max-size", "4KiB", "--log-max-files", "1")
     run_to_the_end(capsule, numbered(1, 500))
