@@ -35,6 +35,16 @@ static int open_file(const char *path, int *ret, struct error *err)
 	return 0;
 }
 
+#define VOLUMES "--volumes"
+
+static int in_use(const struct flock *theirs, const char *option, const char *value, struct error *err)
+{
+	return error_set(err, ERR_FAILED_PRECONDITION, "another capsuled, pid %d, uses %s %s%s; stop it, or give this one %s",
+			 (int)theirs->l_pid, option, value, theirs->l_type == F_RDLCK ? "/..." : "",
+			 !strcmp(option, VOLUMES) ? "a pool in another volume group, or none" :
+			 "a --root, --run, --cgroup-parent, --bridge, --subnet and --table of its own");
+}
+
 /* type: F_WRLCK, or F_RDLCK for what others may use too as long as nobody has it for itself. */
 static int lock(int fd, short type, off_t place, const char *option, const char *value, struct error *err)
 {
@@ -47,10 +57,7 @@ static int lock(int fd, short type, off_t place, const char *option, const char 
 		if ((errno != EAGAIN && errno != EACCES) || fcntl(fd, F_GETLK, &other) < 0)
 			return error_errno(err, errno, "cannot lock %s %s", option, value);
 	} while (other.l_type == F_UNLCK); /* its holder has ended in between */
-	return error_set(err, ERR_FAILED_PRECONDITION,
-			 "another capsuled, pid %d, uses %s %s%s; stop it, or give this one a --root, --run, --cgroup-parent, "
-			 "--bridge, --subnet and --table of its own",
-			 (int)other.l_pid, option, value, other.l_type == F_RDLCK ? "/..." : "");
+	return in_use(&other, option, value, err);
 }
 
 static int lock_root(const char *option, const char *root, int *ret, struct error *err)
@@ -123,6 +130,20 @@ static int lock_network(int fd, const char *option, const char *name, struct err
 	return lock(fd, F_WRLCK, place_of(what, name), option, name, err);
 }
 
+/* The names of volumes are those of their devices, which all pools of a group share. --down touches none. */
+static int lock_volumes(int fd, const struct options *o, struct error *err)
+{
+	const size_t prefix = strlen(OPTIONS_LVM);
+	_cleanup_free_ char *group = NULL;
+
+	if (o->down || strncmp(o->volumes, OPTIONS_LVM, prefix) != 0)
+		return 0;
+	group = strndup(o->volumes, prefix + strcspn(o->volumes + prefix, "/"));
+	if (!group)
+		return error_errno(err, ENOMEM, "cannot lock " VOLUMES " %s", o->volumes);
+	return lock(fd, F_WRLCK, place_of(VOLUMES, group), VOLUMES, group, err);
+}
+
 int locks_take(const struct options *o, struct locks *ret, struct error *err)
 {
 	_cleanup_(locks_release) struct locks locks = LOCKS_NONE;
@@ -130,7 +151,7 @@ int locks_take(const struct options *o, struct locks *ret, struct error *err)
 	if (lock_root("--root", o->root, &locks.root, err) < 0 || lock_root("--run", o->run, &locks.run, err) < 0 ||
 	    open_file(NAMES_FILE, &locks.names, err) < 0 || lock_cgroup(locks.names, o->cgroup_parent, err) < 0 ||
 	    lock_network(locks.names, "--bridge", o->bridge, err) < 0 ||
-	    lock_network(locks.names, "--table", o->table, err) < 0)
+	    lock_network(locks.names, "--table", o->table, err) < 0 || lock_volumes(locks.names, o, err) < 0)
 		return -1;
 	*ret = locks;
 	locks = LOCKS_NONE;

@@ -2,9 +2,9 @@
 /* Copyright The Capsule authors */
 
 /*
- * What one daemon at a time may use: its two roots, its cgroup parent, its bridge and its table. In each of them a daemon takes for
- * left over what it does not know, and would kill and remove what belongs to another one. So the locks come before anything is
- * looked at.
+ * What one daemon at a time may use: its two roots, its cgroup parent, its bridge, its table and its volume group. In each of them
+ * a daemon takes for left over what it does not know, and would kill and remove what belongs to another one. So the locks come
+ * before anything is looked at.
  *
  * They are record locks, not flock(2): a child that is about to execute a program holds none, so that a daemon which is killed
  * at that moment is not in the way of the next one. None of their files may be opened a second time in this process: closing it

@@ -93,6 +93,27 @@ def test_a_pool_that_is_none(make_capsule, pool, where, word):
     capsule.start()
 
 
+def test_a_volume_group_is_one_daemons(capsule, make_capsule, pool):
+    """The names of devices are the group's, also of another pool there."""
+    other = make_capsule(env=pool.env, push=())
+    other.stop()
+    for where in (pool.name, f"{pool.vg}/other"):
+        done = run(*other.argv(), "--volumes", f"lvm:{where}", check=False)
+        assert done.returncode == 1
+        assert (f"another capsuled, pid {capsule.process.pid}, uses --volumes lvm:{pool.vg}; stop it, or give this one a pool in "
+                "another volume group, or none") in done.stderr.decode()
+    run(*other.argv(), "--volumes", f"lvm:{pool.name}", "--down")
+    other.start()
+    capsule.stop()
+    other.stop()
+    other.options = ["--volumes", f"lvm:{pool.name}"]
+    other.start()
+    other.stop()
+    other.options = []
+    other.start()
+    capsule.start()
+
+
 def test_a_pool_that_does_not_zero(make_capsule, pool):
     """What was not written would read as what another volume had there."""
     capsule = make_capsule(env=pool.env)
