@@ -40,12 +40,11 @@ int ext4_open_locked(const char *what, const char *path, int *ret_fd, struct err
 /* DATA_LOSS if there is no ext4. */
 int ext4_read_state(const char *what, const char *path, struct ext4_state *ret, struct error *err);
 
-/* Whether it says so of itself: errors were met. False where that cannot be read. */
 /* Whether the file system takes all of a device of that size that it can: a last group of blocks that would hold little more
  * than its own tables is left out (mke2fs(8) and resize2fs(8) do so). */
 bool ext4_fills(const struct ext4_state *state, uint64_t device_bytes);
 
-/* Or cannot be read at all. */
+/* Whether it says of itself that errors were met, or cannot be read at all. */
 bool ext4_has_errors(const char *path);
 
 /* Makes a file system over the whole of a file that reads as zeros. Its tables are left as holes, so it takes a few

@@ -354,16 +354,15 @@ static int rename_place(const struct lvm_backend *lb, const struct place *from, 
 	return lvm_run(argv, err);
 }
 
-/* A restore that was cut off: if the volume is gone, what it shall be takes its place. */
-static int end_restore(const struct lvm_backend *lb, const struct place *place, const struct place *fresh, struct error *err)
+/* A restore that was cut off: if the volume is gone, what it shall be takes its place. *ret is what is there then. */
+static int end_restore(const struct lvm_backend *lb, const struct place *place, const struct place *fresh, struct lvm_volume *ret,
+		       struct error *err)
 {
-	struct lvm_volume v, f;
-
-	if (find(lb, place, &v, err) < 0)
+	if (find(lb, place, ret, err) < 0)
 		return -1;
-	if (v.exists)
+	if (ret->exists)
 		return remove_place(lb, fresh, err);
-	return find_existing(lb, fresh, &f, err) < 0 ? -1 : rename_place(lb, fresh, place, err);
+	return find_existing(lb, fresh, ret, err) < 0 ? -1 : rename_place(lb, fresh, place, err);
 }
 
 static int make_fresh(const struct lvm_backend *lb, const struct place *snapshot, const struct place *fresh, uint64_t size,
@@ -383,7 +382,7 @@ static int restore_locked(const struct lvm_backend *lb, const struct place *plac
 {
 	struct lvm_volume v;
 
-	if (end_restore(lb, place, fresh, err) < 0 || find_existing(lb, place, &v, err) < 0 || refuse_used(lb, place, &v, err) < 0)
+	if (end_restore(lb, place, fresh, &v, err) < 0 || refuse_used(lb, place, &v, err) < 0)
 		return -1;
 	if (make_fresh(lb, snapshot, fresh, size, err) == 0 && remove_place(lb, place, err) == 0)
 		return rename_place(lb, fresh, place, err);
@@ -515,10 +514,11 @@ struct enumeration {
 static int lead_on(struct lvm_backend *lb, const char *name, struct error *err)
 {
 	_cleanup_place_ struct place place = { 0 }, fresh = { 0 };
+	struct lvm_volume v;
 
 	if (place_init(lb, name, &place, err) < 0 || place_init_as(lb, NEW_PREFIX, name, &fresh, err) < 0)
 		return -1;
-	return end_restore(lb, &place, &fresh, err);
+	return end_restore(lb, &place, &fresh, &v, err);
 }
 
 static int visit(const struct lvm_volume *v, void *arg, struct error *err)
