@@ -126,6 +126,16 @@ START_TEST(users_are_not_looked_up_in_devices)
 }
 END_TEST
 
+START_TEST(users_are_not_looked_up_in_proc)
+{
+	const char *roots[] = { "/" };
+	_cleanup_free_ char *there = user_overlay_read(roots, 1, "etc/passwd"), *none = user_overlay_read(roots, 1, "proc/version");
+
+	ck_assert_ptr_nonnull(there);
+	ck_assert_ptr_null(none);
+}
+END_TEST
+
 /* ---- the OCI runtime ---- */
 
 static void write_runtime(const char *version)
@@ -630,7 +640,7 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		users_are_looked_up_in_the_layers, users_and_whiteouts, users_are_not_looked_up_in_devices,
+		users_are_looked_up_in_the_layers, users_and_whiteouts, users_are_not_looked_up_in_devices, users_are_not_looked_up_in_proc,
 		runtime_is_sealed_and_renewed,
 		command_and_args_as_in_kubernetes, environment_is_layered, mounts_come_in_order,
 		a_micro_vm_has_the_same_bundle_in_other_places, profiles, seccomp_filter_allows_and_refuses,

@@ -7,8 +7,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 
 #define FILE_MAX (1u << 20)
@@ -35,6 +37,28 @@ static bool is_opaque(int rootfd, const char *path)
 	return fd >= 0 && fgetxattr(fd, "trusted.overlay.opaque", value, sizeof value) == 1 && value[0] == 'y';
 }
 
+/* In the root of a process that runs a link may lead into its /proc or /sys. The kernel makes those files as they are read, and
+ * judges the reader: for this one it would do what it refuses the container (/proc/kmsg is read once by anybody). */
+static bool is_of_the_kernel(int fd)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return true;
+	switch (fs.f_type) {
+	case PROC_SUPER_MAGIC:
+	case SYSFS_MAGIC:
+	case CGROUP_SUPER_MAGIC:
+	case CGROUP2_SUPER_MAGIC:
+	case DEBUGFS_MAGIC:
+	case TRACEFS_MAGIC:
+	case SECURITYFS_MAGIC:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* found: an O_PATH descriptor. What is no regular file is not even opened: of a device that a container made that is an act by
  * itself (it arms a watchdog), from which no device cgroup keeps us; and a FIFO must not hold us. */
 static char *read_regular(int found)
@@ -46,7 +70,7 @@ static char *read_regular(int found)
 	uint8_t *to;
 	ssize_t n;
 
-	if (fstat(found, &st) < 0 || !S_ISREG(st.st_mode))
+	if (fstat(found, &st) < 0 || !S_ISREG(st.st_mode) || is_of_the_kernel(found))
 		return NULL;
 	snprintf(name, sizeof name, "/proc/self/fd/%d", found);
 	fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
