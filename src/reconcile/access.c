@@ -147,7 +147,8 @@ void access_admit(struct workload *w)
 	case STATE_DOWN:
 	case STATE_WAITING:
 	case STATE_PULLING:
-		if (w->accesses && !access_is_active(w))
+		/* What is to be cleaned up may use its files yet. */
+		if (w->accesses && !w->clean_due && !access_is_active(w))
 			start(w->accesses);
 		break;
 	default:

@@ -68,6 +68,7 @@ struct workload {
 	/* What comes next. */
 	struct reconciler_access *accesses; /* utlist; see access.h */
 	bool clean_due;         /* a run has ended: step_clean() comes before anything else */
+	bool clean_failed;      /* so what the run had may be in use yet: it is tried again, after a while */
 	bool holds;             /* claims, or leftovers of a run, that must go before the workload is at rest */
 	bool completed;         /* ended, and by its restart policy not to be started again */
 	bool restart_requested;

@@ -458,7 +458,7 @@ void workload_reset(struct workload *w)
 
 static void advance_down(struct workload *w)
 {
-	if (w->clean_due) {
+	if (w->clean_due && !(w->clean_failed && w->due_at_ns > time_monotonic_ns())) {
 		w->clean_due = false;
 		step_clean(w);
 	} else if (w->due_at_ns > time_monotonic_ns()) {

@@ -50,6 +50,7 @@ void workload_found(struct workload *w, struct driver_instance *instance)
 {
 	if (instance->ended) {
 		take_result(w, instance);
+		w->clean_due = true;
 	} else if (instance->shim_fd >= 0) {
 		workload_adopt(w, instance);
 		log_info("workload %s: still running, pid %d", w->name, (int)w->pid);
@@ -66,7 +67,7 @@ static void recover_run(struct workload *w)
 	if (driver->ops->recover(driver, w->name, false, &instance, &err) < 0) {
 		/* Nothing is known: whatever is there goes before it is started again. */
 		log_warn("workload %s: cannot take up its last run: %s", w->name, error_message(&err));
-		(void)driver->ops->cleanup(driver, w->name, NULL);
+		w->clean_due = true;
 		return;
 	}
 	if (instance.starting)

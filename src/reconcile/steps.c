@@ -280,6 +280,9 @@ static void clean_done(void *arg)
 		workload_happened(w, STOPPED, "%s", s->completed ? "completed" : "");
 	if (!s->ok)
 		workload_step_failed(w, "clean up after it", &s->err);
+	else if (w->clean_failed)
+		w->failed = false;
+	w->clean_due = w->clean_failed = !s->ok;
 	bridge_left(w->owner);
 	if (s->ok)
 		reconciler_port_freed(w->owner);

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 
 import pytest
 
@@ -128,6 +129,24 @@ def test_a_stopped_workload_lets_go_and_is_refused_when_it_comes_back(capsule):
     run_with_volume(capsule, "second")
     refused(capsule.ctl("workload", "start", "first", check=False), "volume data is in use by workload second")
     assert capsule.phase("first") == "Stopped"
+
+
+def test_a_run_that_cannot_be_cleaned_up_keeps_its_volumes(capsule):
+    """Its processes may be there yet. So its next run does not begin either."""
+    capsule.apply(volume())
+    run_with_volume(capsule)
+    place = capsule.run_dir / "workloads/w/busy"
+    place.mkdir()
+    run("mount", "-t", "tmpfs", "none", place)
+    try:
+        capsule.apply(capsule.manifest("w", "busybox:test", command=["sleep", "2000"]))
+        wait_for(lambda: "cannot clean up after it" in capsule.status("w").get("message", ""), "the failure")
+        time.sleep(4)  # attempts
+        refused(run_with_volume(capsule, "other", check=False), "volume data is in use by workload w")
+    finally:
+        run("umount", place)
+    capsule.wait_phase("w", "Running")
+    run_with_volume(capsule, "other")
 
 
 @both_kinds
