@@ -65,6 +65,9 @@ static void prepare_done(void *arg)
 	const struct access_place place = { &a->root, a->volumes.items, a->volumes.n };
 
 	a->preparing = false;
+	/* The claim of a workload at rest gives up what a former run had. */
+	if (a->w && !a->pid)
+		reconciler_port_freed(a->w->owner);
 	if (a->ended)
 		access_free(a);
 	else if (a->err.code != ERR_OK)

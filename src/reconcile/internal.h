@@ -78,7 +78,7 @@ struct workload {
 	char *failure;
 	unsigned restart_count;
 	unsigned attempts;      /* ends in a row without a stable minute: decides the back-off */
-	int64_t due_at_ns;      /* monotonic: no start before this; 0: at any time */
+	int64_t due_at_ns;      /* monotonic: no start before this; 0: at any time; INT64_MAX: when something happens */
 	bool image_missing;     /* what the last attempt to start found out */
 	bool waits_for_port;    /* it found that another workload's run has a port of this one: `failure` says which */
 	bool pulled;            /* since the last attempt to start: a missing image is not pulled once more */
@@ -133,6 +133,7 @@ struct reconciler {
 	struct workload *workloads; /* uthash by name */
 	struct reconciler_watch *watches, *watch_cursor;
 	bool halted;
+	uint64_t ports_freed; /* how often reconciler_port_freed() was called */
 	size_t closing;
 };
 
@@ -173,8 +174,9 @@ void workload_changed(struct workload *w);
 void workload_record(struct workload *w, Capsule__V1__WorkloadOccurrenceType type, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* A run has ended and what it had is free: those that wait for a port try again. */
+/* A port that a former run had is free: whoever waits for one, all or this workload, tries again. */
 void reconciler_port_freed(struct reconciler *r);
+void workload_port_freed(struct workload *w);
 
 /* The workload was removed as it was at this revision. Frees it and tells the watchers that it is gone; one of the same
  * name that was applied since takes its place. */

@@ -29,7 +29,6 @@
 
 #define BACKOFF_FIRST_MS 1000
 #define BACKOFF_MAX_MS 30000
-#define PORT_WAIT_MS 1000
 #define STABLE_NS (60 * NSEC_PER_SEC)
 
 static void on_timer(uv_timer_t *timer)
@@ -190,6 +189,8 @@ static void wait_until_due(struct workload *w)
 	int64_t left = w->due_at_ns - time_monotonic_ns();
 
 	w->state = STATE_WAITING;
+	if (w->due_at_ns == INT64_MAX)
+		return;
 	uv_update_time(w->owner->host.loop);
 	uv_timer_start(&w->timer, on_timer, left <= 0 ? 0 : (uint64_t)((left + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC), 0);
 }
@@ -245,7 +246,7 @@ static void note_failure(struct workload *w, const struct error *err)
 		back_off(w);
 }
 
-/* Nothing has failed. Whoever has the port wakes this one when it ends; the timer is for an end between the look and now. */
+/* Nothing has failed. Whoever has the port wakes this one when it gives it up. */
 static void wait_for_port(struct workload *w, const struct error *err)
 {
 	bool told = w->failure && !strcmp(w->failure, error_message(err));
@@ -255,19 +256,25 @@ static void wait_for_port(struct workload *w, const struct error *err)
 	free(w->failure);
 	w->failure = strdup(error_message(err));
 	w->failed = false;
-	w->due_at_ns = time_monotonic_ns() + PORT_WAIT_MS * NSEC_PER_MSEC;
+	w->due_at_ns = INT64_MAX;
+}
+
+void workload_port_freed(struct workload *w)
+{
+	if (w->state != STATE_WAITING || !w->waits_for_port)
+		return;
+	w->due_at_ns = 0;
+	workload_advance(w);
+	workload_changed(w);
 }
 
 void reconciler_port_freed(struct reconciler *r)
 {
 	struct workload *w, *next;
 
+	r->ports_freed++;
 	HASH_ITER(hh, r->workloads, w, next)
-		if (w->state == STATE_WAITING && w->waits_for_port) {
-			w->due_at_ns = 0;
-			workload_advance(w);
-			workload_changed(w);
-		}
+		workload_port_freed(w);
 }
 
 /* ---- the running process ---- */

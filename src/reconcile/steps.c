@@ -27,9 +27,10 @@ struct step {
 	bool completed;      /* clean: to be recorded with the result */
 	struct run_result result;
 	uint64_t run_generation;
+	uint64_t ports_freed; /* start: the owner's, at its beginning */
 	/* Outcome. */
 	struct error err;
-	bool ok, image_missing, waits_for_port;
+	bool ok, image_missing, waits_for_port, port_freed;
 	struct driver_instance instance;
 	struct image image;
 	struct bridge_look look;
@@ -158,7 +159,7 @@ static int start_run(struct step *s)
 	const char *image = spec_image(s->record.spec);
 
 	/* First: others may wait for what a former run had, while an image is fetched or a port is waited for here. */
-	if (store_release_claims(s->host->store, s->name, true, s->record.revision, &s->err) < 0)
+	if (store_release_claims(s->host->store, s->name, true, s->record.revision, &s->port_freed, &s->err) < 0)
 		return -1;
 	/* A microVM with a root file system of its own has none. */
 	if (*image && image_store_resolve(s->host->images, image, &s->image, &s->err) < 0) {
@@ -195,7 +196,12 @@ static void start_done(void *arg)
 		limits = limits_of(s->record.spec->resources);
 		limits_note(w, &limits);
 	}
+	if (s->port_freed)
+		reconciler_port_freed(w->owner);
 	workload_started(w, s->ok ? &s->instance : NULL, s->record.generation, &s->err);
+	/* One that was freed since it looked. */
+	if (s->ports_freed != w->owner->ports_freed)
+		workload_port_freed(w);
 	step_free(s);
 }
 
@@ -203,6 +209,7 @@ void step_start(struct workload *w)
 {
 	struct step *s = step_new(w, STATE_STARTING);
 
+	s->ports_freed = w->owner->ports_freed;
 	w->holds = true;
 	task_start(w->owner->host.tasks, start_work, start_done, s);
 }
@@ -256,7 +263,7 @@ static int clean_run(struct step *s)
 		return -1;
 	if (net_detach(s->host->net, s->name, &s->err) < 0)
 		return -1;
-	return store_release_claims(s->host->store, s->name, s->keep_claims, s->record.revision, &s->err);
+	return store_release_claims(s->host->store, s->name, s->keep_claims, s->record.revision, &s->port_freed, &s->err);
 }
 
 static void clean_work(void *arg)
@@ -284,7 +291,7 @@ static void clean_done(void *arg)
 		w->failed = false;
 	w->clean_due = w->clean_failed = !s->ok;
 	bridge_left(w->owner);
-	if (s->ok)
+	if (s->port_freed)
 		reconciler_port_freed(w->owner);
 	step_free(s);
 	workload_advance(w);

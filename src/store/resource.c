@@ -304,10 +304,12 @@ int resource_trim(struct store *store, const char *name, struct error *err)
 		      "t", name);
 }
 
-static int release(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err)
+static int release(struct store *store, const char *name, bool keep_spec, uint64_t revision, int64_t *ret_ports, struct error *err)
 {
 	int64_t wanted = 0;
 
+	if (db_integer(store, 0, ret_ports, err, "SELECT count(*) FROM port WHERE workload = ? AND former", "t", name) < 0)
+		return -1;
 	if (!keep_spec &&
 	    db_integer(store, 0, &wanted, err, "SELECT count(*) FROM workload WHERE name = ? AND revision > ? AND desired = ?",
 		       "tii", name, (int64_t)revision, (int64_t)CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING) < 0)
@@ -321,9 +323,14 @@ static int release(struct store *store, const char *name, bool keep_spec, uint64
 	return db_run(store, err, "DELETE FROM claim WHERE workload = ?", "t", name);
 }
 
-int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err)
+int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, bool *ret_port_freed,
+			 struct error *err)
 {
-	if (db_begin(store, err) < 0)
+	int64_t ports = 0;
+
+	if (db_begin(store, err) < 0 || db_end(store, release(store, name, keep_spec, revision, &ports, err), err) < 0)
 		return -1;
-	return db_end(store, release(store, name, keep_spec, revision, err), err);
+	if (ret_port_freed)
+		*ret_port_freed = ports > 0;
+	return 0;
 }

@@ -95,8 +95,10 @@ int store_claim_at_rest(struct store *store, const char *name, struct error *err
 
 /* For a workload whose process is gone: gives up the ports and the address of former specs, and its claims: all of them, or
  * with keep_spec those that its present spec does not name. The caller decided that knowing this revision: if a newer one
- * wants the workload to run, the claims that came with it are kept in any case. */
-int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, struct error *err);
+ * wants the workload to run, the claims that came with it are kept in any case. *ret_port_freed (may be NULL): another workload
+ * may have waited for one of the ports. */
+int store_release_claims(struct store *store, const char *name, bool keep_spec, uint64_t revision, bool *ret_port_freed,
+			 struct error *err);
 
 /* Gives a new address to every workload whose lease lies outside the subnet, with a new revision: for a start with another
  * subnet than before. The generation stays, and with it the writable layer: an address moves only while nothing runs with

@@ -142,7 +142,7 @@ START_TEST(what_is_missing_is_said)
 	refused(store_volume_begin_delete(store, "ghost", false, &err), ERR_NOT_FOUND, "no volume ghost");
 	ok(store_remove(store, "ghost", &err));
 	ok(store_volume_remove(store, "ghost", &err));
-	ok(store_release_claims(store, "ghost", false, 1, &err));
+	ok(store_release_claims(store, "ghost", false, 1, NULL, &err));
 	ok(store_set_completed(store, "ghost", 1, 0, 0, &err));
 }
 END_TEST

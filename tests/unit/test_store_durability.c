@@ -169,7 +169,7 @@ START_TEST(former_schema_is_brought_up)
 	spec_port(&other, 8080, "tcp");
 	ok(apply(&other, &c));
 	refused(store_begin_run(store, "other", c.generation, &err), ERR_ABORTED, "former run of workload web");
-	ok(store_release_claims(store, "web", false, b.revision, &err));
+	ok(store_release_claims(store, "web", false, b.revision, NULL, &err));
 	ok(store_begin_run(store, "other", c.generation, &err));
 }
 END_TEST

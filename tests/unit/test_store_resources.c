@@ -67,7 +67,7 @@ START_TEST(a_former_lease_is_nobody_elses_until_the_run_has_ended)
 	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_BRIDGE;
 	ok(apply(&s, &c));
 	ck_assert_uint_eq(c.address, FIRST); /* its own again */
-	ok(store_release_claims(store, "web", true, c.revision, &err));
+	ok(store_release_claims(store, "web", true, c.revision, NULL, &err));
 	ck_assert_uint_eq(address_of("web"), FIRST);
 	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
 	ok(apply(&s, &d));
@@ -180,7 +180,7 @@ START_TEST(former_ports_stay_until_the_run_has_ended)
 	spec_init(&other, "other");
 	spec_port(&other, 8080, "tcp");
 	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is taken by workload web");
-	ok(store_release_claims(store, "web", true, c.revision, &err));
+	ok(store_release_claims(store, "web", true, c.revision, NULL, &err));
 	refused(apply(&other, &f), ERR_FAILED_PRECONDITION, "host port 8080/tcp is taken by workload web");
 	s.ports[0].host_port = 8081;
 	s.workload.desired_state = STOPPED;
@@ -190,7 +190,7 @@ START_TEST(former_ports_stay_until_the_run_has_ended)
 		"waiting for host port 8080/tcp, which the former run of workload web has");
 	reopen();
 	refused(store_begin_run(store, "other", e.generation, &err), ERR_ABORTED, "workload web");
-	ok(store_release_claims(store, "web", false, d.revision, &err));
+	ok(store_release_claims(store, "web", false, d.revision, NULL, &err));
 	ok(store_begin_run(store, "other", e.generation, &err));
 }
 END_TEST
@@ -248,7 +248,7 @@ START_TEST(ports_are_exchanged_in_one_transaction)
 	ok(store_apply_all(store, both, 2, &subnet, false, now, before, &err));
 	refused(store_begin_run(store, "first", now[0].generation, &err), ERR_ABORTED, "former run of workload second");
 	refused(store_begin_run(store, "second", now[1].generation, &err), ERR_ABORTED, "former run of workload first");
-	ok(store_release_claims(store, "second", true, now[1].revision, &err));
+	ok(store_release_claims(store, "second", true, now[1].revision, NULL, &err));
 	ok(store_begin_run(store, "first", now[0].generation, &err));
 	ok(store_begin_run(store, "second", now[1].generation, &err));
 	for (size_t i = 0; i < 2; i++) {
@@ -272,7 +272,7 @@ START_TEST(at_rest_ports_change_at_once)
 	spec_init(&other, "other");
 	spec_port(&other, 8080, "tcp");
 	ok(apply(&other, &c));
-	ok(store_release_claims(store, "other", false, c.revision, &err)); /* it has completed */
+	ok(store_release_claims(store, "other", false, c.revision, NULL, &err)); /* it has completed */
 	other.ports[0].host_port = 8082;
 	ok(apply(&other, &d));
 	ck_assert_ptr_null(port_holder("tcp", 8080));
@@ -305,7 +305,7 @@ START_TEST(volume_has_one_holder)
 	ok(store_set_desired(store, "first", STOPPED, &a, &err)); /* its process may still run: the claim stays */
 	refused(store_set_desired(store, "second", RUNNING, &b, &err), ERR_FAILED_PRECONDITION,
 		"in use by workload first");
-	ok(store_release_claims(store, "first", false, a.revision, &err));
+	ok(store_release_claims(store, "first", false, a.revision, NULL, &err));
 	ok(store_set_desired(store, "second", RUNNING, &b, &err));
 	ok(store_volume_get(store, "data", &v, &err));
 	ck_assert_str_eq(v.claimed_by, "second");
@@ -327,11 +327,11 @@ START_TEST(claims_of_a_former_spec_stay_until_released)
 	spec_init(&other, "other");
 	spec_mount(&other, "one");
 	refused(apply(&other, &c), ERR_FAILED_PRECONDITION, "volume one is in use by workload web");
-	ok(store_release_claims(store, "web", true, b.revision, &err));
+	ok(store_release_claims(store, "web", true, b.revision, NULL, &err));
 	ok(apply(&other, &c));
 	other.mounts[0].volume_name = (char *)(uintptr_t)"two";
 	refused(apply(&other, &d), ERR_FAILED_PRECONDITION, "volume two is in use by workload web");
-	ok(store_release_claims(store, "web", false, b.revision, &err));
+	ok(store_release_claims(store, "web", false, b.revision, NULL, &err));
 	ok(store_begin_run(store, "web", b.generation, &err));
 	ok(store_begin_run(store, "web", b.generation, &err));
 }
@@ -349,10 +349,10 @@ START_TEST(a_newer_wish_to_run_keeps_its_claims)
 	ok(apply(&s, &a));
 	ok(store_set_desired(store, "web", STOPPED, &stopped, &err));
 	ok(store_set_desired(store, "web", RUNNING, &again, &err));
-	ok(store_release_claims(store, "web", false, stopped.revision, &err)); /* decided before it was started again */
+	ok(store_release_claims(store, "web", false, stopped.revision, NULL, &err)); /* decided before it was started again */
 	ok(store_volume_get(store, "data", &v, &err));
 	ck_assert_str_eq(v.claimed_by, "web");
-	ok(store_release_claims(store, "web", false, again.revision, &err));
+	ok(store_release_claims(store, "web", false, again.revision, NULL, &err));
 	ok(store_volume_get(store, "data", &w, &err));
 	ck_assert_ptr_null(w.claimed_by);
 }
@@ -455,7 +455,7 @@ START_TEST(volume_in_use_is_not_deleted)
 	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "workloads batch, web");
 	refused(store_volume_begin_delete(store, "data", true, &err), ERR_FAILED_PRECONDITION,
 		"in use by workload web");
-	ok(store_release_claims(store, "web", false, a.revision, &err));
+	ok(store_release_claims(store, "web", false, a.revision, NULL, &err));
 	refused(store_volume_begin_delete(store, "data", false, &err), ERR_FAILED_PRECONDITION, "batch, web");
 	ok(store_volume_begin_delete(store, "data", true, &err));
 	refused(store_begin_run(store, "web", a.generation, &err), ERR_FAILED_PRECONDITION, "being deleted");
