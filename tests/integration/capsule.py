@@ -4,6 +4,8 @@
 
 Everything a daemon may leave on the host is compared before and after (see `host_state`), so every test is a leak test too.
 """
+import contextlib
+import fnmatch
 import glob
 import json
 import os
@@ -77,6 +79,21 @@ def in_netns(netns):
     return ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
 
 
+def find_cgroups(pattern):
+    """The cgroups whose names match, wherever they are. Those without others in them, as their number of links tells, are not
+    read: that would take longer than all else that is done to see that a test has left nothing."""
+    found, wanted, waiting = [], re.compile(fnmatch.translate(pattern)), ["/sys/fs/cgroup"]
+    while waiting:
+        directory = waiting.pop()
+        with contextlib.suppress(OSError):  # what goes meanwhile
+            if os.stat(directory).st_nlink == 2:
+                continue
+            inside = [entry for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+            waiting += [entry.path for entry in inside]
+            found += [entry.path for entry in inside if wanted.match(entry.name)]
+    return found
+
+
 def host_state(netns=None):
     """What the daemons of this test process have on this host now, by kind. At rest: nothing."""
     links = json.loads(run(*in_netns(netns), "ip", "-j", "link").stdout or "[]")
@@ -96,7 +113,7 @@ def host_state(netns=None):
         "tables": [t for t in run(*in_netns(netns), "nft", "list", "tables", check=False).stdout.decode().split("\n") if MARK in t],
         "mounts": mounts,
         "loops": [l for l in run("losetup", "-n", "-O", "NAME,BACK-FILE", check=False).stdout.decode().split("\n") if MARK in l],
-        "cgroups": glob.glob(f"/sys/fs/cgroup/**/{MARK}*", recursive=True),
+        "cgroups": find_cgroups(f"{MARK}*"),
         "processes": processes,
     }
 
@@ -315,13 +332,11 @@ class Capsule:
                 break
             time.sleep(0.05)
         self.remove_network()
-        for cgroup in sorted(glob.glob(f"/sys/fs/cgroup/**/{self.table}/*", recursive=True)
-                             + glob.glob(f"/sys/fs/cgroup/**/{self.table}", recursive=True), reverse=True):
-            if os.path.isdir(cgroup):
-                try:
-                    os.rmdir(cgroup)
-                except OSError:
-                    pass
+        for cgroup in sorted((path for top in find_cgroups(self.table) for path in (top, *glob.glob(f"{top}/*/"))), reverse=True):
+            try:
+                os.rmdir(cgroup)
+            except OSError:
+                pass
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def remove_network(self):
@@ -338,7 +353,7 @@ class Capsule:
                         found.add(int(path.split("/")[2]))
             except OSError:
                 pass
-        for path in glob.glob(f"/sys/fs/cgroup/**/{self.table}/**/cgroup.procs", recursive=True):
+        for path in (path for top in find_cgroups(self.table) for path in glob.glob(f"{top}/**/cgroup.procs", recursive=True)):
             try:
                 with open(path) as f:
                     found.update(int(line) for line in f)

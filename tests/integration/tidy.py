@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 
-from capsule import Failed, run, wait_for
+from capsule import Failed, find_cgroups, run, wait_for
 
 
 HOLDERS = ("capsule-shim", "capsule-vm")
@@ -76,8 +76,7 @@ def mounted_volumes(capsule):
 
 
 def cgroups(capsule):
-    return sorted({os.path.basename(p) for p in glob.glob(f"/sys/fs/cgroup/**/{capsule.table}/*", recursive=True)
-                   if os.path.isdir(p)})
+    return sorted({os.path.basename(p) for top in find_cgroups(capsule.table) for p in glob.glob(f"{top}/*") if os.path.isdir(p)})
 
 
 def temporary_files(capsule):
