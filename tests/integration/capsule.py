@@ -23,6 +23,10 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", TOP / "build")).resolve()
 CAPSULED = BUILD / "src/capsuled/capsuled"
 CAPSULECTL = BUILD / "src/capsulectl/capsulectl"
+# The same of the build as it ships, where there is one beside a sanitized build: that one takes ten times as long to start.
+QUICK_CAPSULECTL = pathlib.Path(os.environ.get("CAPSULE_PLAIN_BUILD", BUILD)) / "src/capsulectl/capsulectl"
+# What only tells. A test that waits for something asks the same again and again.
+QUESTIONS = {("workload", "get"), ("workload", "list"), ("workload", "logs")}
 SHIM = BUILD / "src/shim/capsule-shim"
 IMAGE_WORKER = BUILD / "src/imager/capsule-image"
 COPY_WORKER = BUILD / "src/copier/capsule-copy"
@@ -151,7 +155,7 @@ class Capsule:
         self.options = [str(o).replace("{run}", str(self.run_dir)) for o in options]
         self.env = dict(env or os.environ)
         self.process = None
-        self.used = set()  # verbs of capsulectl, each with its test
+        self.used = set()  # of capsulectl: verbs and questions, each with its test
         self.log = self.dir / "stderr.log"
 
     # ---- the daemon ----
@@ -208,13 +212,17 @@ class Capsule:
 
     # ---- the command line ----
 
-    def ctl_argv(self, *args):
-        return [str(CAPSULECTL), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
+    def ctl_argv(self, *args, program=CAPSULECTL):
+        return [str(program), "--capsule", f"unix:{self.socket}", *[str(a) for a in args]]
 
-    def ctl(self, *args, check=True, input=None, timeout=BOOT, env=None):
+    def ctl(self, *args, check=True, input=None, timeout=BOOT, env=None, quick=False):
+        """quick: this prepares a test or clears up after it. Such a command, and a question that a test has asked before, is given
+        to the client as it ships. What a test does, and each question once, is done by the one under test."""
         if isinstance(input, str):
             input = input.encode()
-        done = subprocess.run(self.ctl_argv(*args), input=input, capture_output=True, timeout=timeout,
+        again = args[:2] in QUESTIONS and self.seen("question", *args)
+        program = QUICK_CAPSULECTL if quick or again else CAPSULECTL
+        done = subprocess.run(self.ctl_argv(*args, program=program), input=input, capture_output=True, timeout=timeout,
                               env={**os.environ, **CTL_ENV, **self.ctl_sanitizer_env(args), **(env or {})},
                               stdin=None if input is not None else subprocess.DEVNULL)
         done.out = done.stdout.decode(errors="replace")
@@ -226,10 +234,14 @@ class Capsule:
 
     def ctl_sanitizer_env(self, args):
         """Leaks are looked for when a test first uses a verb: that takes as long as the command, and tests ask again and again."""
-        use = (os.environ.get("PYTEST_CURRENT_TEST"), *args[:2])
+        return {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"} if self.seen("verb", *args[:2]) else {}
+
+    def seen(self, *args):
+        """Whether this test has come by before."""
+        use = (os.environ.get("PYTEST_CURRENT_TEST"), *map(str, args))
         seen = use in self.used
         self.used.add(use)
-        return {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"} if seen else {}
+        return seen
 
     def apply(self, manifest, *args, check=True, timeout=BOOT):
         text = manifest if isinstance(manifest, str) else json.dumps(manifest)
@@ -292,8 +304,8 @@ class Capsule:
         """Waits until something in the workload listens on the TCP port: running says only that its process was started."""
         wait_for(lambda: tcp_connect(self.address(name), port, self.netns), f"{name} to listen on {port}", BOOT)
 
-    def push(self, archive):
-        return self.ctl("image", "push", archive)
+    def push(self, archive, quick=False):
+        return self.ctl("image", "push", archive, quick=quick)
 
     # ---- gRPC, independent of our own client ----
 
@@ -309,8 +321,8 @@ class Capsule:
             if self.process is None or self.process.poll() is not None:
                 self.process = None
                 self.start()
-            if self.names():
-                self.ctl("workload", "delete", "--all", timeout=180)
+            if self.ctl("workload", "list", "-o", "name", quick=True).out:
+                self.ctl("workload", "delete", "--all", timeout=180, quick=True)
             self.stop()
         finally:
             self.destroy()

@@ -59,7 +59,7 @@ def capsules(archives, kind):
         started.append(c)
         c.start()
         for name in push:
-            c.push(archives[name])
+            c.push(archives[name], quick=True)
         return c
 
     yield make
