@@ -42,6 +42,8 @@ CTL_ENV = {"CAPSULE_COPY": str(COPY_WORKER)}
 # A sanitized build is several times slower, an emulated machine more; a deadline is there to fail, not to measure.
 PATIENCE = int(os.environ.get("CAPSULE_PATIENCE", "60"))
 BOOT = 3 * PATIENCE  # of an emulated machine that shares its host with others
+# Where daemons have their roots: everybody may pass through it.
+PLACE = os.environ.get("CAPSULE_PLACE", "/var/tmp")
 # What a manifest has in the part of its kind, and outside of it.
 PARTS = {"Container": "container", "MicroVM": "microVm"}
 TOP_FIELDS = ("restartPolicy", "stopGracePeriodSeconds", "desiredState", "resources", "healthCheck")
@@ -135,7 +137,7 @@ class Capsule:
     """One daemon with everything that belongs to it."""
 
     serial = 0
-    place = "/var/tmp"
+    place = PLACE
     kind = "Container"  # what run_workload() runs
 
     def __init__(self, *options, netns=None, root=None, env=None):

@@ -18,7 +18,7 @@ import time
 
 import grpc
 
-from capsule import BUILD, GUEST_KERNEL, MARK, PATIENCE, TOP, Failed, wait_for
+from capsule import BUILD, GUEST_KERNEL, MARK, PATIENCE, PLACE, TOP, Failed, wait_for
 from images import BUSYBOX_ETC, busybox_entries, layer_tar
 
 sys.path.insert(0, str(TOP / "tests/vm"))
@@ -190,7 +190,7 @@ class GuestVM:
     def __init__(self, pb, pb_grpc, payload, volumes=(), cmdline="", memory=256, disk=None):
         """volumes: (name, path of an ext4 file, read only for the monitor)."""
         self.pb, self.pb_grpc = pb, pb_grpc
-        self.scratch = tempfile.TemporaryDirectory(prefix=MARK, dir="/var/tmp")
+        self.scratch = tempfile.TemporaryDirectory(prefix=MARK, dir=PLACE)
         self.dir = pathlib.Path(self.scratch.name)
         self.disk = disk or self.dir / "disk.img"
         if not disk:

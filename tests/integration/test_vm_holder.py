@@ -25,7 +25,7 @@ import time
 import pytest
 
 import vm_holder
-from capsule import CLOUD_KERNEL
+from capsule import CLOUD_KERNEL, PLACE
 from guest_vm import INITRAMFS, KERNEL, config_json, make_ext4, make_payload
 from vm_holder import Holder, wait_ended, wait_for
 
@@ -46,7 +46,7 @@ def payload(tmp_path_factory):
 @contextlib.contextmanager
 def machine(payload, *options, command=LIVE, kernel=KERNEL, monitor=QEMU, volumes=(), grace=20000, **config):
     """A Holder that is not started. volumes: (name, "rw" or "ro", file)."""
-    with tempfile.TemporaryDirectory(prefix="capsule-test-vm-", dir="/var/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="capsule-test-vm-", dir=PLACE) as directory:
         disk = pathlib.Path(directory, "disk.img")
         make_ext4(disk)
         disks = ["--disk", f"payload:ro:{payload}", "--disk", f"disk:rw:{disk}"]
