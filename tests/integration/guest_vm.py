@@ -27,7 +27,9 @@ from tsc import tsc_khz  # noqa: E402
 
 INITRAMFS = BUILD / "src/guest/initramfs.cpio"
 KERNEL = GUEST_KERNEL
-CMDLINE = f"console=ttyS0 panic=-1 reboot=t tsc_early_khz={tsc_khz()}"
+# As capsule-vm boots it in emulation (src/vm/monitor.c).
+CMDLINE = (f"console=ttyS0 panic=-1 reboot=t tsc_early_khz={tsc_khz()} tsc=reliable no_timer_check lapic_timer_khz=1000000 "
+           "noreplace-smp")
 TIMEOUT = 3 * PATIENCE  # of a call that waits for something in an emulated machine
 CGROUP = "/capsule/payload"
 MIB = 1 << 20
