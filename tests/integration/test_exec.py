@@ -210,7 +210,7 @@ def test_what_a_process_wrote_before_its_end_arrives(running):
 @both_kinds
 def test_a_process_left_in_the_background_holds_up_nobody_and_goes_on(running):
     assert output(running, "w", "--", "sh", "-c", "sleep 4713 & echo $! >/tmp/pid; echo done") == "done\n"
-    assert len(processes(running, "sleep", "4713")) == 1
+    wait_for(lambda: len(processes(running, "sleep", "4713")) == 1, "it to go on")  # its program may not be there yet
     output(running, "w", "--", "sh", "-c", "kill -9 $(cat /tmp/pid)")
     assert output(running, "w", "--", "sh", "-c", "yes & echo done")[:5] in ("done\n", "y\ny\ny")
 
