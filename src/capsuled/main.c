@@ -18,6 +18,7 @@
 
 #include "descriptors.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -65,6 +66,20 @@ static int make_closed(const char *directory, struct error *err)
 	return chmod(directory, 0700) < 0 ? error_errno(err, errno, "cannot close %s to others", directory) : 0;
 }
 
+/* As fs_sweep_tmp(), in the directories below this one. */
+static int sweep_each(const char *directory, struct error *err)
+{
+	_cleanup_closedir_ DIR *dir = opendir(directory);
+	struct dirent *entry;
+
+	if (!dir)
+		return error_errno(err, errno, "cannot open %s", directory);
+	while ((entry = readdir(dir)))
+		if (entry->d_type == DT_DIR && entry->d_name[0] != '.' && fs_sweep_tmp(dirfd(dir), entry->d_name, err) < 0)
+			return error_wrap(err, "cannot sweep %s", directory);
+	return 0;
+}
+
 static int prepare_roots(struct daemon *d, struct error *err)
 {
 	_cleanup_free_ char *workloads = fs_path("%s/workloads", d->options.root);
@@ -87,7 +102,7 @@ static int prepare_roots(struct daemon *d, struct error *err)
 		return -1;
 	/* What a daemon that was killed was about to rename. */
 	if (fs_sweep_tmp(AT_FDCWD, d->options.root, err) < 0 || fs_sweep_tmp(AT_FDCWD, d->options.run, err) < 0 ||
-	    fs_sweep_tmp(AT_FDCWD, d->dns_dir, err) < 0)
+	    fs_sweep_tmp(AT_FDCWD, d->dns_dir, err) < 0 || sweep_each(workloads, err) < 0)
 		return -1;
 	return fs_write_replace(AT_FDCWD, d->registries_file, registries, strlen(registries), 0600, err);
 }

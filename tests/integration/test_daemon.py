@@ -110,9 +110,10 @@ def test_what_belongs_to_nobody_is_removed(capsule):
     for directory in (capsule.root / "workloads/ghost/upper", capsule.run_dir / "workloads/ghost/rootfs"):
         directory.mkdir(parents=True)
     (capsule.root / "volumes/.tmp-1-2").write_text("half")
+    (capsule.root / "workloads/w/.tmp-1-2").write_text("half")
     (capsule.root / "images/blobs/sha256/.tmp-9-9").write_text("half")
     capsule.start()
-    for path in ("root/workloads/ghost", "run/workloads/ghost", "root/volumes/.tmp-1-2"):
+    for path in ("root/workloads/ghost", "run/workloads/ghost", "root/volumes/.tmp-1-2", "root/workloads/w/.tmp-1-2"):
         assert not (capsule.dir / path).exists(), path
     assert capsule.phase("w") == "Running"
 
