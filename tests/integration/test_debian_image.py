@@ -3,6 +3,7 @@
 """exec and cp in a whole Debian: glibc, bash with job control and line editing, users made by useradd, GNU tar."""
 import io
 import os
+import pathlib
 import stat
 import tarfile
 
@@ -10,6 +11,7 @@ import pytest
 
 import images
 import trees
+from capsule import wait_for
 from exec_tools import on_terminal, output, run_in, wait_process
 
 ODD = "odd \n\t\\ name \u00fc"
@@ -66,6 +68,12 @@ def test_a_shell_on_a_terminal_that_changes_its_size(debian):
     assert t.end() == 9
 
 
+def has_the_terminal(pid):
+    """Of its fields (proc(5)): the process group, and that of the terminal's foreground."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return fields[2] == fields[5]
+
+
 def test_job_control(debian):
     t = on_terminal(debian, "-t", "w", "--", "bash", "--norc", "-i")
     t.type("sleep 4731\n")
@@ -76,8 +84,7 @@ def test_job_control(debian):
     t.read_until("Running")
     t.read_until("listed\r")
     t.type("fg\n")
-    t.text = ""
-    t.read_until("sleep 4731")
+    wait_for(lambda: has_the_terminal(pid), "the job to be in the foreground")
     t.type("\x03echo interrupted $?\n")
     t.read_until("interrupted 130")
     assert not os.path.exists(f"/proc/{pid}")
