@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -313,6 +314,16 @@ int fs_sync_dir(int dirfd, const char *path)
 	if (fd < 0 || fsync(fd) < 0)
 		return -errno;
 	return 0;
+}
+
+void fs_remove_numbered(int dirfd, const char *name, unsigned first)
+{
+	char path[PATH_MAX];
+
+	for (unsigned i = first, vacant = 0; vacant < 2; i++) {
+		snprintf(path, sizeof path, "%s.%u", name, i);
+		vacant = unlinkat(dirfd, path, 0) < 0 ? vacant + 1 : 0;
+	}
 }
 
 int fs_sweep_tmp(int dirfd, const char *path, struct error *err)

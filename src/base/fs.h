@@ -60,6 +60,10 @@ int fs_open_straight(int rootfd, const char *path, int flags);
 /* Syncs the directory itself (its entries). 0, or -errno. */
 int fs_sync_dir(int dirfd, const char *path);
 
+/* Removes NAME.first, the number after it and so on: files of a rotated log beyond a limit that was lowered, which no rotation would
+ * reach. One number may be vacant, where a rotation was cut off; two are the end. */
+void fs_remove_numbered(int dirfd, const char *name, unsigned first);
+
 /* Removes the entries of a directory whose name begins with FS_TMP_PREFIX. Missing directory: success. */
 int fs_sweep_tmp(int dirfd, const char *path, struct error *err);
 

@@ -56,17 +56,6 @@ static void sink(const char *line, size_t len, void *arg)
 		file.size += len;
 }
 
-/* What a higher limit left behind no rotation would reach. As for a workload's log (shim/log_writer.c) one number may be vacant. */
-static void remove_beyond(void)
-{
-	char path[PATH_MAX];
-
-	for (unsigned i = file.max_files, vacant = 0; vacant < 2; i++) {
-		snprintf(path, sizeof path, "%s.%u", file.path, i);
-		vacant = unlink(path) < 0 ? vacant + 1 : 0;
-	}
-}
-
 int logfile_open(const char *path, uint64_t max_bytes, unsigned max_files, struct error *err)
 {
 	int r;
@@ -77,7 +66,7 @@ int logfile_open(const char *path, uint64_t max_bytes, unsigned max_files, struc
 	r = reopen();
 	if (r < 0)
 		return error_errno(err, -r, "cannot open the log %s", path);
-	remove_beyond();
+	fs_remove_numbered(AT_FDCWD, path, file.max_files);
 	log_set_sink(sink, NULL);
 	return 0;
 }

@@ -36,18 +36,6 @@ static int cut_half_record(int fd, uint64_t *size)
 	return ftruncate(fd, (off_t)*size) < 0 ? -errno : 0;
 }
 
-/* What a higher limit left behind would never be rotated away, and be read as the oldest part of the log. As for a reader one
- * number may be vacant, where a rotation was cut off. */
-static void remove_beyond(const struct log_writer *w)
-{
-	char name[NAME_MAX_LEN];
-
-	for (unsigned i = w->max_files, vacant = 0; vacant < 2; i++) {
-		snprintf(name, sizeof name, "%s.%u", w->name, i);
-		vacant = unlinkat(w->dirfd, name, 0) < 0 ? vacant + 1 : 0;
-	}
-}
-
 int log_writer_open(struct log_writer *w, const char *dir, const char *name, uint64_t max_bytes, unsigned max_files,
 		    struct error *err)
 {
@@ -60,7 +48,7 @@ int log_writer_open(struct log_writer *w, const char *dir, const char *name, uin
 	w->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (w->dirfd < 0)
 		return error_errno(err, errno, "cannot open %s", dir);
-	remove_beyond(w);
+	fs_remove_numbered(w->dirfd, w->name, w->max_files);
 	w->fd = openat(w->dirfd, name, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
 	/* No room even for an empty file must not keep the workload from starting. */
 	if (w->fd < 0)
