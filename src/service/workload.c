@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #define NAME "workload name"
-#define APPLIED_MAX 1000
 #define DESIRED(s) CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_##s
 
 static int not_found(const char *name, struct error *err)
@@ -174,7 +173,7 @@ static void apply_work(struct unary *u)
 				error_wrap(&u->err, "workload %s", a->workloads[i]->name);
 			return;
 		}
-	(void)store_apply_all(u->host->store, a->workloads, a->n, &u->host->subnet, request->dry_run, a->records, a->before, &u->err);
+	(void)store_apply(u->host->store, a->workloads, a->n, &u->host->subnet, request->dry_run, a->records, a->before, &u->err);
 }
 
 /* Also what could not be compared was stored. */
@@ -222,8 +221,8 @@ static int check_request(const Capsule__V1__WorkloadApplyRequest *request, struc
 
 	if (!request->workload)
 		return error_set(err, ERR_INVALID_ARGUMENT, "the request holds no workload");
-	if (n >= APPLIED_MAX)
-		return error_set(err, ERR_INVALID_ARGUMENT, "the request holds more than %d workloads", APPLIED_MAX);
+	if (n >= MANIFEST_DOCUMENTS_MAX)
+		return error_set(err, ERR_INVALID_ARGUMENT, "the request holds more than %d workloads", MANIFEST_DOCUMENTS_MAX);
 	for (size_t i = 0; i <= n; i++) {
 		Capsule__V1__Workload *w = i < n ? request->others[i] : request->workload;
 

@@ -136,19 +136,13 @@ int resource_forget(struct store *store, const char *name, struct error *err)
 	return db_run(store, err, "DELETE FROM mount WHERE workload = ?", "t", name);
 }
 
-/* Of the present spec, or of a run that may not have ended. *ret (caller frees) is NULL if nobody has the port. */
-static int find_port(struct store *store, const char *protocol, int64_t host_port, bool former, char **ret, struct error *err)
-{
-	return db_text(store, ret, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ? AND former = ?", "tii",
-		       protocol, host_port, (int64_t)former);
-}
-
 static int publish_one(struct store *store, const char *name, const Capsule__V1__PortMapping *port, struct error *err)
 {
 	const char *protocol = *port->protocol ? port->protocol : "tcp";
 	_cleanup_free_ char *holder = NULL;
 
-	if (find_port(store, protocol, port->host_port, false, &holder, err) < 0)
+	if (db_text(store, &holder, err, "SELECT workload FROM port WHERE protocol = ? AND host_port = ? AND NOT former", "ti", protocol,
+		    (int64_t)port->host_port) < 0)
 		return -1;
 	if (holder && !strcmp(holder, name))
 		return error_set(err, ERR_INVALID_ARGUMENT,

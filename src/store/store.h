@@ -48,22 +48,18 @@ struct store_subnet {
 	uint32_t first, last;
 };
 
-/* Creates or updates, in one transaction: takes over desired_state if set (UNSPECIFIED keeps the stored one; RUNNING
- * for a new workload), leases an address if the spec needs one, replaces the ports and, when the result is desired
- * RUNNING, claims the volumes. What a process of a former spec may still use (claims, ports, the address) stays the
- * workload's until store_begin_run() or store_release_claims().
- * A port that another workload gives up is taken at once, and had when that one's run has ended (store_begin_run()).
+/* Creates or updates workloads of different names, in one transaction, all or none. Takes over desired_state if set (UNSPECIFIED
+ * keeps the stored one; RUNNING for a new workload), leases an address if the spec needs one, replaces the ports and, when the
+ * result is desired RUNNING, claims the volumes. What a process of a former spec may still use (claims, ports, the address) stays
+ * the workload's until store_begin_run() or store_release_claims().
+ * A port that another workload gives up is taken at once, and had when that one's run has ended (store_begin_run()): all of these
+ * workloads give up theirs before any takes one.
  * Errors: FAILED_PRECONDITION "host port 8080/tcp is taken by workload web; ..." or "volume data is in use by ..." or
  * "... is being deleted"; NOT_FOUND for a volume that does not exist; RESOURCE_EXHAUSTED when no address is left.
  * With dry_run everything is checked and nothing changes.
- * ret_before (may be NULL): spec is NULL if the workload is new. */
-int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet, bool dry_run,
-		struct store_workload *ret, struct store_workload *ret_before, struct error *err);
-
-/* The same for several of different names, in one transaction: all or none. All give up ports before any takes one. Both arrays have
- * n members and are zeroed. */
-int store_apply_all(struct store *store, Capsule__V1__Workload *const *workloads, size_t n, const struct store_subnet *subnet,
-		    bool dry_run, struct store_workload *ret, struct store_workload *ret_before, struct error *err);
+ * ret, ret_before: n members each, zeroed; in ret_before the spec of a new workload is NULL. */
+int store_apply(struct store *store, Capsule__V1__Workload *const *workloads, size_t n, const struct store_subnet *subnet,
+		bool dry_run, struct store_workload *ret, struct store_workload *ret_before, struct error *err);
 
 /* RUNNING claims the volumes (errors as above), STOPPED and DELETING only record. NOT_FOUND if there is no such
  * workload; FAILED_PRECONDITION when it is being deleted and the state is not DELETING. */

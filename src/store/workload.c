@@ -287,8 +287,8 @@ static int apply(struct store *store, Capsule__V1__Workload *const *wishes, size
 	return r;
 }
 
-int store_apply_all(struct store *store, Capsule__V1__Workload *const *workloads, size_t n, const struct store_subnet *subnet,
-		    bool dry_run, struct store_workload *ret, struct store_workload *ret_before, struct error *err)
+int store_apply(struct store *store, Capsule__V1__Workload *const *workloads, size_t n, const struct store_subnet *subnet,
+		bool dry_run, struct store_workload *ret, struct store_workload *ret_before, struct error *err)
 {
 	int r;
 
@@ -301,20 +301,6 @@ int store_apply_all(struct store *store, Capsule__V1__Workload *const *workloads
 		store_workload_release(&ret_before[i]);
 	}
 	return r;
-}
-
-int store_apply(struct store *store, const Capsule__V1__Workload *workload, const struct store_subnet *subnet, bool dry_run,
-		struct store_workload *ret, struct store_workload *ret_before, struct error *err)
-{
-	_cleanup_store_workload_ struct store_workload before = { 0 }, after = { 0 };
-	Capsule__V1__Workload *one = (Capsule__V1__Workload *)(uintptr_t)workload;
-
-	if (store_apply_all(store, &one, 1, subnet, dry_run, &after, &before, err) < 0)
-		return -1;
-	workload_move(ret, &after);
-	if (ret_before)
-		workload_move(ret_before, &before);
-	return 0;
 }
 
 /* Workloads keep their leases for good; a daemon that is given another subnet moves them. */

@@ -84,9 +84,26 @@ void spec_mount(struct spec *s, const char *volume)
 	s->mount_list[n] = &s->mounts[n];
 }
 
+int apply_one(const Capsule__V1__Workload *workload, const struct store_subnet *of, bool dry_run, struct store_workload *ret,
+	      struct store_workload *ret_before, struct error *e)
+{
+	_cleanup_store_workload_ struct store_workload before = { 0 };
+	Capsule__V1__Workload *one = (Capsule__V1__Workload *)(uintptr_t)workload;
+	struct store_workload after = { 0 };
+
+	if (store_apply(store, &one, 1, of, dry_run, &after, &before, e) < 0)
+		return -1;
+	*ret = after;
+	if (ret_before) {
+		*ret_before = before;
+		before = (struct store_workload){ 0 };
+	}
+	return 0;
+}
+
 int apply(const struct spec *s, struct store_workload *ret)
 {
-	return store_apply(store, &s->workload, &subnet, false, ret, NULL, &err);
+	return apply_one(&s->workload, &subnet, false, ret, NULL, &err);
 }
 
 int apply_plain(const char *name)

@@ -54,6 +54,10 @@ void spec_init(struct spec *s, const char *name);
 void spec_port(struct spec *s, unsigned host_port, const char *protocol);
 void spec_mount(struct spec *s, const char *volume);
 
+/* As store_apply(), of one. ret_before may be NULL. */
+int apply_one(const Capsule__V1__Workload *workload, const struct store_subnet *of, bool dry_run, struct store_workload *ret,
+	      struct store_workload *ret_before, struct error *e);
+
 /* 0, or -1 with err. */
 int apply(const struct spec *s, struct store_workload *ret);
 int apply_plain(const char *name);

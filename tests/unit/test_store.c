@@ -13,7 +13,7 @@ START_TEST(apply_records_and_survives_reopening)
 
 	spec_init(&s, "web");
 	spec_port(&s, 8080, "tcp");
-	ok(store_apply(store, &s.workload, &subnet, false, &made, &before, &err));
+	ok(apply_one(&s.workload, &subnet, false, &made, &before, &err));
 	ck_assert_ptr_null(before.spec);
 	ck_assert_int_eq(made.spec->desired_state, RUNNING);
 	ck_assert_uint_eq(made.address, FIRST);
@@ -41,7 +41,7 @@ START_TEST(equal_apply_changes_nothing)
 	ok(apply(&s, &a));
 	s.workload.status = &status; /* what the daemon sets does not count */
 	s.workload.created_at_unix = 7;
-	ok(store_apply(store, &s.workload, &subnet, false, &b, &before, &err));
+	ok(apply_one(&s.workload, &subnet, false, &b, &before, &err));
 	ck_assert_uint_eq(b.revision, a.revision);
 	ck_assert_uint_eq(b.generation, a.generation);
 	ck_assert_uint_eq(before.revision, a.revision);
@@ -208,7 +208,7 @@ START_TEST(dry_run_tells_and_changes_nothing)
 	spec_init(&s, "web");
 	spec_port(&s, 8080, "tcp");
 	spec_mount(&s, "data");
-	ok(store_apply(store, &s.workload, &subnet, true, &a, &before, &err));
+	ok(apply_one(&s.workload, &subnet, true, &a, &before, &err));
 	ck_assert_str_eq(a.spec->name, "web");
 	ck_assert_uint_eq(a.address, FIRST);
 	refused(store_get(store, "web", &b, &err), ERR_NOT_FOUND, "web");
@@ -220,7 +220,7 @@ START_TEST(dry_run_tells_and_changes_nothing)
 	ck_assert_uint_eq(b.revision, a.revision);
 	spec_init(&s, "other");
 	spec_port(&s, 8080, "tcp");
-	refused(store_apply(store, &s.workload, &subnet, true, &c, NULL, &err), ERR_FAILED_PRECONDITION, "8080/tcp");
+	refused(apply_one(&s.workload, &subnet, true, &c, NULL, &err), ERR_FAILED_PRECONDITION, "8080/tcp");
 }
 END_TEST
 

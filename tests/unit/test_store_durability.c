@@ -37,7 +37,7 @@ static void *apply_many(void *arg)
 		snprintf(name, sizeof name, "w-%d-%d", me, i);
 		spec_init(&s, name);
 		spec_port(&s, 1000 + (unsigned)i, "tcp"); /* every thread wants the same port: one gets it */
-		won = store_apply(store, &s.workload, &subnet, false, &w, NULL, &e);
+		won = apply_one(&s.workload, &subnet, false, &w, NULL, &e);
 		if (won < 0 && e.code != ERR_FAILED_PRECONDITION)
 			return strdup(error_message(&e));
 		if ((store_get(store, name, &got, NULL) == 0) != (won == 0))

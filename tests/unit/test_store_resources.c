@@ -15,19 +15,19 @@ START_TEST(lease_goes_on_and_wraps_around)
 	struct spec s;
 
 	spec_init(&s, "a");
-	ok(store_apply(store, &s.workload, &small, false, &a, NULL, &err));
+	ok(apply_one(&s.workload, &small, false, &a, NULL, &err));
 	ok(store_remove(store, "a", &err));
 	spec_init(&s, "b");
-	ok(store_apply(store, &s.workload, &small, false, &b, NULL, &err));
+	ok(apply_one(&s.workload, &small, false, &b, NULL, &err));
 	ck_assert_uint_eq(b.address, FIRST + 1); /* not the one that was just given back */
 	spec_init(&s, "c");
-	ok(store_apply(store, &s.workload, &small, false, &c, NULL, &err));
+	ok(apply_one(&s.workload, &small, false, &c, NULL, &err));
 	ck_assert_uint_eq(c.address, FIRST + 2);
 	spec_init(&s, "d");
-	ok(store_apply(store, &s.workload, &small, false, &d, NULL, &err));
+	ok(apply_one(&s.workload, &small, false, &d, NULL, &err));
 	ck_assert_uint_eq(d.address, FIRST);
 	spec_init(&s, "e");
-	refused(store_apply(store, &s.workload, &small, false, &d, NULL, &err), ERR_RESOURCE_EXHAUSTED,
+	refused(apply_one(&s.workload, &small, false, &d, NULL, &err), ERR_RESOURCE_EXHAUSTED,
 		"172.20.254.2 to 172.20.254.4");
 	refused(store_get(store, "e", &d, &err), ERR_NOT_FOUND, "no workload e");
 }
@@ -63,7 +63,7 @@ START_TEST(a_former_lease_is_nobody_elses_until_the_run_has_ended)
 	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
 	ok(apply(&s, &b));
 	spec_init(&other, "other");
-	refused(store_apply(store, &other.workload, &small, false, &f, NULL, &err), ERR_RESOURCE_EXHAUSTED, "no address");
+	refused(apply_one(&other.workload, &small, false, &f, NULL, &err), ERR_RESOURCE_EXHAUSTED, "no address");
 	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_BRIDGE;
 	ok(apply(&s, &c));
 	ck_assert_uint_eq(c.address, FIRST); /* its own again */
@@ -72,7 +72,7 @@ START_TEST(a_former_lease_is_nobody_elses_until_the_run_has_ended)
 	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
 	ok(apply(&s, &d));
 	ok(store_begin_run(store, "web", d.generation, &err));
-	ok(store_apply(store, &other.workload, &small, false, &e, NULL, &err));
+	ok(apply_one(&other.workload, &small, false, &e, NULL, &err));
 	ck_assert_uint_eq(e.address, FIRST);
 }
 END_TEST
@@ -144,17 +144,23 @@ START_TEST(port_belongs_to_one)
 }
 END_TEST
 
+/* The workload web, which published port 8080 at first and has 8081 in its place now. */
+static void apply_and_change_port(struct spec *s, struct store_workload *first, struct store_workload *second)
+{
+	spec_init(s, "web");
+	spec_port(s, 8080, "tcp");
+	ok(apply(s, first));
+	s->ports[0].host_port = 8081;
+	ok(apply(s, second));
+}
+
 START_TEST(changed_ports_replace_the_former)
 {
 	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
 	_cleanup_free_ char *holder = NULL;
 	struct spec s;
 
-	spec_init(&s, "web");
-	spec_port(&s, 8080, "tcp");
-	ok(apply(&s, &a));
-	s.ports[0].host_port = 8081;
-	ok(apply(&s, &b));
+	apply_and_change_port(&s, &a, &b);
 	ok(store_begin_run(store, "web", b.generation, &err));
 	ck_assert_ptr_null(port_holder("tcp", 8080));
 	holder = port_holder("tcp", 8081);
@@ -201,11 +207,7 @@ START_TEST(a_port_that_is_waited_for_may_be_given_up)
 	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 }, e = { 0 }, f = { 0 };
 	struct spec s, other;
 
-	spec_init(&s, "web");
-	spec_port(&s, 8080, "tcp");
-	ok(apply(&s, &a));
-	s.ports[0].host_port = 8081;
-	ok(apply(&s, &b));
+	apply_and_change_port(&s, &a, &b);
 	spec_init(&other, "other");
 	spec_port(&other, 8080, "tcp");
 	ok(apply(&other, &c));
@@ -235,17 +237,17 @@ START_TEST(ports_are_exchanged_in_one_transaction)
 	ok(apply(&second, &b));
 	first.ports[0].host_port = 8081;
 	refused(apply(&first, &c), ERR_FAILED_PRECONDITION, "is taken by workload second");
-	refused(store_apply_all(store, both, 2, &subnet, false, now, before, &err), ERR_FAILED_PRECONDITION,
+	refused(store_apply(store, both, 2, &subnet, false, now, before, &err), ERR_FAILED_PRECONDITION,
 		"workload first: host port 8081/tcp is taken by workload second");
 	second.ports[0].host_port = 8080;
-	ok(store_apply_all(store, both, 2, &subnet, true, now, before, &err));
+	ok(store_apply(store, both, 2, &subnet, true, now, before, &err));
 	for (size_t i = 0; i < 2; i++) {
 		ck_assert_uint_eq(before[i].spec->container->ports[0]->host_port, 8080 + i);
 		store_workload_release(&now[i]);
 		store_workload_release(&before[i]);
 	}
 	refused(apply(&first, &c), ERR_FAILED_PRECONDITION, "is taken by workload second");
-	ok(store_apply_all(store, both, 2, &subnet, false, now, before, &err));
+	ok(store_apply(store, both, 2, &subnet, false, now, before, &err));
 	refused(store_begin_run(store, "first", now[0].generation, &err), ERR_ABORTED, "former run of workload second");
 	refused(store_begin_run(store, "second", now[1].generation, &err), ERR_ABORTED, "former run of workload first");
 	ok(store_release_claims(store, "second", true, now[1].revision, NULL, &err));
