@@ -44,8 +44,8 @@ struct worker_end {
 struct worker_callbacks {
 	void (*output)(const char *data, size_t len, void *arg);
 	void (*drained)(void *arg); /* room for more input; may be NULL */
-	/* Exactly once, when the process is gone and all of its output has been handed on (or dropped, if it was killed). After it the worker is
-	 * gone. */
+	/* Exactly once, when the process is gone and all of its output has been handed on (or dropped, if it was killed). After
+	 * it the worker is gone. */
 	void (*ended)(const struct worker_end *end, void *arg);
 	void *arg;
 };

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define VOLUMES "--volumes"
 #define NAMES_FILE "/run/capsule.lock"
 
 /* A name is a byte at its hash (FNV-1a, 64 bits), far beyond the file's end: nothing is ever written, nothing has to be removed. */
@@ -34,8 +35,6 @@ static int open_file(const char *path, int *ret, struct error *err)
 	*ret = fd;
 	return 0;
 }
-
-#define VOLUMES "--volumes"
 
 static int in_use(const struct flock *theirs, const char *option, const char *value, struct error *err)
 {

@@ -32,8 +32,8 @@ void user_release(struct user *u);
 /* roots: directories of the overlay, uppermost first; one that is missing is passed over. spec may be NULL. */
 int user_resolve(const char *const *roots, size_t n_roots, const char *spec, struct user *ret, struct error *err);
 
-/* The content of a file as overlayfs over these directories would show it; NULL if there is none (or more than 1 MiB, or no plain file). Caller
- * frees. path is relative and has one parent directory: "etc/passwd". */
+/* The content of a file as overlayfs over these directories would show it; NULL if there is none (or more than 1 MiB, or no plain
+ * file). Caller frees. path is relative and has one parent directory: "etc/passwd". */
 char *user_overlay_read(const char *const *roots, size_t n_roots, const char *path);
 
 #endif
