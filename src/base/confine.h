@@ -7,8 +7,7 @@
  * It ends with its parent, cannot gain rights by execve(2), and keeps of root's capabilities only those that it names.
  *
  * Nor is it dumpable: its user is root and it keeps no more than a container has, so a container that sees the host's processes
- * (hostPid) could go to its root and its files by /proc/PID, or trace it. An execve(2) undoes that: who executes another program
- * as root keeps CONFINE_FOREIGN too.
+ * (hostPid) could go to its root and its files by /proc/PID, or trace it. An execve(2) undoes that.
  */
 #ifndef CAPSULE_BASE_CONFINE_H
 #define CAPSULE_BASE_CONFINE_H
@@ -19,10 +18,6 @@
 #include <stdint.h>
 
 #define CONFINE_KEEP(cap) (UINT64_C(1) << (cap))
-
-/* A capability that is of no use to it and that no container but a privileged one has. The kernel lets nobody at a process that
- * has one more than he. */
-#define CONFINE_FOREIGN CONFINE_KEEP(CAP_BLOCK_SUSPEND)
 
 /* root: the directory that becomes "/", or NULL to keep the host's. kept: CONFINE_KEEP() bits. Without the rights
  * to do so (not root) it is an error. */

@@ -145,7 +145,7 @@ static int make_in_stage(const struct payloads *p, const struct layout_stage *st
 	_cleanup_free_ char *stage_path = fs_path("%s/images/%s", p->root, stage->name);
 	_cleanup_close_ int fd = openat(stage->fd, MADE_NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
-	if (!stage_path || fd < 0 || mkdirat(stage->fd, "root", 0700) < 0 || mkdirat(stage->fd, "base", 0755) < 0)
+	if (!stage_path || fd < 0)
 		return error_errno(err, errno, "cannot prepare it");
 	if (pin(p, stage, image, hex, err) < 0 || run_maker(p, stage_path, image, fd, err) < 0)
 		return -1;

@@ -10,7 +10,7 @@
  * It is made in a stage of the image store (layout.h), synced and renamed: what has its name is whole, and what a crash
  * cut off is swept like a transfer that was. Those who want the same one at the same time wait for one maker.
  *
- * The maker is a process of its own (`capsule-image flatten`), in a mount namespace of its own, and ends with the daemon.
+ * The maker is a process of its own (`capsule-image flatten`), and ends with the daemon.
  *
  * Threads: any; payload_ensure() blocks for as long as the image takes: task threads only.
  */
@@ -29,7 +29,7 @@ int payloads_new(const char *root, const char *worker, struct payloads **ret, st
 void payloads_free(struct payloads *p); /* NULL is fine */
 
 /* The payload of a resolved image, made if it is not there. *ret_path is the caller's. RESOURCE_EXHAUSTED when the disk is
- * full, FAILED_PRECONDITION without mkfs.erofs. */
+ * full. */
 int payload_ensure(struct payloads *p, const struct image *image, char **ret_path, struct error *err);
 
 #endif

@@ -2,7 +2,7 @@
 /* Copyright The Capsule authors */
 
 /*
- * Layers as one EROFS file system (mkfs.erofs), the way the overlay of a container shows them: what a microVM boots from
+ * Layers as one EROFS file system, the way the overlay of a container shows them: what a microVM boots from
  * (image/payload.h).
  */
 #ifndef CAPSULE_IMAGER_FLATTEN_H
@@ -12,8 +12,8 @@
 
 #include <stddef.h>
 
-/* Becomes mkfs.erofs, which writes to PAYLOAD_FD (image/payload.h). The layers, lowest first, are absolute paths. stage: a directory of the
- * caller's, whose empty subdirectories "root" and "base" are used. Returns only when it failed. */
+/* Writes it to PAYLOAD_FD (image/payload.h). The layers, lowest first, are absolute paths. stage: a directory that
+ * holds nothing of interest, which becomes the process's root. */
 int flatten(const char *stage, char *const *layers, size_t n_layers, struct error *err);
 
 #endif

@@ -22,7 +22,7 @@ static const char USAGE[] =
 	"       capsule-image flatten --root STAGE LAYER... 3> PAYLOAD\n"
 	"\n"
 	"  --root DIR          the state root, whose image store receives the image\n"
-	"  --root STAGE        a directory for the mounts, with the empty directories root and base\n"
+	"  --root STAGE        a directory to be confined to\n"
 	"  --registries FILE   mirrors, plain HTTP hosts and credentials\n";
 
 /* Owners, any file's access, modes and times, set-group-ID bits, devices, file capabilities, trusted.* attributes: what
@@ -100,9 +100,10 @@ int main(int argc, char **argv)
 	}
 	umask(022);
 	if (is_flatten(&a)) {
-		flatten(a.root, a.layers, a.n_layers, &err);
-		fprintf(stderr, "%s\n", error_message(&err));
-		return 1;
+		r = flatten(a.root, a.layers, a.n_layers, &err);
+		if (r < 0)
+			fprintf(stderr, "%s\n", error_message(&err));
+		return r < 0;
 	}
 	/* No setlocale(): tree/extract.h says why. */
 	r = content_open(a.root, NULL, &content, &err);

@@ -42,9 +42,7 @@ void attributes_times(struct archive_entry *entry, struct timespec ret[2])
 	ret[1] = ret[0];
 }
 
-/* Not trusted.overlay.*: redirects and the like are orders to overlayfs. Not security.selinux and others: they
- * belong to the policy of the host. */
-static bool xattr_wanted(const char *name, bool plain)
+bool attributes_xattr_wanted(const char *name, bool plain)
 {
 	if (!strncmp(name, "user.", 5))
 		return true;
@@ -63,7 +61,7 @@ int attributes_set_xattrs(int fd, struct archive_entry *entry, bool plain, struc
 	while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
 		/* A file system without ACLs, or one that finds the value too large, does not make the tree
 		 * useless; one that cannot hold capabilities does. */
-		if (name && xattr_wanted(name, plain) && fsetxattr(fd, name, value, size, 0) < 0 &&
+		if (name && attributes_xattr_wanted(name, plain) && fsetxattr(fd, name, value, size, 0) < 0 &&
 		    (!strncmp(name, "security.", 9) || (errno != ENOTSUP && errno != EOPNOTSUPP)))
 			return error_errno(err, errno, "cannot set its attribute %s", name);
 	return 0;
@@ -133,7 +131,7 @@ int attributes_get_xattrs(int fd, struct archive_entry *entry, struct error *err
 		return error_errno(err, ENOMEM, "cannot read its attributes");
 	n = flistxattr(fd, names, XATTR_LIST_MAX);
 	for (char *name = names; n > 0 && name < names + n; name += strlen(name) + 1) {
-		ssize_t size = xattr_wanted(name, false) ? fgetxattr(fd, name, value, XATTR_SIZE_MAX) : -1;
+		ssize_t size = attributes_xattr_wanted(name, false) ? fgetxattr(fd, name, value, XATTR_SIZE_MAX) : -1;
 
 		if (size >= 0)
 			archive_entry_xattr_add_entry(entry, name, value, (size_t)size);

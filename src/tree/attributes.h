@@ -25,6 +25,10 @@ mode_t attributes_first_mode(struct archive_entry *entry);
 /* Modification time, twice: as futimens() takes it. */
 void attributes_times(struct archive_entry *entry, struct timespec ret[2]);
 
+/* Whether an extended attribute is a file's own. Not trusted.overlay.*: redirects and the like are orders to overlayfs. Not
+ * security.selinux and others: they belong to the policy of the host. */
+bool attributes_xattr_wanted(const char *name, bool plain);
+
 int attributes_set_owner(int fd, struct archive_entry *entry, bool plain, struct error *err);
 int attributes_set_xattrs(int fd, struct archive_entry *entry, bool plain, struct error *err);
 

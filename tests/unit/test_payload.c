@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright The Capsule authors */
 
-/* Images flattened by the real mkfs.erofs, and looked at as a guest does: mounted. */
+/* Images flattened, and looked at as a guest does: mounted. */
 #include "image/payload.h"
 
-#include "base/confine.h"
 #include "base/fs.h"
 #include "base/overlay.h"
 #include "base/process.h"
@@ -201,22 +200,6 @@ START_TEST(a_maker_that_fails_leaves_nothing)
 }
 END_TEST
 
-/* A program that is executed is dumpable again: base/confine.h says what keeps containers from it then. */
-START_TEST(the_maker_has_a_right_that_no_container_has)
-{
-	static const char maker[] = "#!/bin/sh\ngrep -h CapPrm /proc/self/status > \"$3\"\n";
-	_cleanup_free_ char *program = fs_path("%s/mkfs.erofs", root), *path = NULL, *search = NULL, *status = NULL, *expected = NULL;
-
-	OK(fs_write_atomic(AT_FDCWD, program, maker, strlen(maker), 0755, &err));
-	search = fs_path("%s:%s", root, getenv("PATH"));
-	setenv("PATH", search, 1);
-	OK(payload_ensure(payloads, &image, &path, &err));
-	OK(fs_read(AT_FDCWD, path, 100, &status, NULL, &err));
-	expected = fs_path("CapPrm:\t%016llx\n", (unsigned long long)(CONFINE_KEEP(CAP_DAC_OVERRIDE) | CONFINE_FOREIGN));
-	ck_assert_str_eq(status, expected);
-}
-END_TEST
-
 START_TEST(a_missing_layer_is_told)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -240,7 +223,6 @@ int main(void)
 	tcase_add_test(c, those_who_want_it_at_once_share_one);
 	tcase_add_test(c, it_goes_when_nobody_needs_it);
 	tcase_add_test(c, a_maker_that_fails_leaves_nothing);
-	tcase_add_test(c, the_maker_has_a_right_that_no_container_has);
 	tcase_add_test(c, a_missing_layer_is_told);
 	suite_add_tcase(suite, c);
 	return run_suite(suite);
