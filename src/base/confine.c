@@ -70,7 +70,8 @@ int confine(const char *root, uint64_t kept, struct error *err)
 /* ---- files ---- */
 
 #define SEARCH_RIGHTS LANDLOCK_ACCESS_FS_READ_DIR
-#define MODIFY_RIGHTS (SEARCH_RIGHTS | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE)
+#define READ_RIGHTS (SEARCH_RIGHTS | LANDLOCK_ACCESS_FS_READ_FILE)
+#define MODIFY_RIGHTS (READ_RIGHTS | LANDLOCK_ACCESS_FS_WRITE_FILE)
 #define MANAGE_RIGHTS (MODIFY_RIGHTS | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE)
 /* All that the first version of Landlock knows: what is handled and not allowed is refused. */
 #define ALL_RIGHTS ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1)
@@ -84,7 +85,7 @@ int confine_files_begin(void)
 
 int confine_files_allow(int rules, int dirfd, enum confine_use use, struct error *err)
 {
-	static const uint64_t rights[] = { SEARCH_RIGHTS, MODIFY_RIGHTS, MANAGE_RIGHTS };
+	static const uint64_t rights[] = { SEARCH_RIGHTS, READ_RIGHTS, MODIFY_RIGHTS, MANAGE_RIGHTS };
 	const struct landlock_path_beneath_attr attr = { .allowed_access = rights[use], .parent_fd = dirfd };
 
 	if (rules < 0 || syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &attr, 0) == 0)

@@ -30,7 +30,8 @@ int confine(const char *root, uint64_t kept, struct error *err);
  */
 enum confine_use {
 	CONFINE_SEARCH, /* read directories */
-	CONFINE_MODIFY, /* and read and write the files that there are */
+	CONFINE_READ,   /* and the files that there are */
+	CONFINE_MODIFY, /* and write them */
 	CONFINE_MANAGE, /* and make, rename and remove files */
 };
 

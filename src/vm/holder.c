@@ -8,12 +8,16 @@
  *
  * The machine boots while the daemon writes the bundle. A machine that ends or is silent while BOOTING is started once more.
  * Before RUNNING every failure kills the machine and ends with SHIM_FAILED; from then on the run ends with SHIM_EXIT, when
- * the monitor is gone and the guest's stream was read to its end. Between the payload's end (Ending) and Exited the guest
- * unmounts and syncs, for which it has a time of its own: the end of a grace must not be a power cut. A machine without an
- * agent is RUNNING as soon as its processors are, and SHIM_START was here.
+ * the monitor is gone and the guest's stream was read to its end. A machine without an agent is RUNNING as soon as its
+ * processors are, and SHIM_START was here.
+ *
+ * Between the payload's end (Ending) and Exited the guest unmounts and syncs, for which it has a time of its own: the end of a
+ * grace must not be a power cut. A guest may say so only to be waited for. So it has the long time only for as long as the
+ * host sees it at work on its disks (progress.h), and not under a stop without grace.
  */
 #include "vm/connections.h"
 #include "vm/monitor.h"
+#include "vm/progress.h"
 #include "vm/seclude.h"
 
 #include "base/timeutil.h"
@@ -35,6 +39,8 @@
 /* After the grace, for a guest that does not do what it was told; and for one that has lost its stream, which ends its machine then.
  * One that tells of no Ending unmounts and syncs in it. */
 #define STOP_MARGIN_MS 20000
+/* How often it is looked whether a guest that cleans up is at work. STOP_MARGIN_MS without that are its end. */
+#define LOOK_MS 2000
 #define ATTEMPTS 2
 #define EXIT_UNKNOWN 255
 
@@ -60,6 +66,9 @@ struct vm {
 	int monitor_status;
 	unsigned attempts;
 	int64_t kill_at_ns; /* of a stop */
+	int64_t cleaning_at_ns, worked_at_ns; /* since when it cleans up; when it was last seen at work on its disks */
+	struct timespec last_write;
+	bool impatient; /* a stop without grace was asked for */
 	int run_fd;
 	struct error failure; /* why there is no payload */
 	struct error silence; /* why nobody hears of the payload any more */
@@ -204,15 +213,42 @@ static void on_silence_timeout(uv_timer_t *timer)
 	monitor_kill(vm->monitor);
 }
 
-static void on_clean_up_timeout(uv_timer_t *timer)
+static int64_t clean_up_ms(const struct vm *vm)
+{
+	int64_t longest = vm->options->clean_up_ms;
+
+	return vm->impatient && longest > STOP_MARGIN_MS ? STOP_MARGIN_MS : longest;
+}
+
+static void go_on_cleaning(struct vm *vm);
+
+static void on_look(uv_timer_t *timer)
 {
 	struct vm *vm = timer->data;
-	char why[128];
+	int64_t now = time_monotonic_ns();
+	char why[128] = "";
 
-	snprintf(why, sizeof why, "the guest did not unmount and sync within %d s of its payload's end",
-		 (int)(vm->options->clean_up_ms / 1000));
+	if (progress_seen(vm->monitor, &vm->last_write))
+		vm->worked_at_ns = now;
+	if (now - vm->cleaning_at_ns >= clean_up_ms(vm) * NSEC_PER_MSEC)
+		snprintf(why, sizeof why, "the guest did not unmount and sync within %d s of its payload's end",
+			 (int)(clean_up_ms(vm) / 1000));
+	else if (now - vm->worked_at_ns >= STOP_MARGIN_MS * NSEC_PER_MSEC)
+		snprintf(why, sizeof why, "the guest did not end after its payload, nor use its disks for %d s",
+			 STOP_MARGIN_MS / 1000);
+	if (!*why) {
+		go_on_cleaning(vm);
+		return;
+	}
 	note_reason(vm, why);
 	monitor_kill(vm->monitor);
+}
+
+static void go_on_cleaning(struct vm *vm)
+{
+	int64_t left = clean_up_ms(vm) - (time_monotonic_ns() - vm->cleaning_at_ns) / NSEC_PER_MSEC;
+
+	arm(vm, left < 0 ? 0 : left < LOOK_MS ? left : LOOK_MS, on_look);
 }
 
 static void describe_end(const struct vm *vm, int status, struct error *err)
@@ -319,7 +355,8 @@ static void on_ending(void *arg)
 	if (vm->state != VM_RUNNING)
 		return;
 	vm->cleaning = true;
-	arm(vm, vm->options->clean_up_ms, on_clean_up_timeout);
+	vm->cleaning_at_ns = vm->worked_at_ns = time_monotonic_ns();
+	go_on_cleaning(vm);
 }
 
 static void on_exited(const Capsule__Guest__V1__Exited *exited, void *arg)
@@ -400,7 +437,7 @@ static void be_greeted(struct vm *vm)
 
 	vm->state = VM_GREETED;
 	uv_timer_stop(&vm->deadline);
-	if (seclude(vm->options, &err) < 0)
+	if (seclude(vm->options, vm->monitor, &err) < 0)
 		fail(vm, &err);
 	else
 		run_if_ready(vm);
@@ -492,10 +529,11 @@ static void on_stop(int sig, int64_t grace_ms, void *arg)
 		cancel(vm, "the workload was stopped during its start");
 		return;
 	}
+	grace_ms = grace_ms > 0 ? grace_ms : 0;
+	vm->impatient |= grace_ms == 0;
 	/* No grace is left to be shortened once the guest unmounts, and nobody hears of it where it has lost its stream. */
 	if (vm->state != VM_RUNNING || vm->cleaning || vm->silence.code != ERR_OK)
 		return;
-	grace_ms = grace_ms > 0 ? grace_ms : 0;
 	at = now + (grace_ms + margin) * NSEC_PER_MSEC;
 	/* Again only to shorten the grace. */
 	if (vm->kill_at_ns && at >= vm->kill_at_ns)

@@ -26,7 +26,7 @@ static const char help[] =
 	"  --log-max-files N      files kept of a log\n"
 	"  --stop-signal N        for the payload when capsule-vm gets SIGTERM\n"
 	"  --grace MS             from that signal to the kill\n"
-	"  --clean-up MS          from the payload's end to the kill of a guest that still unmounts and syncs\n"
+	"  --clean-up MS          from the payload's end to the kill of a guest that still works on its disks\n"
 	"  --monitor qemu|firecracker\n"
 	"  --monitor-program PATH\n"
 	"  --jailer PATH          Firecracker's\n"

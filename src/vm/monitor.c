@@ -137,11 +137,14 @@ static void on_process_ended(int fd, int events, void *arg)
 static int start_process(struct monitor *m, struct jail *jail, struct error *err)
 {
 	struct jail_process p;
+	char tasks[32];
 
 	if (jail_start(jail, &p, err) < 0)
 		return -1;
 	m->pid = p.pid;
 	m->first = p.first;
+	snprintf(tasks, sizeof tasks, "/proc/%d/task", (int)m->pid);
+	m->tasks_fd = open(tasks, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	m->process = watch_new(m->loop, p.pidfd, on_process_ended, m);
 	if (m->first)
 		m->first_process = watch_new(m->loop, p.first_fd, on_first_ended, m);
@@ -210,7 +213,7 @@ struct monitor *monitor_start(uv_loop_t *loop, const struct vm_options *options,
 	}
 	*m = (struct monitor){
 		.ops = options->monitor, .options = options, .loop = loop, .console = console, .verbose = verbose, .events = *events,
-		.claim_fd = -1,
+		.tasks_fd = -1, .claim_fd = -1,
 	};
 	if (claim_own_system(m, err) == 0 && describe(m, &jail, err) == 0 && start_process(m, &jail, err) == 0) {
 		watch_set(m->process, UV_READABLE);
@@ -251,6 +254,7 @@ void monitor_free(struct monitor *m)
 	watch_close(m->process);
 	watch_close(m->first_process);
 	m->ops->close(m);
+	cleanup_closep(&m->tasks_fd);
 	cleanup_closep(&m->claim_fd);
 	free(m);
 }

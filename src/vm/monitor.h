@@ -40,6 +40,7 @@ struct monitor {
 	pid_t first;           /* of its pid namespace, where that is another process; 0: reaped, or none */
 	struct watch *first_process;
 	int status;            /* of the process, while `first` ends */
+	int tasks_fd;          /* /proc/PID/task of the process; -1: it cannot be read */
 	void *data;            /* the operations' own */
 	int claim_fd;          /* holds the root file system of a user's own system; -1: there is none */
 };

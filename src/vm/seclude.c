@@ -38,7 +38,7 @@ static int allow_cgroup(int dirfd, void *arg)
 	return confine_files_allow(c->rules, dirfd, CONFINE_MODIFY, c->err);
 }
 
-static int give_up_files(const struct vm_options *o, struct error *err)
+static int give_up_files(const struct vm_options *o, const struct monitor *m, struct error *err)
 {
 	_cleanup_close_ int rules = confine_files_begin();
 	struct cgroup_rules cgroup = { rules, err };
@@ -46,7 +46,8 @@ static int give_up_files(const struct vm_options *o, struct error *err)
 	if (allow_directory(rules, o->run_dir, CONFINE_MANAGE, err) < 0 ||
 	    allow_directory(rules, o->state_dir, CONFINE_MANAGE, err) < 0 ||
 	    allow_directory(rules, CGROUP_ROOT, CONFINE_SEARCH, err) < 0 ||
-	    cgroup_each_directory(o->cgroup, allow_cgroup, &cgroup) < 0)
+	    cgroup_each_directory(o->cgroup, allow_cgroup, &cgroup) < 0 ||
+	    (m->tasks_fd >= 0 && confine_files_allow(rules, m->tasks_fd, CONFINE_READ, err) < 0))
 		return -1;
 	return confine_files_enforce(rules, err);
 }
@@ -95,9 +96,9 @@ static int give_up_calls(struct error *err)
 	return 0;
 }
 
-int seclude(const struct vm_options *o, struct error *err)
+int seclude(const struct vm_options *o, const struct monitor *m, struct error *err)
 {
-	if (give_up_files(o, err) < 0)
+	if (give_up_files(o, m, err) < 0)
 		return -1;
 	/* With no more than a container has it would be open to one that sees the host's processes: base/confine.h. */
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)

@@ -13,6 +13,7 @@
  *     jail.c         where the monitor's process lives
  *     console.c      the serial console: its log, its last lines
  *     seclude.c      what it gives up once the machine is one to keep
+ *     progress.c     whether it is at work on its disks
  *     tsc.c, watch.c
  *
  * The guest is not trusted, and so is the monitor, which a guest may have taken over: what either sends has limits.
@@ -49,7 +50,7 @@ struct vm_options {
 	unsigned log_max_files;
 	int stop_signal;
 	int64_t grace_ms; /* these two: for SIGTERM to capsule-vm */
-	int64_t clean_up_ms; /* that the guest has to unmount and sync */
+	int64_t clean_up_ms; /* that the guest has to unmount and sync, at work on its disks */
 	const struct monitor_ops *monitor;
 	const char *monitor_program;
 	const char *jailer; /* Firecracker's; NULL: none */

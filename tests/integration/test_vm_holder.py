@@ -435,6 +435,38 @@ def test_guest_that_never_ends_its_clean_up_is_killed(payload, tmp_path):
         assert result["reason"].startswith("the guest did not unmount and sync within 1 s of its payload's end")
 
 
+@contextlib.contextmanager
+def cleaning_up(payload, tmp_path, *options, grace=1000):
+    """A machine that cannot go on as long as its volume's writes wait, what lets them, its connection and its monitor."""
+    with frozen_disk(tmp_path) as (volume, freeze), \
+            machine(payload, *options, volumes=[("v", "rw", volume)],
+                    command=("/bin/sh", "-c", "echo lost > /v/file; echo up; exec sleep 1000")) as holder:
+        connection, monitor = running(holder, up=True)
+        freeze()
+        connection.stop(grace)
+        wait_for(lambda: takes_nothing(holder), "the end of the payload")
+        yield freeze, connection, monitor
+
+
+def test_guest_that_cleans_up_and_does_nothing_is_killed(payload, tmp_path):
+    with cleaning_up(payload, tmp_path) as (freeze, connection, monitor):
+        os.kill(monitor, signal.SIGSTOP)
+        freeze(FITHAW)
+        result = connection.expect_exit(timeout=STOP_MARGIN + 20)
+        assert (result["code"], result["stopped"]) == (137, True)
+        assert result["reason"].startswith("the guest did not end after its payload, nor use its disks for 20 s")
+
+
+def test_stop_without_grace_shortens_the_clean_up(payload, tmp_path):
+    with cleaning_up(payload, tmp_path) as (freeze, connection, monitor):
+        connection.stop(0)
+        wait_for(lambda: killed(monitor), "the kill", timeout=STOP_MARGIN + 20)
+        freeze(FITHAW)
+        result = connection.expect_exit()
+        assert (result["code"], result["stopped"]) == (137, True)
+        assert result["reason"].startswith("the guest did not unmount and sync within 20 s of its payload's end")
+
+
 def test_killed_monitor(payload):
     with machine(payload) as holder:
         connection, monitor = running(holder)
