@@ -116,10 +116,11 @@ static int receive(int fd, struct shim_message *ret, union control *control, int
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ECONNRESET ? 0 : -errno;
-	if (n == 0)
-		return 0;
+	/* An empty packet looks like the end, but may bring some. */
 	if (control)
 		*ret_n_fds = take_fds(&packet, fds);
+	if (n == 0)
+		return 0;
 	if ((size_t)n < sizeof header || packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
 	    header.length != (size_t)n - sizeof header)
 		return -EPROTO;

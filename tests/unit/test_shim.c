@@ -235,6 +235,48 @@ START_TEST(protocol_carries_messages)
 }
 END_TEST
 
+/* Receives a packet of these bytes that brings the writing end of a pipe, which nobody else has. */
+static int receive_pipe(const void *bytes, size_t len, int *ret_pipe_end)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .header = { .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+	struct iovec part = { (void *)(uintptr_t)bytes, len };
+	struct msghdr packet = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control,
+	};
+	int pair[2], ends[2], fds[SHIM_FDS_MAX], r;
+	struct shim_message m;
+	size_t n_fds;
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	ck_assert_int_eq(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+	memcpy(CMSG_DATA(&control.header), &ends[1], sizeof ends[1]);
+	ck_assert_int_eq(sendmsg(pair[0], &packet, 0), (int)len);
+	close(ends[1]);
+	r = shim_receive_fds(pair[1], &m, fds, &n_fds);
+	ck_assert_uint_eq(n_fds, 0);
+	close(pair[0]);
+	close(pair[1]);
+	*ret_pipe_end = ends[0];
+	return r;
+}
+
+START_TEST(malformed_packets_leave_no_descriptors)
+{
+	char byte, junk[3] = { 0 };
+	int end;
+
+	ck_assert_int_eq(receive_pipe(junk, sizeof junk, &end), -EPROTO);
+	ck_assert_int_eq(read(end, &byte, 1), 0);
+	close(end);
+	ck_assert_int_eq(receive_pipe("", 0, &end), 0);
+	ck_assert_int_eq(read(end, &byte, 1), 0);
+	close(end);
+}
+END_TEST
+
 /* What comes from a workload, a guest or a tool may be any bytes. */
 START_TEST(texts_are_lines_of_utf8)
 {
@@ -435,6 +477,7 @@ int main(void)
 	tcase_add_test(c, log_goes_on_after_a_crash);
 	tcase_add_test(c, log_survives_a_full_disk);
 	tcase_add_test(c, protocol_carries_messages);
+	tcase_add_test(c, malformed_packets_leave_no_descriptors);
 	tcase_add_test(c, texts_are_lines_of_utf8);
 	tcase_add_test(c, result_file);
 	tcase_add_test(c, pid_file_knows_its_process);
