@@ -436,6 +436,13 @@ void rpc_call_resume(struct rpc_call *call)
 		call_schedule(call, WORK_DELIVER);
 }
 
+void rpc_call_deliver_rest(struct rpc_call *call)
+{
+	call->paused = false;
+	call_deliver(call);
+	call->paused = true;
+}
+
 void call_run_work(struct rpc_call *call, unsigned work)
 {
 	if (work & WORK_DELIVER)

@@ -74,6 +74,8 @@ bool rpc_call_writable(const struct rpc_call *call);
 /* Stops and resumes the delivery of messages; while paused the peer's window is not renewed. */
 void rpc_call_pause(struct rpc_call *call);
 void rpc_call_resume(struct rpc_call *call);
+/* Delivers at once what is here of a call that is paused and stays so: nobody will resume it. Not in a callback of it. */
+void rpc_call_deliver_rest(struct rpc_call *call);
 
 /* Server: ends the call with a status after what was queued. Further sends fail; no message is delivered any more.
  * `close` still comes. */

@@ -91,6 +91,10 @@ static void check_ended(struct relay *r)
 
 void relay_break(struct relay *r)
 {
+	/* How it ended may lie behind output that nobody has read. */
+	free_streams(r);
+	if (r->call)
+		rpc_call_deliver_rest(r->call);
 	if (r->started)
 		answer_exit(r);
 	else

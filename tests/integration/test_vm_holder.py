@@ -927,6 +927,23 @@ def test_exec_ends_with_the_machine(payload):
         e.close()
 
 
+def test_exec_that_ended_before_its_machine_has_its_exit_code(payload):
+    """Though nobody reads what it has written, which is more than a pipe holds."""
+    with machine(payload) as holder:
+        connection, monitor = running(holder)
+        e = Exec(holder, "/bin/sh", "-c", "head -c 100000 /dev/zero; exit 3")
+        e.started()
+        other = Exec(holder, "/bin/sh", "-c", "while pidof head; do sleep 0.1; done; exec sleep 1000")
+        other.started()
+        wait_for(lambda: b"head" not in run(holder, "/bin/ps")[1], "the end of the process")
+        os.kill(monitor, signal.SIGKILL)
+        assert struct.unpack("=iI", e.connection.expect(vm_holder.EXEC_EXIT))[0] == 3
+        assert struct.unpack("=iI", other.connection.expect(vm_holder.EXEC_EXIT))[0] == 137
+        connection.expect_exit()
+        e.close()
+        other.close()
+
+
 def archive(**files):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
