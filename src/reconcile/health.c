@@ -191,7 +191,8 @@ void health_end(struct workload *w)
 
 void health_follow(struct workload *w)
 {
-	const Capsule__V1__HealthCheck *check = w->state == STATE_RUNNING ? w->record.spec->health_check : NULL;
+	bool runs = w->state == STATE_RUNNING && !w->ending;
+	const Capsule__V1__HealthCheck *check = runs ? w->record.spec->health_check : NULL;
 
 	if (w->health && !(check && checks_the_same(w->health, check)))
 		health_end(w);

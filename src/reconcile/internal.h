@@ -55,6 +55,7 @@ struct workload {
 	char **layers; /* of the run: kept from collection; of a microVM its payload */
 	size_t n_layers;
 	bool emulated; /* the run: a microVM without KVM */
+	bool ending;   /* the run: its payload has ended, and the guest cleans up */
 
 	/* See limits.c. */
 	struct limits limits;   /* that the run has, or is being given */

@@ -318,6 +318,16 @@ static void on_volume_failed(const char *volume, void *arg)
 	workload_changed(w);
 }
 
+/* Whether it is well is no question any more. */
+static void on_ending(void *arg)
+{
+	struct workload *w = arg;
+
+	w->ending = true;
+	health_follow(w);
+	workload_changed(w);
+}
+
 void workload_adopt(struct workload *w, struct driver_instance *instance)
 {
 	w->pid = instance->pid;
@@ -327,7 +337,8 @@ void workload_adopt(struct workload *w, struct driver_instance *instance)
 	if (!w->shim)
 		abort();
 	free(steal_ptr(&w->failed_volumes));
-	shim_client_watch_volumes(w->shim, on_volume_failed);
+	w->ending = false;
+	shim_client_watch(w->shim, on_volume_failed, on_ending);
 	workload_keep_layers(w, steal_ptr(&instance->layers), instance->n_layers);
 	instance->n_layers = 0;
 	free(w->image_digest);

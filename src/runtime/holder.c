@@ -357,7 +357,7 @@ static int await_hold(int fd, enum shim_type type, int timeout_ms, struct shim_m
 
 	do {
 		r = await_message(fd, -1, timeout_ms, ret, err);
-	} while (r > 0 && ret->type == SHIM_VOLUME_FAILED);
+	} while (r > 0 && (ret->type == SHIM_VOLUME_FAILED || ret->type == SHIM_ENDING));
 	if (r < 0)
 		return -1;
 	if (r > 0 && ret->type == SHIM_UNSUPPORTED)

@@ -8,7 +8,8 @@ struct shim_client {
 	uv_poll_t poll;
 	int fd;
 	void (*on_exit)(const struct shim_exit *exit, void *arg); /* NULL once it was called, or after the free */
-	void (*on_volume)(const char *volume, void *arg); /* NULL: nobody asks */
+	void (*on_volume)(const char *volume, void *arg); /* these two NULL: nobody asks */
+	void (*on_ending)(void *arg);
 	void *arg;
 };
 
@@ -56,6 +57,8 @@ static void on_readable(uv_poll_t *handle, int status, int events)
 		}
 		if (m.type == SHIM_VOLUME_FAILED && c->on_volume)
 			c->on_volume(m.body.volume_failed.volume, c->arg);
+		else if (m.type == SHIM_ENDING && c->on_ending)
+			c->on_ending(c->arg);
 		/* What a newer shim has to say that this daemon does not know is passed over. */
 	}
 	report(c, &exit);
@@ -85,9 +88,10 @@ fail:
 	return NULL;
 }
 
-void shim_client_watch_volumes(struct shim_client *c, void (*fn)(const char *volume, void *arg))
+void shim_client_watch(struct shim_client *c, void (*on_volume)(const char *volume, void *arg), void (*on_ending)(void *arg))
 {
-	c->on_volume = fn;
+	c->on_volume = on_volume;
+	c->on_ending = on_ending;
 }
 
 void shim_client_free(struct shim_client *c)

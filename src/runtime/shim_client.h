@@ -30,8 +30,9 @@ struct shim_exit {
 struct shim_client *shim_client_new(uv_loop_t *loop, int fd, void (*on_exit)(const struct shim_exit *exit, void *arg),
 				    void *arg);
 
-/* fn is called for each volume of the run that has met an error, those of the past too. */
-void shim_client_watch_volumes(struct shim_client *c, void (*fn)(const char *volume, void *arg));
+/* on_volume is called for each volume of the run that has met an error, on_ending when the payload of a microVM has ended and its
+ * guest still cleans up; for those of the past too. */
+void shim_client_watch(struct shim_client *c, void (*on_volume)(const char *volume, void *arg), void (*on_ending)(void *arg));
 
 /* Forgets the shim, which goes on. NULL is fine. No callback runs any more. */
 void shim_client_free(struct shim_client *c);

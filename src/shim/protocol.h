@@ -32,6 +32,9 @@
  * through capsule-vm. SHIM_COPY asks for one end of a copy and comes with three streams too; it is answered like
  * SHIM_EXEC, and exit code and standard error are those of capsule-copy (copier/protocol.h).
  *
+ * SHIM_ENDING, after SHIM_HELLO and on every connection, tells that the payload of a microVM has ended: what is left until SHIM_EXIT
+ * is the guest's work on its disks.
+ *
  * SHIM_VOLUME_FAILED, after SHIM_HELLO and on every connection, tells of a volume whose file system has met an error and is
  * read-only from then on.
  *
@@ -82,6 +85,7 @@ enum shim_type {
 	SHIM_STOP = 4,        /* to the shim: struct shim_stop */
 	SHIM_UNSUPPORTED = 5, /* to the daemon: struct shim_unsupported */
 	SHIM_START = 6,       /* to the shim, on the first connection, once: the bundle is written; no body */
+	SHIM_ENDING = 7,      /* to the daemon; no body */
 	SHIM_EXEC = 16,         /* to the shim: struct shim_exec, and descriptors */
 	SHIM_EXEC_STARTED = 17, /* to the daemon: struct shim_exec_started; with a terminal its descriptor */
 	SHIM_EXEC_FAILED = 18,  /* to the daemon: struct shim_exec_failed */

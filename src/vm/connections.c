@@ -25,6 +25,7 @@ struct connections {
 	unsigned n_relays, n_holds;
 	bool started; /* SHIM_START was here */
 	bool welcome;
+	bool ending;
 	struct shim_hello hello;
 	struct guest *guest; /* NULL: no further processes */
 	const char *failed_volumes[SHIM_VOLUMES_MAX];
@@ -184,6 +185,8 @@ static bool add(struct connections *all, int fd)
 			break;
 		for (unsigned k = 0; k < all->n_failed_volumes; k++)
 			tell_volume_failed(fd, all->failed_volumes[k]);
+		if (all->ending)
+			(void)shim_send(fd, SHIM_ENDING, NULL, 0);
 		c->all = all;
 		c->watch = watch_new(all->loop, fd, on_message, c);
 		if (c->watch)
@@ -235,6 +238,14 @@ void connections_welcome(struct connections *all, const struct shim_hello *hello
 	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
 		if (all->slots[i].watch)
 			(void)shim_send(watch_fd(all->slots[i].watch), SHIM_HELLO, hello, sizeof *hello);
+}
+
+void connections_tell_ending(struct connections *all)
+{
+	all->ending = true;
+	for (unsigned i = 0; i < HOLDER_CONNECTIONS_MAX; i++)
+		if (all->slots[i].watch)
+			(void)shim_send(watch_fd(all->slots[i].watch), SHIM_ENDING, NULL, 0);
 }
 
 void connections_tell_volume_failed(struct connections *all, const char *volume)

@@ -30,6 +30,9 @@ void connections_welcome(struct connections *c, const struct shim_hello *hello, 
 /* The payload ends: no further processes from now on. */
 void connections_seclude(struct connections *c);
 
+/* The payload has ended, and the guest cleans up: tells all, now and later. */
+void connections_tell_ending(struct connections *c);
+
 /* A volume has met an error: tells all, now and later. The name lives on. */
 void connections_tell_volume_failed(struct connections *c, const char *volume);
 

@@ -356,6 +356,7 @@ static void on_ending(void *arg)
 		return;
 	vm->cleaning = true;
 	vm->cleaning_at_ns = vm->worked_at_ns = time_monotonic_ns();
+	connections_tell_ending(vm->connections);
 	go_on_cleaning(vm);
 }
 

@@ -3,8 +3,8 @@
 """Health checks: what they find, what is shown of it, and what is done about it."""
 import json
 
-from capsule import PATIENCE, wait_for
-from kinds import both_kinds
+from capsule import PATIENCE, run as run_program, wait_for
+from kinds import both_kinds, microvms_only
 
 FOREVER = ["sleep", "100000"]
 SERVER = ["sh", "-c", "mkdir -p /www; echo fine > /www/ok; exec httpd -f -p 80 -h /www"]
@@ -113,6 +113,32 @@ def test_a_changed_check_leaves_the_process_alone(capsule):
     assert health(capsule, "w") == "" and capsule.status("w")["pid"] == pid
     done = capsule.ctl("workload", "wait", "w", "--for", "healthy", check=False)
     assert done.returncode == 1 and "has no health check" in done.err
+
+
+@microvms_only
+def test_a_job_that_is_done_is_not_checked_while_its_guest_syncs(capsule, small_disk):
+    """What it wrote waits for the disk longer than its check would bear."""
+    volumes = capsule.root / "volumes"
+    capsule.stop()
+    run_program("mount", "--bind", small_disk, volumes)
+    try:
+        capsule.start()
+        capsule.apply({"name": "data", "kind": "Volume", "size": "16MiB"})
+        run(capsule, READY_FILE, command=["sh", "-c", "mkfifo /end; touch /ready; echo kept > /data/f; read x < /end"],
+            mounts=[{"volumeName": "data", "mountPath": "/data"}], restartPolicy="OnFailure")
+        wait_healthy(capsule, "w")
+        run_program("fsfreeze", "--freeze", small_disk)
+        capsule.inside("w", "/bin/busybox", "sh", "-c", "echo > /end", check=False)
+        wait_for(lambda: health(capsule, "w") == "", "the end of the checks")
+        assert capsule.phase("w") == "Running"
+        run_program("fsfreeze", "--unfreeze", small_disk)
+        capsule.wait_phase("w", "stopped")
+        assert "UNHEALTHY" not in [type for type, _ in events(capsule, "w")] and not capsule.status("w").get("restartCount")
+        capsule.ctl("workload", "delete", "w")
+    finally:
+        run_program("fsfreeze", "--unfreeze", small_disk, check=False)
+        capsule.stop()
+        run_program("umount", "--lazy", volumes)
 
 
 @both_kinds

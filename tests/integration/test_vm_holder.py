@@ -460,6 +460,9 @@ def test_guest_that_cleans_up_and_does_nothing_is_killed(payload, tmp_path):
 def test_stop_without_grace_shortens_the_clean_up(payload, tmp_path):
     with cleaning_up(payload, tmp_path) as (freeze, connection, monitor):
         connection.stop(0)
+        with pytest.raises(TimeoutError):
+            connection.receive(timeout=1)
+        assert connection.told_ending
         wait_for(lambda: killed(monitor), "the kill", timeout=STOP_MARGIN + 20)
         freeze(FITHAW)
         result = connection.expect_exit()

@@ -15,7 +15,7 @@ BUILD = pathlib.Path(os.environ.get("CAPSULE_BUILD", pathlib.Path(__file__).reso
 PROGRAM = BUILD / "src/vm/capsule-vm"
 PATIENCE = float(os.environ.get("CAPSULE_PATIENCE", 90))
 
-HELLO, FAILED, EXIT, STOP, UNSUPPORTED, START = range(1, 7)
+HELLO, FAILED, EXIT, STOP, UNSUPPORTED, START, ENDING = range(1, 8)
 EXEC, EXEC_STARTED, EXEC_FAILED, EXEC_EXIT, EXEC_RESIZE, COPY = range(16, 22)
 HOLD, HELD, LET_GO, HOLD_ENDED = range(48, 52)
 HEADER = struct.Struct("=HHI")
@@ -37,20 +37,24 @@ class Message:
 class Connection:
     def __init__(self, sock):
         self.sock = sock
+        self.told_ending = False
 
     def send(self, kind, body=b"", fds=()):
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.sock.sendmsg([HEADER.pack(1, kind, len(body)) + body], control)
 
     def receive(self, timeout=PATIENCE):
-        """The next message; None at the end."""
+        """The next message but ENDING, which is noted; None at the end."""
         self.sock.settimeout(timeout)
-        packet = self.sock.recv(1 << 16)
-        if not packet:
-            return None
-        _, kind, length = HEADER.unpack(packet[:HEADER.size])
-        assert length == len(packet) - HEADER.size
-        return Message(kind, packet[HEADER.size:])
+        while True:
+            packet = self.sock.recv(1 << 16)
+            if not packet:
+                return None
+            _, kind, length = HEADER.unpack(packet[:HEADER.size])
+            assert length == len(packet) - HEADER.size
+            if kind != ENDING:
+                return Message(kind, packet[HEADER.size:])
+            self.told_ending = True
 
     def expect(self, kind, timeout=PATIENCE):
         message = self.receive(timeout)
