@@ -288,7 +288,8 @@ int resource_claim(struct store *store, const char *name, struct error *err)
 	return r;
 }
 
-int resource_trim(struct store *store, const char *name, struct error *err)
+/* What the spec does not name. */
+static int trim(struct store *store, const char *name, struct error *err)
 {
 	if (db_run(store, err, "DELETE FROM port WHERE workload = ? AND former", "t", name) < 0 ||
 	    db_run(store, err, "DELETE FROM lease WHERE workload = ? AND former", "t", name) < 0)
@@ -308,7 +309,7 @@ static int release(struct store *store, const char *name, bool keep_spec, uint64
 	    db_integer(store, 0, &wanted, err, "SELECT count(*) FROM workload WHERE name = ? AND revision > ? AND desired = ?",
 		       "tii", name, (int64_t)revision, (int64_t)CAPSULE__V1__DESIRED_STATE__DESIRED_STATE_RUNNING) < 0)
 		return -1;
-	if (resource_trim(store, name, err) < 0)
+	if (trim(store, name, err) < 0)
 		return -1;
 	if (keep_spec || wanted)
 		return 0;

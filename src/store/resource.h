@@ -44,9 +44,6 @@ int resource_name_volumes(struct store *store, const char *name, const struct re
 /* A process is to come: claims every volume that the workload's spec names. */
 int resource_claim(struct store *store, const char *name, struct error *err);
 
-/* The former process is gone: gives up its ports and lease, and the claims on volumes that the spec does not name. */
-int resource_trim(struct store *store, const char *name, struct error *err);
-
 /* FAILED_PRECONDITION: "volume data is in use by workload web; ...". Returns -1. */
 int resource_in_use(const char *volume, const char *holder, struct error *err);
 

@@ -51,7 +51,7 @@ struct store_subnet {
 /* Creates or updates workloads of different names, in one transaction, all or none. Takes over desired_state if set (UNSPECIFIED
  * keeps the stored one; RUNNING for a new workload), leases an address if the spec needs one, replaces the ports and, when the
  * result is desired RUNNING, claims the volumes. What a process of a former spec may still use (claims, ports, the address) stays
- * the workload's until store_begin_run() or store_release_claims().
+ * the workload's until store_release_claims().
  * A port that another workload gives up is taken at once, and had when that one's run has ended (store_begin_run()): all of these
  * workloads give up theirs before any takes one.
  * Errors: FAILED_PRECONDITION "host port 8080/tcp is taken by workload web; ..." or "volume data is in use by ..." or
@@ -80,8 +80,8 @@ int store_remove(struct store *store, const char *name, struct error *err);
 int store_set_completed(struct store *store, const char *name, uint64_t generation, int exit_code, int64_t finished_at_ns,
 			struct error *err);
 
-/* A run of this generation is about to start and no other one is left: claims what the spec names, gives up all other
- * claims, the ports and the address of former specs, and forgets that the generation had ended for good.
+/* A run of this generation is about to start, no other one is left, and what it had was given up (store_release_claims()): claims
+ * what the spec names, and forgets that the generation had ended for good.
  * FAILED_PRECONDITION unless the workload is desired RUNNING and has this generation; as for store_apply() for what cannot be
  * claimed. ABORTED with what it waits for: another workload's run has a port of this one. */
 int store_begin_run(struct store *store, const char *name, uint64_t generation, struct error *err);

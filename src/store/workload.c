@@ -404,8 +404,7 @@ static int begin_run(struct store *store, const char *name, uint64_t generation,
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s shall not run; start it first", name);
 	if (w.generation != generation)
 		return error_set(err, ERR_FAILED_PRECONDITION, "workload %s has been changed meanwhile", name);
-	if (resource_trim(store, name, err) < 0 || resource_await_ports(store, name, err) < 0 ||
-	    resource_claim(store, name, err) < 0)
+	if (resource_await_ports(store, name, err) < 0 || resource_claim(store, name, err) < 0)
 		return -1;
 	return forget_completion(store, name, err);
 }

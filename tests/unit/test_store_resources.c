@@ -52,6 +52,14 @@ START_TEST(network_mode_gives_and_takes_the_lease)
 }
 END_TEST
 
+/* As a start does, when no former run is left. */
+static int begin_run(const char *name, const struct store_workload *w)
+{
+	if (store_release_claims(store, name, true, w->revision, NULL, &err) < 0)
+		return -1;
+	return store_begin_run(store, name, w->generation, &err);
+}
+
 START_TEST(a_former_lease_is_nobody_elses_until_the_run_has_ended)
 {
 	static const struct store_subnet small = { FIRST, FIRST };
@@ -71,7 +79,7 @@ START_TEST(a_former_lease_is_nobody_elses_until_the_run_has_ended)
 	ck_assert_uint_eq(address_of("web"), FIRST);
 	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
 	ok(apply(&s, &d));
-	ok(store_begin_run(store, "web", d.generation, &err));
+	ok(begin_run("web", &d));
 	ok(apply_one(&other.workload, &small, false, &e, NULL, &err));
 	ck_assert_uint_eq(e.address, FIRST);
 }
@@ -161,7 +169,7 @@ START_TEST(changed_ports_replace_the_former)
 	struct spec s;
 
 	apply_and_change_port(&s, &a, &b);
-	ok(store_begin_run(store, "web", b.generation, &err));
+	ok(begin_run("web", &b));
 	ck_assert_ptr_null(port_holder("tcp", 8080));
 	holder = port_holder("tcp", 8081);
 	ck_assert_str_eq(holder, "web");
@@ -251,8 +259,8 @@ START_TEST(ports_are_exchanged_in_one_transaction)
 	refused(store_begin_run(store, "first", now[0].generation, &err), ERR_ABORTED, "former run of workload second");
 	refused(store_begin_run(store, "second", now[1].generation, &err), ERR_ABORTED, "former run of workload first");
 	ok(store_release_claims(store, "second", true, now[1].revision, NULL, &err));
-	ok(store_begin_run(store, "first", now[0].generation, &err));
-	ok(store_begin_run(store, "second", now[1].generation, &err));
+	ok(begin_run("first", &now[0]));
+	ok(begin_run("second", &now[1]));
 	for (size_t i = 0; i < 2; i++) {
 		store_workload_release(&now[i]);
 		store_workload_release(&before[i]);
@@ -375,7 +383,7 @@ START_TEST(a_run_begins_with_the_claims_of_its_spec_only)
 	ok(apply(&s, &b));
 	refused(store_begin_run(store, "web", a.generation, &err), ERR_FAILED_PRECONDITION, "changed meanwhile");
 	ok(store_set_completed(store, "web", b.generation, 3, 1, &err));
-	ok(store_begin_run(store, "web", b.generation, &err));
+	ok(begin_run("web", &b));
 	ok(store_volume_get(store, "one", &v, &err));
 	ck_assert_ptr_null(v.claimed_by);
 	ok(store_volume_get(store, "two", &w, &err));
