@@ -102,39 +102,82 @@ static int load(struct reconciler *r, struct error *err)
 
 /* ---- the network ---- */
 
+struct endpoints {
+	struct net_endpoint *items;
+	struct workload **owners;
+	struct net_port **ports;
+	struct store_workload *formers; /* of runs of a former spec, which have what that names */
+	bool *present;
+	size_t n;
+};
+
+static void endpoints_release(struct endpoints *e)
+{
+	for (size_t i = 0; i < e->n; i++) {
+		free(e->ports[i]);
+		store_workload_release(&e->formers[i]);
+	}
+	free(e->items);
+	free(e->owners);
+	free(e->ports);
+	free(e->formers);
+	free(e->present);
+}
+
+static int add_endpoint(struct endpoints *e, struct workload *w, struct error *err)
+{
+	struct store_workload *former = &e->formers[e->n];
+	const struct store_workload *record;
+
+	if (store_get_former(w->owner->host.store, w->name, former, err) < 0)
+		return -1;
+	record = former->spec ? former : &w->record;
+	if (!record->address) {
+		store_workload_release(former);
+		return 0;
+	}
+	if (endpoint_of(record, &e->items[e->n], &e->ports[e->n]) < 0)
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	e->owners[e->n++] = w;
+	return 0;
+}
+
+static int list_endpoints(struct reconciler *r, struct endpoints *e, struct error *err)
+{
+	size_t max = HASH_COUNT(r->workloads) + 1;
+	struct workload *w, *next;
+
+	e->items = calloc(max, sizeof *e->items);
+	e->owners = calloc(max, sizeof(*e->owners));
+	e->ports = calloc(max, sizeof(*e->ports));
+	e->formers = calloc(max, sizeof *e->formers);
+	e->present = calloc(max, sizeof *e->present);
+	if (!e->items || !e->owners || !e->ports || !e->formers || !e->present)
+		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
+	HASH_ITER(hh, r->workloads, w, next)
+		if ((w->state == STATE_RUNNING || w->state == STATE_STARTING) && add_endpoint(e, w, err) < 0)
+			return -1;
+	return 0;
+}
+
 static int recover_net(struct reconciler *r, struct error *err)
 {
-	size_t max = HASH_COUNT(r->workloads), n = 0;
-	_cleanup_free_ struct net_endpoint *endpoints = calloc(max ? max : 1, sizeof *endpoints);
-	_cleanup_free_ struct net_port **ports = calloc(max ? max : 1, sizeof *ports);
-	_cleanup_free_ struct workload **owners = calloc(max ? max : 1, sizeof *owners);
-	_cleanup_free_ bool *present = calloc(max ? max : 1, sizeof *present);
-	struct workload *w, *next;
+	_cleanup_(endpoints_release) struct endpoints e = { 0 };
 	struct bridge_look look;
-	int result;
 
-	if (!endpoints || !ports || !owners || !present)
-		return error_set(err, ERR_RESOURCE_EXHAUSTED, "out of memory");
-	HASH_ITER(hh, r->workloads, w, next) {
-		if ((w->state != STATE_RUNNING && w->state != STATE_STARTING) || !w->record.address)
-			continue;
-		if (endpoint_of(&w->record, &endpoints[n], &ports[n]) < 0)
-			break;
-		owners[n++] = w;
-	}
-	result = net_recover(r->host.net, endpoints, n, present, err);
-	if (result == 0 && n > 0) {
+	if (list_endpoints(r, &e, err) < 0 || net_recover(r->host.net, e.items, e.n, e.present, err) < 0)
+		return -1;
+	if (e.n > 0) {
 		bridge_look(r->host.net, &look);
 		bridge_note(r, &look);
 	}
-	for (size_t i = 0; i < n; i++) {
-		if (result == 0 && !present[i]) {
-			log_warn("workload %s: lost its link to the bridge; restarting it", owners[i]->name);
-			owners[i]->restart_requested = true;
-		}
-		free(ports[i]);
+	for (size_t i = 0; i < e.n; i++) {
+		if (e.present[i])
+			continue;
+		log_warn("workload %s: lost its link to the bridge; restarting it", e.owners[i]->name);
+		e.owners[i]->restart_requested = true;
 	}
-	return result;
+	return 0;
 }
 
 /* ---- what belongs to nobody ---- */

@@ -96,6 +96,9 @@ const char *const schema_migrations[] = {
 	"DROP TABLE port;"
 	"ALTER TABLE port_of_two RENAME TO port;"
 	"CREATE INDEX port_workload ON port (workload);",
+
+	/* Of a process that may be there, as `spec`, where that is of a newer generation. */
+	"ALTER TABLE workload ADD COLUMN former_spec BLOB;",
 };
 
 const size_t schema_version = sizeof schema_migrations / sizeof schema_migrations[0];

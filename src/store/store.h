@@ -68,6 +68,10 @@ int store_set_desired(struct store *store, const char *name, Capsule__V1__Desire
 
 int store_get(struct store *store, const char *name, struct store_workload *ret, struct error *err);
 
+/* Spec and address, and nothing else, that a process has which was started for a former generation and may still be there.
+ * ret->spec is NULL if there is none. */
+int store_get_former(struct store *store, const char *name, struct store_workload *ret, struct error *err);
+
 /* All, by name. The caller releases each and frees the array. */
 int store_list(struct store *store, struct store_workload **ret, size_t *ret_n, struct error *err);
 

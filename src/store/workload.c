@@ -94,16 +94,25 @@ static int part_changed(const Capsule__V1__Workload *a, const Capsule__V1__Workl
 	return 0;
 }
 
-static int row_read(struct store *store, sqlite3_stmt *stmt, struct store_workload *ret, struct error *err)
+/* The first two columns are its name and the spec. NULL on failure. */
+static Capsule__V1__Workload *spec_read(struct store *store, sqlite3_stmt *stmt, struct error *err)
 {
 	const void *blob = sqlite3_column_blob(stmt, 1);
 	size_t len = (size_t)sqlite3_column_bytes(stmt, 1);
 	Capsule__V1__Workload *spec = capsule__v1__workload__unpack(NULL, len, blob);
 
 	if (!spec)
-		return error_set(err, ERR_DATA_LOSS,
-				 "the entry of workload %s in %s cannot be read; put back a copy of the file",
-				 (const char *)sqlite3_column_text(stmt, 0), db_path(store));
+		error_set(err, ERR_DATA_LOSS, "the entry of workload %s in %s cannot be read; put back a copy of the file",
+			  (const char *)sqlite3_column_text(stmt, 0), db_path(store));
+	return spec;
+}
+
+static int row_read(struct store *store, sqlite3_stmt *stmt, struct store_workload *ret, struct error *err)
+{
+	Capsule__V1__Workload *spec = spec_read(store, stmt, err);
+
+	if (!spec)
+		return -1;
 	spec->desired_state = (Capsule__V1__DesiredState)sqlite3_column_int(stmt, 2);
 	ret->spec = spec;
 	ret->revision = (uint64_t)sqlite3_column_int64(stmt, 3);
@@ -202,6 +211,7 @@ static int row_write(struct store *store, const struct change *change, uint64_t 
 	return db_run(store, err,
 		      "INSERT INTO workload (name, spec, desired, revision, generation, created_at_ns) "
 		      "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO UPDATE SET "
+		      "former_spec = iif(holds AND generation <> ?5 AND former_spec IS NULL, spec, former_spec), "
 		      "spec = ?2, desired = ?3, revision = ?4, generation = ?5",
 		      "tbiiii", change->wish->name, (const void *)spec.data, spec.len, (int64_t)change->desired,
 		      (int64_t)revision, (int64_t)generation, time_realtime_ns());
@@ -432,6 +442,35 @@ int store_get(struct store *store, const char *name, struct store_workload *ret,
 	if (db_begin(store, err) < 0)
 		return -1;
 	if (db_end(store, row_get(store, name, &w, err), err) < 0)
+		return -1;
+	workload_move(ret, &w);
+	return 0;
+}
+
+static int get_former(struct store *store, const char *name, struct store_workload *ret, struct error *err)
+{
+	_cleanup_db_stmt_ sqlite3_stmt *stmt = NULL;
+	int r;
+
+	stmt = db_query(store, err,
+			"SELECT name, former_spec, address FROM workload LEFT JOIN lease ON lease.workload = name "
+			"WHERE name = ? AND former_spec IS NOT NULL", "t", name);
+	r = stmt ? db_step(store, stmt, err) : -1;
+	if (r <= 0)
+		return r;
+	ret->spec = spec_read(store, stmt, err);
+	if (ret->spec && resource_wish(ret->spec).address)
+		ret->address = (uint32_t)sqlite3_column_int64(stmt, 2);
+	return ret->spec ? 0 : -1;
+}
+
+int store_get_former(struct store *store, const char *name, struct store_workload *ret, struct error *err)
+{
+	_cleanup_store_workload_ struct store_workload w = { 0 };
+
+	if (db_begin(store, err) < 0)
+		return -1;
+	if (db_end(store, get_former(store, name, &w, err), err) < 0)
 		return -1;
 	workload_move(ret, &w);
 	return 0;

@@ -153,7 +153,8 @@ START_TEST(former_schema_is_brought_up)
 	ok(apply(&s, &a));
 	store_close(store);
 	store = NULL;
-	run_sql("ALTER TABLE workload DROP COLUMN holds; ALTER TABLE lease DROP COLUMN former;"
+	run_sql("ALTER TABLE workload DROP COLUMN holds; ALTER TABLE workload DROP COLUMN former_spec;"
+		"ALTER TABLE lease DROP COLUMN former;"
 		"CREATE TABLE old (protocol TEXT NOT NULL, host_port INTEGER NOT NULL, workload TEXT NOT NULL "
 		"REFERENCES workload (name) ON DELETE CASCADE, PRIMARY KEY (protocol, host_port)) STRICT, WITHOUT ROWID;"
 		"INSERT INTO old SELECT protocol, host_port, workload FROM port; DROP TABLE port;"

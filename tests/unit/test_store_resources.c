@@ -368,6 +368,39 @@ START_TEST(a_newer_wish_to_run_keeps_its_claims)
 }
 END_TEST
 
+static unsigned former_port(const char *name)
+{
+	_cleanup_store_workload_ struct store_workload former = { 0 };
+
+	ok(store_get_former(store, name, &former, &err));
+	return former.spec ? former.spec->container->ports[0]->host_port : 0;
+}
+
+START_TEST(a_former_spec_is_known_until_its_run_has_ended)
+{
+	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 }, former = { 0 };
+	struct spec s;
+
+	spec_init(&s, "web");
+	spec_port(&s, 8080, "tcp");
+	ok(apply(&s, &a));
+	ok(begin_run("web", &a));
+	s.workload.restart_policy = CAPSULE__V1__RESTART_POLICY__RESTART_POLICY_NEVER;
+	ok(apply(&s, &b)); /* the same process */
+	ck_assert_uint_eq(former_port("web"), 0);
+	s.ports[0].host_port = 8081;
+	ok(apply(&s, &c));
+	s.container.network_mode = CAPSULE__V1__NETWORK_MODE__NETWORK_MODE_HOST;
+	ok(apply(&s, &d));
+	reopen();
+	ck_assert_uint_eq(former_port("web"), 8080); /* of the run, not of what was wished for in between */
+	ok(store_get_former(store, "web", &former, &err));
+	ck_assert_uint_eq(former.address, a.address);
+	ok(begin_run("web", &d));
+	ck_assert_uint_eq(former_port("web"), 0);
+}
+END_TEST
+
 START_TEST(a_run_begins_with_the_claims_of_its_spec_only)
 {
 	_cleanup_store_workload_ struct store_workload a = { 0 }, b = { 0 }, c = { 0 };
@@ -483,6 +516,7 @@ int main(void)
 		former_ports_stay_until_the_run_has_ended, a_port_that_is_waited_for_may_be_given_up,
 		ports_are_exchanged_in_one_transaction, at_rest_ports_change_at_once, volume_has_one_holder,
 		claims_of_a_former_spec_stay_until_released,
+		a_newer_wish_to_run_keeps_its_claims, a_former_spec_is_known_until_its_run_has_ended,
 		a_newer_wish_to_run_keeps_its_claims, a_run_begins_with_the_claims_of_its_spec_only,
 		volume_must_be_there, volume_lives_and_goes, volume_in_use_is_not_deleted,
 	};
