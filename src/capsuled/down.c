@@ -2,6 +2,7 @@
 /* Copyright The Capsule authors */
 #include "capsuled/down.h"
 
+#include "base/fs.h"
 #include "base/log.h"
 #include "reconcile/reconcile.h"
 #include "reconcile/spec.h"
@@ -9,7 +10,11 @@
 #include "shim/cgroup.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 struct ending {
 	const struct down_host *host;
@@ -132,6 +137,43 @@ static void clean_up(const char *name, void *arg)
 		note(ending, &err);
 }
 
+/* ---- the cgroup parent ---- */
+
+static int note_path(const struct driver_options *o, char **ret, struct error *err)
+{
+	*ret = fs_path("%s/cgroup-parent", o->run);
+	return *ret ? 0 : error_errno(err, ENOMEM, "cannot note whose the cgroup %s is", o->cgroup_parent);
+}
+
+int down_note_parent(const struct driver_options *o, struct error *err)
+{
+	_cleanup_free_ char *path = NULL;
+
+	if (cgroup_exists(o->cgroup_parent))
+		return 0;
+	if (note_path(o, &path, err) < 0)
+		return -1;
+	return fs_write_replace(AT_FDCWD, path, o->cgroup_parent, strlen(o->cgroup_parent), 0600, err);
+}
+
+/* What is above it may be others'. */
+static int remove_parent(const struct driver_options *o, struct error *err)
+{
+	_cleanup_free_ char *path = NULL, *noted = NULL;
+	_cleanup_error_ struct error why = ERROR_INIT;
+
+	if (note_path(o, &path, err) < 0)
+		return -1;
+	if (fs_read(AT_FDCWD, path, PATH_MAX, &noted, NULL, &why) < 0)
+		return why.code == ERR_NOT_FOUND ? 0 : error_move(err, &why);
+	if (strcmp(noted, o->cgroup_parent) != 0)
+		return 0;
+	cgroup_remove_empty(o->cgroup_parent);
+	if (!cgroup_exists(o->cgroup_parent))
+		(void)unlink(path);
+	return 0;
+}
+
 int down(const struct down_host *host, struct error *err)
 {
 	struct ending ending = { .host = host, .first = ERROR_INIT };
@@ -149,7 +191,7 @@ int down(const struct down_host *host, struct error *err)
 		note(&ending, &e);
 	if (net_recover(host->net, NULL, 0, NULL, &e) < 0)
 		note(&ending, &e);
-	/* This daemon has it for itself (locks.h). What is above it may be others'. */
-	cgroup_remove_empty(host->driver_options->cgroup_parent);
+	if (remove_parent(host->driver_options, &e) < 0)
+		note(&ending, &e);
 	return ending.first.message ? error_move(err, &ending.first) : 0;
 }

@@ -433,8 +433,8 @@ static int take_down(struct daemon *d, struct error *err)
 static int start(struct daemon *d, struct error *err)
 {
 	watch_signals(d);
-	if (take_over(d, err) < 0 || open_volumes(d, err) < 0 || adopt_subnet(d, err) < 0 || start_reconciler(d, err) < 0 ||
-	    serve(d, err) < 0)
+	if (take_over(d, err) < 0 || down_note_parent(&d->driver_options, err) < 0 || open_volumes(d, err) < 0 ||
+	    adopt_subnet(d, err) < 0 || start_reconciler(d, err) < 0 || serve(d, err) < 0)
 		return -1;
 	log_info("ready");
 	notify_manager("READY=1");

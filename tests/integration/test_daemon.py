@@ -2,6 +2,7 @@
 # Copyright The Capsule authors
 """The daemon goes and comes: workloads do not notice, what happened meanwhile is acted on, what belongs to nobody goes."""
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -136,6 +137,26 @@ def test_down_ends_everything_but_what_is_declared(capsule):
     wait_for(lambda: http_get("127.0.0.1", port) == "hello\n", "the page")
     capsule.wait_phase("polite", "running")
     assert "asked" in capsule.logs("polite")
+
+
+def test_down_leaves_a_cgroup_parent_that_was_there_before(capsule):
+    capsule.stop()
+    run(*capsule.argv(), "--down")
+    top = pathlib.Path("/sys/fs/cgroup")
+    tops = [top] if (top / "cgroup.procs").exists() else [d for d in top.iterdir() if (d / "cgroup.procs").exists()]
+    parents = {d.resolve() / capsule.table for d in tops}
+    for parent in parents:
+        parent.mkdir()
+    try:
+        capsule.start()
+        capsule.run_container("w", "busybox:test", command=["sleep", "100000"], stopGracePeriodSeconds=0)
+        capsule.stop()
+        run(*capsule.argv(), "--down")
+        assert all(parent.exists() for parent in parents)
+        assert not any(d.is_dir() for parent in parents for d in parent.iterdir()), "but what was in them is gone"
+    finally:
+        for parent in parents:
+            parent.rmdir()
 
 
 def test_down_keeps_how_runs_ended_by_themselves(capsule):
