@@ -289,9 +289,8 @@ struct refusal {
 };
 
 struct applied {
-	char **names; /* of workloads that are accepted */
-	Capsule__V1__Workload **judged; /* by the daemon, each alone, and accepted */
-	size_t n, n_judged;
+	Capsule__V1__Workload **workloads; /* that the daemon has accepted, in a trial too */
+	size_t n;
 	struct refusal *refusals;
 	size_t n_refusals;
 	size_t failed;
@@ -302,8 +301,7 @@ static void applied_release(struct applied *a)
 	for (size_t i = 0; i < a->n_refusals; i++)
 		error_release(&a->refusals[i].err);
 	free(a->refusals);
-	free(a->judged);
-	free(a->names);
+	free(a->workloads);
 }
 
 static int applied_init(struct applied *a, const struct sources *s, struct error *err)
@@ -312,10 +310,9 @@ static int applied_init(struct applied *a, const struct sources *s, struct error
 
 	for (size_t i = 0; i < s->n; i++)
 		n += s->items[i].manifest.n;
-	a->names = calloc(n, sizeof *a->names);
-	a->judged = calloc(n, sizeof(*a->judged));
+	a->workloads = calloc(n, sizeof(*a->workloads));
 	a->refusals = calloc(n, sizeof *a->refusals);
-	return a->names && a->judged && a->refusals ? 0 : error_errno(err, ENOMEM, "cannot apply");
+	return a->workloads && a->refusals ? 0 : error_errno(err, ENOMEM, "cannot apply");
 }
 
 static int apply_workload(struct cli *cli, const struct sources *s, Capsule__V1__Workload *workload, struct applied *applied,
@@ -335,7 +332,7 @@ static int apply_workload(struct cli *cli, const struct sources *s, Capsule__V1_
 	}
 	if (r == 0) {
 		print_result(workload, reply, dry_run);
-		applied->judged[applied->n_judged++] = workload;
+		applied->workloads[applied->n++] = workload;
 	}
 	return r;
 }
@@ -388,8 +385,6 @@ static int apply_kind(struct cli *cli, const struct sources *s, enum manifest_ki
 			} else if (r < 0) {
 				cli_report(cli, err);
 				applied->failed++;
-			} else if (kind == MANIFEST_WORKLOAD) {
-				applied->names[applied->n++] = object->workload->name;
 			}
 		}
 	return 0;
@@ -400,7 +395,7 @@ static int apply_kind(struct cli *cli, const struct sources *s, enum manifest_ki
 static int apply_together(struct cli *cli, const struct applied *applied, const struct refusal *refusals, size_t n,
 			  struct error *err)
 {
-	size_t more = is_dry_run(cli) ? applied->n_judged : 0;
+	size_t more = is_dry_run(cli) ? applied->n : 0;
 	_cleanup_free_ Capsule__V1__Workload **others = calloc(n + more, sizeof(*others));
 	Capsule__V1__WorkloadApplyRequest request = CAPSULE__V1__WORKLOAD_APPLY_REQUEST__INIT;
 	_cleanup_message_ Capsule__V1__WorkloadApplyResponse *reply = NULL;
@@ -411,7 +406,7 @@ static int apply_together(struct cli *cli, const struct applied *applied, const 
 	for (size_t i = 1; i < n; i++)
 		others[i - 1] = refusals[i].workload;
 	for (size_t i = 0; i < more; i++)
-		others[n - 1 + i] = applied->judged[i];
+		others[n - 1 + i] = applied->workloads[i];
 	request.workload = refusals[0].workload;
 	request.others = others;
 	request.n_others = n - 1 + more;
@@ -435,7 +430,7 @@ static int apply_refused(struct cli *cli, struct applied *applied, struct refusa
 		return r;
 	error_release(err);
 	for (size_t i = 0; r == 0 && i < n; i++)
-		applied->names[applied->n++] = refusals[i].workload->name;
+		applied->workloads[applied->n++] = refusals[i].workload;
 	if (r == 0)
 		return 0;
 	if (n == 1) {
@@ -449,6 +444,17 @@ static int apply_refused(struct cli *cli, struct applied *applied, struct refusa
 			return r;
 	}
 	return 0;
+}
+
+static int wait_for_all(struct cli *cli, const struct applied *applied, struct error *err)
+{
+	_cleanup_free_ char **names = calloc(applied->n + 1, sizeof *names);
+
+	if (!names)
+		return error_errno(err, ENOMEM, "cannot wait");
+	for (size_t i = 0; i < applied->n; i++)
+		names[i] = applied->workloads[i]->name;
+	return watch_wait(cli, names, applied->n, WATCH_RUNNING, 0, err);
 }
 
 static int run_apply(struct cli *cli, struct error *err)
@@ -471,7 +477,7 @@ static int run_apply(struct cli *cli, struct error *err)
 	if (r == 0 && applied.n_refusals)
 		r = apply_refused(cli, &applied, applied.refusals, applied.n_refusals, err);
 	if (r == 0 && cli_has(cli, OPT_WAIT))
-		r = watch_wait(cli, applied.names, applied.n, WATCH_RUNNING, 0, err);
+		r = wait_for_all(cli, &applied, err);
 	return r < 0 ? r : applied.failed ? -1 : 0;
 }
 

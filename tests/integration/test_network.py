@@ -299,6 +299,20 @@ def test_one_apply_swaps_ports(host, lan):
                               ("tcp", PORT + 3): (host.address("fourth"), 80)}
 
 
+def test_a_trial_of_ports_that_pass_on_says_what_an_apply_does(host, lan):
+    """One is refused for good, so each is judged alone: the second takes what the first gives up, whose new port the last gives up."""
+    names = ("first", "second", "last", "keeper")
+    host.apply(documents(*(publishing(host, name, PORT + n) for n, name in enumerate(names))), "--wait")
+    text = documents(publishing(host, "first", PORT + 2), publishing(host, "second", PORT), publishing(host, "hopeless", PORT + 3),
+                     publishing(host, "last", PORT + 4))
+    for command, word in (["diff"], "would be configured"), (["apply"], "configured"):
+        done = host.ctl(*command, "-f", "-", input=text, check=False)
+        assert done.returncode == 1 and f"host port {PORT + 3}/tcp is taken by workload keeper" in done.err
+        assert done.err.count("\n") == 1
+        told = [line for line in done.out.splitlines() if line.startswith("workload/")]
+        assert told == [f"workload/{name} {word}" for name in ("last", "first", "second")]
+
+
 def test_no_port_is_waited_for_of_a_run_that_is_not_there(host, lan):
     """Two that exchange theirs between attempts to start, of which one cannot start again."""
     def crashing(name, port, image):
