@@ -8,6 +8,7 @@ struct hold {
 	struct rpc_call *call; /* NULL: over */
 	int connection;        /* borrowed */
 	bool held;
+	bool let_go; /* the daemon has asked for that */
 	void (*ended)(void *arg);
 	void *arg;
 };
@@ -40,6 +41,8 @@ static void on_closed(struct rpc_call *call, enum error_code code, const char *m
 	/* A guest that ends well what it never held has not done what it was asked for. */
 	if (code == ERR_OK && !h->held)
 		hold_refuse(h->connection, ERR_INTERNAL, "the guest did not hold it");
+	else if (code == ERR_OK && !h->let_go)
+		hold_refuse(h->connection, ERR_ABORTED, "the guest has let go of it before it should, as its payload ends");
 	else
 		hold_refuse(h->connection, code, message);
 	h->ended(h->arg);
@@ -73,6 +76,7 @@ struct hold *hold_begin(struct guest *g, int connection, const struct shim_hold 
 
 void hold_let_go(struct hold *h)
 {
+	h->let_go = true;
 	if (h->call)
 		rpc_call_half_close(h->call);
 }

@@ -147,4 +147,6 @@ def test_a_stop_does_not_wait_for_a_volume_that_is_held(writer):
     connection.expect(HELD)
     writer.ctl("workload", "stop", "--no-wait", "w")
     writer.wait_phase("w", "stopped", timeout=40)
+    code, = struct.unpack_from("=i", connection.expect(HOLD_ENDED))
+    assert code == 10, "ABORTED: a copy that was not done by then is worth nothing"
     connection.close()
