@@ -356,6 +356,8 @@ static void on_ending(void *arg)
 		return;
 	vm->cleaning = true;
 	vm->cleaning_at_ns = vm->worked_at_ns = time_monotonic_ns();
+	/* What was written before does not count. */
+	(void)progress_seen(vm->monitor, &vm->last_write);
 	connections_tell_ending(vm->connections);
 	go_on_cleaning(vm);
 }

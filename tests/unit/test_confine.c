@@ -91,6 +91,15 @@ START_TEST(what_may_be_modified)
 }
 END_TEST
 
+START_TEST(what_may_be_read)
+{
+	confine_to_own(CONFINE_READ);
+	ck_assert_int_eq(try_open(own, ".", O_RDONLY | O_DIRECTORY), 0);
+	ck_assert_int_eq(try_open(own, "file", O_RDONLY), 0);
+	ck_assert_int_eq(try_open(own, "file", O_WRONLY), EACCES);
+}
+END_TEST
+
 START_TEST(what_may_be_searched)
 {
 	confine_to_own(CONFINE_SEARCH);
@@ -162,6 +171,7 @@ int main(void)
 	tcase_add_test(files, others_are_out_of_reach);
 	tcase_add_test(files, what_may_be_managed);
 	tcase_add_test(files, what_may_be_modified);
+	tcase_add_test(files, what_may_be_read);
 	tcase_add_test(files, what_may_be_searched);
 	suite_add_tcase(suite, files);
 	tcase_add_test(process, a_container_cannot_go_to_it);
