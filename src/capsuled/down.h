@@ -4,8 +4,8 @@
 /*
  * `capsuled --down`: ends everything that runs, as for a shutdown or before the package is removed. Each workload gets its
  * stop signal and its grace; then its cgroup, its run directory, and the bridge with rules and resolver go, and the cgroup parent
- * if it is empty and came with a daemon. Nothing that is declared changes: the next daemon starts the same workloads again, but for those that had
- * ended by themselves for good.
+ * if it is empty and came with a daemon. Nothing that is declared changes: the next daemon starts the same workloads again, but
+ * for those that had ended by themselves for good.
  */
 #ifndef CAPSULE_CAPSULED_DOWN_H
 #define CAPSULE_CAPSULED_DOWN_H

@@ -32,8 +32,8 @@
  * through capsule-vm. SHIM_COPY asks for one end of a copy and comes with three streams too; it is answered like
  * SHIM_EXEC, and exit code and standard error are those of capsule-copy (copier/protocol.h).
  *
- * SHIM_ENDING, after SHIM_HELLO and on every connection, tells that the payload of a microVM has ended: what is left until SHIM_EXIT
- * is the guest's work on its disks.
+ * SHIM_ENDING, after SHIM_HELLO and on every connection, tells that the payload of a microVM has ended: what is left until
+ * SHIM_EXIT is the guest's work on its disks.
  *
  * SHIM_VOLUME_FAILED, after SHIM_HELLO and on every connection, tells of a volume whose file system has met an error and is
  * read-only from then on.

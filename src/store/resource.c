@@ -291,7 +291,8 @@ int resource_claim(struct store *store, const char *name, struct error *err)
 /* What the spec does not name. */
 static int trim(struct store *store, const char *name, struct error *err)
 {
-	if (db_run(store, err, "UPDATE workload SET former_spec = NULL WHERE name = ? AND former_spec IS NOT NULL", "t", name) < 0 ||
+	if (db_run(store, err, "UPDATE workload SET former_spec = NULL WHERE name = ? AND former_spec IS NOT NULL", "t",
+		   name) < 0 ||
 	    db_run(store, err, "DELETE FROM port WHERE workload = ? AND former", "t", name) < 0 ||
 	    db_run(store, err, "DELETE FROM lease WHERE workload = ? AND former", "t", name) < 0)
 		return -1;
