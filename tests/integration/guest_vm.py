@@ -247,7 +247,8 @@ class GuestVM:
             volumes=[self.pb.Volume(name=name, disk=disk(f"volume-{i}"), read_only=mounts.get(name) == "ro")
                      for i, (name, _, _) in enumerate(self.volumes)],
             files=[self.pb.File(name=name, content=content) for name, content in files.items()])
-        return Run(self, request, reads)
+        self.payload_run = Run(self, request, reads)  # a call that nobody holds would be cancelled
+        return self.payload_run
 
     def start_exec(self, *command, **fields):
         start = self.pb.ExecStart(command=command, **fields)

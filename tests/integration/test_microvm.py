@@ -242,7 +242,7 @@ def test_an_own_kernel_with_its_own_root_file_system(capsule, own_rootfs, tmp_pa
     for refused in (("workload", "exec", "own", "--", "true"), ("cp", "own:/marker", tmp_path / "x")):
         assert "in which Capsule has no process" in capsule.ctl(*refused, check=False).err
     # Its console need not be UTF-8; what is told of it is.
-    said(capsule, "own", "caf")
+    said(capsule, "own", " \u00fc")
     os.kill(int(capsule.status("own")["pid"]), signal.SIGKILL)
     wait_for(lambda: "caf? \u00fc" in capsule.ctl("workload", "events").out, "why it ended", BOOT)
     assert "own" in capsule.names() and capsule.ctl("workload", "get", "own").out
